@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/core/config.hpp>
+
+#include <type_traits>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// The serial CPU executor. Threads come from the caller: see cpu_with and core/openmp.hpp.
+struct cpu {
+  using space = host_space;
+
+  template <class Body>
+  void for_each(index_t count, Body&& body) const {
+    for (index_t i = 0; i < count; ++i) body(i);
+  }
+};
+
+/// A CPU executor over the caller's own pool: `Pool` needs `for_each(index_t count, body)` that calls body(i) once for
+/// each i, in any order, and returns when all are done. Iterations never share memory, so results do not depend on it.
+template <class Pool>
+struct cpu_with {
+  using space = host_space;
+  Pool* pool = nullptr;
+
+  template <class Body>
+  void for_each(index_t count, Body&& body) const {
+    pool->for_each(count, body);
+  }
+};
+template <class Pool>
+cpu_with(Pool*) -> cpu_with<Pool>;
+
+/// Something with a memory space and a way to run independent iterations there.
+template <class E>
+concept host_executor = std::is_same_v<typename E::space, host_space> && requires(E const e, void (*body)(index_t)) {
+  e.for_each(index_t{}, body);
+};
+
+KVSLIM_END_NAMESPACE

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+// Everything for the CPU. No CUDA, no Eigen.
+
+#include <kvslim/adapt/flashinfer.hpp>
+#include <kvslim/adapt/hugging_face.hpp>
+#include <kvslim/adapt/llama_cpp.hpp>
+#include <kvslim/adapt/vllm.hpp>
+#include <kvslim/core/config.hpp>
+#include <kvslim/merge/kvmerger.hpp>
+#include <kvslim/ops/compact.hpp>
+#include <kvslim/quant/int_per_token.hpp>
+#include <kvslim/quant/kivi.hpp>
+#include <kvslim/reuse/rerotate.hpp>
+#include <kvslim/score/given_scores.hpp>
+#include <kvslim/score/knorm.hpp>
+#include <kvslim/score/snapkv.hpp>
+#include <kvslim/score/streaming_llm.hpp>
+#include <kvslim/select/top_k.hpp>
+#include <kvslim/store/append.hpp>
+#include <kvslim/store/attend.hpp>
+#include <kvslim/store/compress.hpp>
+#include <kvslim/store/serialize.hpp>

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+/// Rows of head_dim channels as floats: load, store, dot, norm, cosine, finiteness. Accumulation is in float, in channel order
+/// with eight interleaved partial sums, so that every layout and every caller gets the same bits.
+
+#include <kvslim/core/view.hpp>
+
+#include <cmath>
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace ops {
+
+/// Reads one row of any element type and stride. Cost: one pass over head_dim.
+template <class T>
+KVSLIM_HD inline void load_row(T const* source, index_t stride, index_t head_dim, float* out) noexcept {
+  if (stride == 1) {
+    for (index_t d = 0; d < head_dim; ++d) out[d] = to_float(source[d]);
+  } else {
+    for (index_t d = 0; d < head_dim; ++d) out[d] = to_float(source[d * stride]);
+  }
+}
+
+template <class Plane>
+KVSLIM_HD inline void load_row(Plane const& plane, index_t s, index_t h, index_t t, index_t head_dim, float* out) noexcept {
+  load_row(static_cast<typename Plane::value_type const*>(plane.row(s, h, t)), plane.layout.channel, head_dim, out);
+}
+
+[[nodiscard]] KVSLIM_HD inline float dot(float const* a, float const* b, index_t n) noexcept {
+  float part[8] = {};
+  index_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (index_t j = 0; j < 8; ++j) part[j] += a[i + j] * b[i + j];
+  for (index_t j = 0; i + j < n; ++j) part[j] += a[i + j] * b[i + j];
+  return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+}
+
+/// ||x||_2 of a row.
+[[nodiscard]] KVSLIM_HD inline float norm(float const* x, index_t n) noexcept { return std::sqrt(dot(x, x, n)); }
+
+/// Cosine of two rows; 0 if either is zero, NaN if either holds NaN.
+[[nodiscard]] KVSLIM_HD inline float cosine(float const* a, float const* b, index_t n) noexcept {
+  float const scale = norm(a, n) * norm(b, n);
+  return scale == 0.0f ? 0.0f : dot(a, b, n) / scale;
+}
+
+/// Squared distance of two rows.
+[[nodiscard]] KVSLIM_HD inline float distance2(float const* a, float const* b, index_t n) noexcept {
+  float sum = 0.0f;
+  for (index_t i = 0; i < n; ++i) {
+    float const d = a[i] - b[i];
+    sum += d * d;
+  }
+  return sum;
+}
+
+/// True if every channel is finite and at most `limit` in magnitude.
+template <class T>
+[[nodiscard]] KVSLIM_HD inline bool within(T const* source, index_t stride, index_t n, float limit) noexcept {
+  bool good = true;
+  for (index_t d = 0; d < n; ++d) {
+    float const x = to_float(source[d * stride]);
+    good = good && x <= limit && x >= -limit;  // false for NaN
+  }
+  return good;
+}
+
+}  // namespace ops
+
+KVSLIM_END_NAMESPACE

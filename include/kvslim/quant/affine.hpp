@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+// The integer codecs that quantizers are made of: groups along tokens (per channel) or along channels (per token), codes
+// in planar units in the order that dot-product instructions read, parameters as f16 beside them.
+//
+// Fidelity: affine variant A1 (float minimum, ties to even); a group of equal values stores scale 0 and codes 0.
+
+#include <kvslim/core/codec.hpp>
+#include <kvslim/ops/group_range.hpp>
+#include <kvslim/ops/pack.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace detail {
+
+/// K codes: unit (32 tokens x 4 channels), code e = token * 4 + channel % 4. Units of one 32-token run are contiguous over
+/// channels, so a dword always holds 4 channels of one token (or a bit plane of it).
+template <int Bits>
+[[nodiscard]] KVSLIM_HD constexpr index_t key_unit(index_t t, index_t d, index_t dim) noexcept {
+  return ((t / 32) * (dim / 4) + d / 4) * ops::unit_bytes<Bits>;
+}
+
+template <int Bits>
+KVSLIM_HD inline void put_key(std::uint8_t* codes, index_t t, index_t d, index_t dim, std::uint32_t code) noexcept {
+  ops::put_unit<Bits>(codes + key_unit<Bits>(t, d, dim), (t % 32) * 4 + d % 4, code);
+}
+template <int Bits>
+[[nodiscard]] KVSLIM_HD inline std::uint32_t get_key(std::uint8_t const* codes, index_t t, index_t d, index_t dim) noexcept {
+  return ops::get_unit<Bits>(codes + key_unit<Bits>(t, d, dim), (t % 32) * 4 + d % 4);
+}
+
+/// sums[h][t] += sum over all channels of folded q times code, for the 32 tokens of one run. `fold(h, d)` gives q (times scale).
+template <int Bits, class Fold>
+KVSLIM_HD inline void dot_codes(std::uint8_t const* codes, index_t dim, index_t heads, Fold const& fold, float (&sums)[run_heads][32]) {
+  for (index_t quad = 0; quad < dim / 4; ++quad) {
+    std::uint8_t bytes[ops::unit_codes];
+    ops::unpack_unit<Bits>(codes + quad * ops::unit_bytes<Bits>, bytes);
+    float channel[4][32];
+    for (index_t t = 0; t < 32; ++t)
+      for (index_t c = 0; c < 4; ++c) channel[c][t] = static_cast<float>(bytes[t * 4 + c]);
+    for (index_t h = 0; h < heads; ++h) {
+      float const q0 = fold(h, quad * 4), q1 = fold(h, quad * 4 + 1), q2 = fold(h, quad * 4 + 2), q3 = fold(h, quad * 4 + 3);
+      for (index_t t = 0; t < 32; ++t)
+        sums[h][t] += (q0 * channel[0][t] + q1 * channel[1][t]) + (q2 * channel[2][t] + q3 * channel[3][t]);
+    }
+  }
+}
+
+}  // namespace detail
+
+/// K quantized per channel over `group` tokens, with an exact tail of up to `residual` tokens.
+/// Byte layout of a block of `group` tokens: codes (group * dim * Bits / 8 bytes, see detail::key_unit), f16 scale[dim],
+/// f16 low[dim]. A block is written whole.
+template <int Bits, element Tail = f16>
+struct channel_key {
+  using tail_type = Tail;
+  index_t group = 32;
+  index_t residual = 128;
+  kvslim::rounding rounding = kvslim::rounding::precise;
+
+  [[nodiscard]] KVSLIM_HD status check(index_t dim) const noexcept {
+    if (group < 32 || group % 32 != 0 || group > 128)
+      return detail::fail(errc::invalid_option, "kvslim: a per-channel key group must be 32, 64, 96 or 128 tokens");
+    if (residual < group || residual % group != 0)
+      return detail::fail(errc::invalid_option, "kvslim: residual must be a positive multiple of group");
+    if (dim % 4 != 0) return detail::fail(errc::invalid_shape, "kvslim: quantized keys need head_dim to be a multiple of 4");
+    return {};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept { return group; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept { return group * dim * Bits / 8; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept { return code_bytes(dim) + 4 * dim; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t coded(index_t tokens) const noexcept { return tokens - tokens % residual; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return residual; }
+  [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return true; }
+
+  KVSLIM_HD void encode(float const* rows, index_t, index_t, index_t dim, std::byte* block) const noexcept {
+    auto* const codes = reinterpret_cast<std::uint8_t*>(block);
+    auto* const scale = reinterpret_cast<f16*>(block + code_bytes(dim));
+    auto* const low = scale + dim;
+    for (index_t d = 0; d < dim; ++d) {
+      auto const a = ops::fit_affine(ops::group_range(rows + d, group, dim), Bits, rounding);
+      scale[d] = a.scale;
+      low[d] = a.low;
+    }
+    for (index_t t = 0; t < group; ++t)
+      for (index_t d = 0; d < dim; ++d)
+        detail::put_key<Bits>(codes, t, d, dim, ops::encode_affine(rows[t * dim + d], {scale[d], low[d]}, Bits, rounding));
+  }
+  [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
+    return detail::get_key<Bits>(reinterpret_cast<std::uint8_t const*>(block), t, d, dim);
+  }
+  [[nodiscard]] KVSLIM_HD ops::affine parameters(std::byte const* block, index_t, index_t d, index_t dim) const noexcept {
+    auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
+    return {scale[d], scale[dim + d]};
+  }
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
+    return parameters(block, t, d, dim).decode(code(block, t, d, dim));
+  }
+  KVSLIM_HD void dot(std::byte const* block, index_t first, index_t n, index_t dim, float const* q, index_t heads,
+                     float* scores) const noexcept {
+    auto const* const codes = reinterpret_cast<std::uint8_t const*>(block);
+    auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
+    float base[run_heads] = {}, sums[run_heads][32] = {};
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t d = 0; d < dim; ++d) base[h] += q[h * dim + d] * to_float(scale[dim + d]);
+    index_t const run = first / 32;
+    detail::dot_codes<Bits>(
+        codes + run * (dim / 4) * ops::unit_bytes<Bits>, dim, heads,
+        [&](index_t h, index_t d) { return q[h * dim + d] * to_float(scale[d]); }, sums);
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t i = 0; i < n; ++i) scores[h * run_tokens + i] += sums[h][first % 32 + i] + base[h];
+  }
+};
+
+/// K quantized per token over all of head_dim. Byte layout of a block of 32 tokens: codes (32 * dim * Bits / 8 bytes),
+/// f16 scale[32], f16 low[32].
+template <int Bits, element Tail = f16>
+struct token_key {
+  using tail_type = Tail;
+  index_t residual = 0;
+
+  [[nodiscard]] KVSLIM_HD status check(index_t dim) const noexcept {
+    if (residual < 0) return detail::fail(errc::invalid_option, "kvslim: residual must not be negative");
+    if (dim % 4 != 0) return detail::fail(errc::invalid_shape, "kvslim: quantized keys need head_dim to be a multiple of 4");
+    return {};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept { return 32; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept { return 32 * dim * Bits / 8; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept { return code_bytes(dim) + 128; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t coded(index_t tokens) const noexcept { return detail::max(0, tokens - residual); }
+  [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return residual == 0 ? 0 : residual + 1; }
+  [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return false; }
+
+  KVSLIM_HD void encode(float const* rows, index_t first, index_t n, index_t dim, std::byte* block) const noexcept {
+    auto* const codes = reinterpret_cast<std::uint8_t*>(block);
+    auto* const scale = reinterpret_cast<f16*>(block + code_bytes(dim));
+    for (index_t i = 0; i < n; ++i) {
+      auto const a = ops::fit_affine(ops::group_range(rows + i * dim, dim, 1), Bits, rounding::precise);
+      scale[first + i] = a.scale;
+      scale[32 + first + i] = a.low;
+      for (index_t d = 0; d < dim; ++d)
+        detail::put_key<Bits>(codes, first + i, d, dim, ops::encode_affine(rows[i * dim + d], a, Bits, rounding::precise));
+    }
+  }
+  [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
+    return detail::get_key<Bits>(reinterpret_cast<std::uint8_t const*>(block), t, d, dim);
+  }
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
+    auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
+    return ops::affine{scale[t], scale[32 + t]}.decode(code(block, t, d, dim));
+  }
+  KVSLIM_HD void dot(std::byte const* block, index_t first, index_t n, index_t dim, float const* q, index_t heads,
+                     float* scores) const noexcept {
+    auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
+    float total[run_heads] = {}, sums[run_heads][32] = {};
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t d = 0; d < dim; ++d) total[h] += q[h * dim + d];
+    detail::dot_codes<Bits>(
+        reinterpret_cast<std::uint8_t const*>(block), dim, heads, [&](index_t h, index_t d) { return q[h * dim + d]; }, sums);
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t i = 0; i < n; ++i)
+        scores[h * run_tokens + i] += sums[h][first + i] * to_float(scale[first + i]) + total[h] * to_float(scale[32 + first + i]);
+  }
+};
+
+/// V quantized per token over groups of `group` channels (0: all of head_dim), exact tail of `residual` tokens.
+/// Byte layout of a block of 4 tokens: codes (round_up(dim, 32) / 32 units of 32 channels x 4 tokens, code
+/// e = channel % 32 * 4 + token), then f16 scale[4][groups], f16 low[4][groups].
+template <int Bits, element Tail = f16>
+struct token_value {
+  using tail_type = Tail;
+  index_t group = 0;
+  index_t residual = 0;
+  kvslim::rounding rounding = kvslim::rounding::precise;
+
+  [[nodiscard]] KVSLIM_HD constexpr index_t width(index_t dim) const noexcept { return group == 0 ? dim : group; }
+  [[nodiscard]] KVSLIM_HD status check(index_t dim) const noexcept {
+    if (group < 0 || dim % width(dim) != 0)
+      return detail::fail(errc::invalid_option, "kvslim: the value group must divide head_dim");
+    if (residual < 0) return detail::fail(errc::invalid_option, "kvslim: residual must not be negative");
+    return {};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept { return 4; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept {
+    return detail::div_up(dim, 32) * ops::unit_bytes<Bits>;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept { return code_bytes(dim) + 16 * (dim / width(dim)); }
+  [[nodiscard]] KVSLIM_HD constexpr index_t coded(index_t tokens) const noexcept { return detail::max(0, tokens - residual); }
+  [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return residual == 0 ? 0 : residual + 1; }
+  [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return false; }
+
+  KVSLIM_HD void encode(float const* rows, index_t first, index_t n, index_t dim, std::byte* block) const noexcept {
+    auto* const codes = reinterpret_cast<std::uint8_t*>(block);
+    auto* const scale = reinterpret_cast<f16*>(block + code_bytes(dim));
+    index_t const groups = dim / width(dim);
+    for (index_t i = 0; i < n; ++i) {
+      index_t const t = first + i;
+      for (index_t g = 0; g < groups; ++g) {
+        float const* const x = rows + i * dim + g * width(dim);
+        auto const a = ops::fit_affine(ops::group_range(x, width(dim), 1), Bits, rounding);
+        scale[t * groups + g] = a.scale;
+        scale[(4 + t) * groups + g] = a.low;
+        for (index_t c = 0; c < width(dim); ++c) {
+          index_t const d = g * width(dim) + c;
+          ops::put_unit<Bits>(codes + d / 32 * ops::unit_bytes<Bits>, d % 32 * 4 + t, ops::encode_affine(x[c], a, Bits, rounding));
+        }
+      }
+    }
+  }
+  [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, index_t t, index_t d, index_t) const noexcept {
+    return ops::get_unit<Bits>(reinterpret_cast<std::uint8_t const*>(block) + d / 32 * ops::unit_bytes<Bits>, d % 32 * 4 + t);
+  }
+  [[nodiscard]] KVSLIM_HD ops::affine parameters(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
+    auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
+    index_t const groups = dim / width(dim), g = d / width(dim);
+    return {scale[t * groups + g], scale[(4 + t) * groups + g]};
+  }
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
+    return parameters(block, t, d, dim).decode(code(block, t, d, dim));
+  }
+  KVSLIM_HD void accumulate(std::byte const* block, index_t first, index_t n, index_t dim, float const* p, index_t heads,
+                            float* out) const noexcept {
+    auto const* const codes = reinterpret_cast<std::uint8_t const*>(block);
+    auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
+    index_t const groups = dim / width(dim);
+    for (index_t unit = 0; unit < detail::div_up(dim, 32); ++unit) {
+      std::uint8_t bytes[ops::unit_codes];
+      ops::unpack_unit<Bits>(codes + unit * ops::unit_bytes<Bits>, bytes);
+      index_t const begin = unit * 32, end = detail::min(dim, begin + 32);
+      for (index_t i = 0; i < n; ++i) {
+        index_t const t = first + i;
+        float value[32];
+        for (index_t d = begin; d < end;) {
+          index_t const g = d / width(dim), stop = detail::min(end, (g + 1) * width(dim));
+          float const s = to_float(scale[t * groups + g]), low = to_float(scale[(4 + t) * groups + g]);
+          for (; d < stop; ++d) value[d - begin] = static_cast<float>(bytes[(d - begin) * 4 + t]) * s + low;
+        }
+        for (index_t h = 0; h < heads; ++h) {
+          float const weight = p[h * run_tokens + i];
+          for (index_t d = begin; d < end; ++d) out[h * dim + d] += weight * value[d - begin];
+        }
+      }
+    }
+  }
+};
+
+static_assert(key_codec<channel_key<2>> && key_codec<token_key<8>> && value_codec<token_value<4>>);
+
+KVSLIM_END_NAMESPACE

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+// Exact storage: the baseline, the residual window of other codecs, and what a pipeline without a quantizer uses.
+//
+// Fidelity: no paper; values are rounded once to T.
+
+#include <kvslim/core/codec.hpp>
+#include <kvslim/core/concepts.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// K as T in tiles of 16 tokens. Byte layout of a block: T[dim][16]: channel d of token t at element d * 16 + t, so that one
+/// load advances 16 tokens and needs no horizontal sum.
+template <element T>
+struct dense_key {
+  using tail_type = T;
+  static constexpr index_t tile = 16;
+
+  [[nodiscard]] KVSLIM_HD status check(index_t) const noexcept { return {}; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept { return tile; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept {
+    return tile * dim * static_cast<index_t>(sizeof(T));
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t coded(index_t tokens) const noexcept { return tokens; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return 0; }
+  [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return false; }
+
+  KVSLIM_HD void encode(float const* rows, index_t first, index_t n, index_t dim, std::byte* block) const noexcept {
+    auto* const out = reinterpret_cast<T*>(block);
+    for (index_t i = 0; i < n; ++i)
+      for (index_t d = 0; d < dim; ++d) out[d * tile + first + i] = from_float<T>(rows[i * dim + d]);
+  }
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, index_t t, index_t d, index_t) const noexcept {
+    return to_float(reinterpret_cast<T const*>(block)[d * tile + t]);
+  }
+  KVSLIM_HD void dot(std::byte const* block, index_t first, index_t n, index_t dim, float const* q, index_t heads,
+                     float* scores) const noexcept {
+    auto const* const in = reinterpret_cast<T const*>(block);
+    float sum[run_heads][tile] = {};
+    for (index_t d = 0; d < dim; ++d) {
+      float k[tile];
+      for (index_t t = 0; t < tile; ++t) k[t] = to_float(in[d * tile + t]);
+      for (index_t h = 0; h < heads; ++h)
+        for (index_t t = 0; t < tile; ++t) sum[h][t] += q[h * dim + d] * k[t];
+    }
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t i = 0; i < n; ++i) scores[h * run_tokens + i] += sum[h][first + i];
+  }
+};
+
+/// V as T, token after token. Byte layout of a block: T[dim].
+template <element T>
+struct dense_value {
+  using tail_type = T;
+
+  [[nodiscard]] KVSLIM_HD status check(index_t) const noexcept { return {}; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept { return 1; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept { return dim * static_cast<index_t>(sizeof(T)); }
+  [[nodiscard]] KVSLIM_HD constexpr index_t coded(index_t tokens) const noexcept { return tokens; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return 0; }
+  [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return false; }
+
+  KVSLIM_HD void encode(float const* rows, index_t, index_t, index_t dim, std::byte* block) const noexcept {
+    auto* const out = reinterpret_cast<T*>(block);
+    for (index_t d = 0; d < dim; ++d) out[d] = from_float<T>(rows[d]);
+  }
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, index_t, index_t d, index_t) const noexcept {
+    return to_float(reinterpret_cast<T const*>(block)[d]);
+  }
+  KVSLIM_HD void accumulate(std::byte const* block, index_t, index_t, index_t dim, float const* p, index_t heads,
+                            float* out) const noexcept {
+    auto const* const in = reinterpret_cast<T const*>(block);
+    for (index_t h = 0; h < heads; ++h) {
+      float const weight = p[h * run_tokens];
+      for (index_t d = 0; d < dim; ++d) out[h * dim + d] += weight * to_float(in[d]);
+    }
+  }
+};
+
+/// Stores K and V as T, nothing else. Cost: encode one read and one write; 2 * sizeof(T) * head_dim bytes per token.
+template <element T = f16>
+struct dense {
+  using stage = quantizer_tag;
+  [[nodiscard]] KVSLIM_HD constexpr dense_key<T> key_codec() const noexcept { return {}; }
+  [[nodiscard]] KVSLIM_HD constexpr dense_value<T> value_codec() const noexcept { return {}; }
+  [[nodiscard]] static constexpr std::uint32_t scheme() noexcept {
+    return 0x0100u + (std::same_as<T, f16> ? 0u : std::same_as<T, bf16> ? 1u : std::same_as<T, float> ? 2u : std::same_as<T, e4m3> ? 3u : 4u);
+  }
+};
+static_assert(quantizer<dense<f16>> && key_codec<dense_key<f16>> && value_codec<dense_value<f16>>);
+
+KVSLIM_END_NAMESPACE

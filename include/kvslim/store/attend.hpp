@@ -1,0 +1,179 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/ops/rows.hpp>
+#include <kvslim/store/packed_cache.hpp>
+
+#include <cmath>
+
+KVSLIM_BEGIN_NAMESPACE
+
+struct attend_options {
+  float scale = 0.0f;  ///< logit scale; 0 means 1 / sqrt(head_dim)
+};
+
+namespace detail {
+
+/// The next stretch of tokens that lies in one block (or tail tile) of a lane.
+template <class Codec, class Tail>
+struct lane_reader {
+  Codec codec;
+  Tail tail;
+  std::byte const* blocks;
+  std::byte const* tail_base;
+  index_t coded, dim;
+
+  [[nodiscard]] KVSLIM_HD bool in_block(index_t t) const noexcept { return t < coded; }
+  /// Tokens from t that one call can handle.
+  [[nodiscard]] KVSLIM_HD index_t reach(index_t t) const noexcept {
+    if (t < coded) {
+      index_t const inside = t % codec.block_tokens();
+      return min(min(coded - t, codec.block_tokens() - inside), run_tokens - inside % run_tokens);
+    }
+    index_t const slot = t % codec.tail_tokens();
+    return min(codec.tail_tokens() - slot, tail.block_tokens() - slot % tail.block_tokens());
+  }
+  /// Calls f(codec, block, first) for the block that holds token t.
+  template <class F>
+  KVSLIM_HD void visit(index_t t, F const& f) const noexcept {
+    if (t < coded) {
+      f(codec, blocks + t / codec.block_tokens() * codec.block_bytes(dim), t % codec.block_tokens());
+    } else {
+      index_t const slot = t % codec.tail_tokens();
+      f(tail, tail_base + slot / tail.block_tokens() * tail.block_bytes(dim), slot % tail.block_tokens());
+    }
+  }
+};
+
+/// Stack space of one attend_row call.
+template <index_t Dim>
+struct head_rows {
+  float q[run_heads * Dim], out[run_heads * Dim], lse[run_heads];
+  KVSLIM_HD head_rows() noexcept {}  // left uninitialised on purpose: 64 KiB, written before they are read
+};
+
+/// Attention of up to run_heads query heads over one packed row, streamed run by run with one running maximum and sum.
+/// q [heads, dim] already scaled; out [heads, dim]; lse [heads], natural logarithm, -inf for an empty row.
+template <class Packed>
+KVSLIM_HD inline void attend_row(Packed const& packed, index_t r, float const* q, index_t heads, float* out, float* lse) noexcept {
+  auto const& plan = packed.plan();
+  using key_type = decltype(plan.key_codec());
+  using value_type = decltype(plan.value_codec());
+  auto const& entry = packed.row(r);
+  auto const at = plan.layout(entry.capacity);
+  std::byte const* const base = packed.storage() + entry.offset;
+  index_t const dim = plan.extents().head_dim;
+  lane_reader<key_type, dense_key<typename key_type::tail_type>> const keys{
+      plan.key_codec(), {}, base + at.key_blocks, base + at.key_tail, entry.key_coded, dim};
+  lane_reader<value_type, dense_value<typename value_type::tail_type>> const values{
+      plan.value_codec(), {}, base + at.value_blocks, base + at.value_tail, entry.value_coded, dim};
+  bool const weighted = plan.keeps_log_weight();
+  auto const* const log_weight = reinterpret_cast<float const*>(base + at.log_weight);
+
+  float most[run_heads], total[run_heads], scores[run_heads * run_tokens];
+  for (index_t h = 0; h < heads; ++h) {
+    most[h] = -INFINITY;
+    total[h] = 0.0f;
+    for (index_t d = 0; d < dim; ++d) out[h * dim + d] = 0.0f;
+  }
+  for (index_t t = 0; t < entry.count;) {
+    index_t const n = min(entry.count - t, keys.reach(t));
+    for (float& x : scores) x = 0.0f;
+    keys.visit(t, [&](auto const& codec, std::byte const* block, index_t first) { codec.dot(block, first, n, dim, q, heads, scores); });
+    for (index_t h = 0; h < heads; ++h) {
+      float* const x = scores + h * run_tokens;
+      float high = most[h];
+      for (index_t i = 0; i < n; ++i) {
+        if (weighted) x[i] += log_weight[t + i];
+        high = x[i] > high ? x[i] : high;
+      }
+      float const shrink = std::exp(most[h] - high);
+      if (high > most[h]) {
+        total[h] *= shrink;
+        for (index_t d = 0; d < dim; ++d) out[h * dim + d] *= shrink;
+        most[h] = high;
+      }
+      for (index_t i = 0; i < n; ++i) {
+        x[i] = std::exp(x[i] - high);
+        total[h] += x[i];
+      }
+    }
+    for (index_t done = 0; done < n;) {
+      index_t const m = min(n - done, values.reach(t + done));
+      values.visit(t + done, [&](auto const& codec, std::byte const* block, index_t first) {
+        codec.accumulate(block, first, m, dim, scores + done, heads, out);
+      });
+      done += m;
+    }
+    t += n;
+  }
+  for (index_t h = 0; h < heads; ++h) {
+    float const inverse = total[h] > 0.0f ? 1.0f / total[h] : 0.0f;
+    for (index_t d = 0; d < dim; ++d) out[h * dim + d] *= inverse;
+    lse[h] = total[h] > 0.0f ? most[h] + std::log(total[h]) : -INFINITY;
+  }
+}
+
+template <class Packed, class Query, class Out>
+[[nodiscard]] status check_attend(Packed const& packed, Query const& q, Out const& out, float const* lse) noexcept {
+  auto const& e = packed.plan().extents();
+  if (packed.storage() == nullptr || q.data == nullptr || out.data == nullptr || lse == nullptr)
+    return fail(errc::invalid_pointer, "kvslim: attend was given a null pointer");
+  if (q.sequences != e.sequences || q.head_dim != e.head_dim || q.tokens != 1 || q.heads < 1 || q.heads % e.kv_heads != 0)
+    return fail(errc::invalid_shape, "kvslim: the query must be [sequences, n * kv_heads, 1, head_dim]");
+  if (out.sequences != q.sequences || out.heads != q.heads || out.tokens != 1 || out.head_dim != q.head_dim)
+    return fail(errc::invalid_shape, "kvslim: the output must have the query's shape");
+  return {};
+}
+
+}  // namespace detail
+
+/// Attention of one query token per sequence over a compressed cache, read as it is stored: nothing is decoded to memory.
+///
+/// Shapes: query and out [sequence, q_head, 1, head_dim]; lse [sequence, q_head], natural logarithm of the sum of exponentials.
+/// Bound: against attention over the decoded cache, relative L2 error below 2e-5 (float accumulation).
+/// Returns: invalid_pointer, invalid_shape, corrupt (never compressed into). Cost: one read of the stored bytes per group of
+/// up to 8 query heads; no allocation, no workspace.
+template <host_executor Exec, class Policy, class Query, class Out>
+status attend(Exec const& exec, Query const& query, packed_cache<Policy, host_space> const& packed, Out const& out, float* lse,
+              attend_options options = {}) {
+  if (auto const s = detail::check_attend(packed, query, out, lse); !s) return s;
+  if (!packed.ready()) return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
+  auto const e = packed.plan().extents();
+  index_t const group = query.heads / e.kv_heads, pieces = detail::div_up(group, run_heads);
+  float const scale = options.scale != 0.0f ? options.scale : 1.0f / std::sqrt(static_cast<float>(e.head_dim));
+  exec.for_each(e.rows() * pieces, [=](index_t work) {
+    constexpr index_t max_dim = 1024;
+    detail::head_rows<max_dim> buffer;
+    float* const q = buffer.q;
+    float* const result = buffer.out;
+    float* const row_lse = buffer.lse;
+    index_t const r = work / pieces, s = r / e.kv_heads, h = r % e.kv_heads;
+    index_t const first = work % pieces * run_heads, heads = detail::min(run_heads, group - first);
+    for (index_t i = 0; i < heads; ++i) {
+      ops::load_row(query.row(s, h * group + first + i), query.layout.channel, e.head_dim, q + i * e.head_dim);
+      for (index_t d = 0; d < e.head_dim; ++d) q[i * e.head_dim + d] *= scale;
+    }
+    detail::attend_row(packed, r, q, heads, result, row_lse);
+    for (index_t i = 0; i < heads; ++i) {
+      index_t const q_head = h * group + first + i;
+      auto* const to = out.row(s, q_head);
+      for (index_t d = 0; d < e.head_dim; ++d)
+        to[d * out.layout.channel] = from_float<typename Out::value_type>(result[i * e.head_dim + d]);
+      lse[s * query.heads + q_head] = row_lse[i];
+    }
+  });
+  return {};
+}
+
+/// Combines attention over two disjoint sets of tokens: out <- both, lse natural. Rows of head_dim floats.
+KVSLIM_HD inline void merge_attention(float* out, float& lse, float const* other, float other_lse, index_t head_dim) noexcept {
+  float const most = lse > other_lse ? lse : other_lse;
+  if (most == -INFINITY) return;
+  float const a = std::exp(lse - most), b = std::exp(other_lse - most);
+  for (index_t d = 0; d < head_dim; ++d) out[d] = (out[d] * a + other[d] * b) / (a + b);
+  lse = most + std::log(a + b);
+}
+
+KVSLIM_END_NAMESPACE

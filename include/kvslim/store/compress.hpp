@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/ops/rows.hpp>
+#include <kvslim/ops/top_k.hpp>
+#include <kvslim/store/packed_cache.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace detail {
+
+template <element T>
+[[nodiscard]] constexpr float largest() noexcept {
+  if constexpr (std::same_as<T, f16>) return 65504.0f;
+  if constexpr (std::same_as<T, e4m3>) return 448.0f;
+  if constexpr (std::same_as<T, e5m2>) return 57344.0f;
+  return 3.0e38f;
+}
+
+/// Reads one kept token (merged or not, moved or not) as float rows. `scratch` holds 3 * head_dim floats.
+template <class Plan, class Cache>
+KVSLIM_HD inline float read_kept(Plan const& plan, Cache const& cache, workspace const& w, index_t r, index_t slot, float* k,
+                                 float* v, float* scratch) noexcept {
+  auto const& e = plan.extents();
+  index_t const s = r / e.kv_heads, h = r % e.kv_heads, t = w.kept[r * plan.kept_capacity() + slot];
+  float bias = cache.weight(s, t);
+  if constexpr (Plan::has_merger) {
+    index_t members = 1;
+    auto const key = [&](index_t i, float* out) { ops::load_row(cache.k, s, h, i, e.head_dim, out); };
+    auto const value = [&](index_t i, float* out) { ops::load_row(cache.v, s, h, i, e.head_dim, out); };
+    plan.policy().template get<merger_tag>().merge(w.runs + r * e.tokens, t, cache.length(s), e.head_dim, key, value, k, v,
+                                                   scratch, members);
+    bias += std::log(static_cast<float>(members));
+  } else {
+    ops::load_row(cache.k, s, h, t, e.head_dim, k);
+    ops::load_row(cache.v, s, h, t, e.head_dim, v);
+  }
+  if constexpr (Plan::has_mover)
+    plan.policy().template get<position_tag>().move(k, e.head_dim, cache.position(s, t), static_cast<std::int32_t>(slot));
+  return bias;
+}
+
+/// Encodes one row from its kept list. The row's bytes were zeroed.
+template <class Plan, class Cache, class Packed>
+KVSLIM_HD inline void encode_row(Plan const& plan, Cache const& cache, workspace const& w, Packed const& packed, index_t r) noexcept {
+  auto const key = plan.key_codec();
+  auto const value = plan.value_codec();
+  dense_key<typename decltype(plan.key_codec())::tail_type> const key_tail;
+  dense_value<typename decltype(plan.value_codec())::tail_type> const value_tail;
+  auto const& entry = packed.row(r);
+  auto const at = plan.layout(entry.capacity);
+  std::byte* const base = packed.storage() + entry.offset;
+  index_t const dim = plan.extents().head_dim, count = entry.count;
+  index_t const block = max(key.block_tokens(), value.block_tokens());
+  float* const rows = w.staging + r * w.staging_floats;  // [block][dim], then the other lane's row and merge scratch
+  float* const other = rows + block * dim;
+  auto const lane = [&](auto const& codec, auto const& tail, index_t coded, index_t blocks, index_t tail_at, bool keys) {
+    for (index_t t = 0; t < count;) {
+      bool const in_block = t < coded;
+      index_t const take = in_block ? min(coded - t, codec.block_tokens() - t % codec.block_tokens()) : 1;
+      for (index_t i = 0; i < take; ++i) {
+        float* const mine = rows + i * dim;
+        float const bias = keys ? read_kept(plan, cache, w, r, t + i, mine, other, other + 2 * dim)
+                                : read_kept(plan, cache, w, r, t + i, other, mine, other + 2 * dim);
+        if (keys && plan.keeps_log_weight()) reinterpret_cast<float*>(base + at.log_weight)[t + i] = bias;
+      }
+      if (in_block)
+        encode_blocks(codec, base + blocks, t, take, dim, rows);
+      else
+        store_tail(tail, base + tail_at, codec.tail_tokens(), t, dim, rows);
+      t += take;
+    }
+  };
+  lane(key, key_tail, entry.key_coded, at.key_blocks, at.key_tail, true);
+  lane(value, value_tail, entry.value_coded, at.value_blocks, at.value_tail, false);
+  if constexpr (Plan::keeps_positions()) {
+    auto* const positions = reinterpret_cast<std::int32_t*>(base + at.positions);
+    index_t const s = r / plan.extents().kv_heads;
+    for (index_t t = 0; t < count; ++t) positions[t] = cache.position(s, w.kept[r * plan.kept_capacity() + t]);
+  }
+}
+
+/// Turns flags (and merge runs) into the ascending kept list of one row; returns how many.
+template <class Plan, class Cache>
+KVSLIM_HD inline index_t list_kept(Plan const& plan, Cache const& cache, workspace const& w, index_t r) noexcept {
+  auto const& e = plan.extents();
+  index_t const s = r / e.kv_heads, length = cache.length(s), capacity = plan.kept_capacity();
+  std::uint8_t const* const flags = w.flags + r * e.tokens;
+  std::int32_t* const kept = w.kept + r * capacity;
+  index_t count = 0;
+  if constexpr (Plan::has_merger) {
+    index_t const h = r % e.kv_heads;
+    std::int32_t* const runs = w.runs + r * e.tokens;
+    float* const a = w.staging + r * w.staging_floats;
+    auto const similar = [&](index_t t) {
+      ops::load_row(cache.k, s, h, t, e.head_dim, a);
+      ops::load_row(cache.k, s, h, t + 1, e.head_dim, a + e.head_dim);
+      return ops::cosine(a, a + e.head_dim, e.head_dim);
+    };
+    static_cast<void>(plan.policy().template get<merger_tag>().runs(w.scores + r * e.tokens, flags, Plan::has_selector, length, runs, similar));
+    for (index_t t = 0; t < length; ++t)
+      if (runs[t] == t && count < capacity) kept[count++] = static_cast<std::int32_t>(t);
+  } else {
+    for (index_t t = 0; t < length; ++t)
+      if (flags[t] != 255 && (!Plan::has_selector || flags[t] != 0) && count < capacity) kept[count++] = static_cast<std::int32_t>(t);
+  }
+  return count;
+}
+
+/// Fills the row table from the counts: rows lie tightly, one after the other. Returns the bytes used.
+template <class Plan, class Cache, class Packed>
+KVSLIM_HD inline index_t place_rows(Plan const& plan, Cache const& cache, workspace const& w, Packed const& packed) noexcept {
+  index_t used = plan.table_bytes();
+  for (index_t r = 0; r < plan.extents().rows(); ++r) {
+    index_t const s = r / plan.extents().kv_heads, count = w.counts[r], capacity = count + plan.options().append_tokens;
+    packed_row entry{};
+    entry.offset = used;
+    entry.capacity = static_cast<std::int32_t>(capacity);
+    entry.count = static_cast<std::int32_t>(count);
+    entry.key_coded = static_cast<std::int32_t>(plan.key_codec().coded(count));
+    entry.value_coded = static_cast<std::int32_t>(plan.value_codec().coded(count));
+    index_t const length = cache.length(s);
+    entry.next_position = Plan::has_mover ? static_cast<std::int32_t>(count) : length == 0 ? 0 : cache.position(s, length - 1) + 1;
+    packed.row(r) = entry;
+    used += plan.layout(capacity).bytes;
+  }
+  return used;
+}
+
+/// All checks of a compress call. Reads K and V once to refuse NaN, infinity and values that the storage type cannot hold.
+template <class Plan, class Cache, class Evidence, class Packed>
+[[nodiscard]] status check_compress(Plan const& plan, Cache const& cache, Evidence const& evidence, Packed const& packed,
+                                    std::byte const* scratch, index_t scratch_bytes) noexcept {
+  if (auto const s = plan.check(); !s) return s;
+  if (auto const s = check_cache(cache); !s) return s;
+  if (!(cache.extent == plan.extents())) return fail(errc::invalid_shape, "kvslim: the cache's extents are not those of the plan");
+  auto const aligned = [](void const* p) { return reinterpret_cast<std::uintptr_t>(p) % 64 == 0; };
+  if (packed.storage() == nullptr || !aligned(packed.storage()))
+    return fail(errc::invalid_pointer, "kvslim: the packed storage is null or not aligned to 64 bytes");
+  if (packed.size() < plan.packed_bytes()) return fail(errc::buffer_too_small, "kvslim: the packed storage is below plan.packed_bytes()");
+  if (plan.workspace_bytes() > 0 && (scratch == nullptr || !aligned(scratch)))
+    return fail(errc::invalid_pointer, "kvslim: the workspace is null or not aligned to 64 bytes");
+  if (scratch_bytes < plan.workspace_bytes()) return fail(errc::buffer_too_small, "kvslim: the workspace is below plan.workspace_bytes()");
+  if constexpr (Plan::has_scorer) {
+    auto const& scorer = plan.policy().template get<scorer_tag>();
+    if constexpr (requires { scorer.check(cache, evidence); })
+      if (auto const s = scorer.check(cache, evidence); !s) return s;
+  }
+  return {};
+}
+
+template <class Exec, class Plan, class Cache>
+[[nodiscard]] status check_values(Exec const& exec, Plan const& plan, Cache const& cache, std::byte* scratch) {
+  auto const e = plan.extents();
+  float const key_limit = largest<typename decltype(plan.key_codec())::tail_type>();
+  float const value_limit = largest<typename decltype(plan.value_codec())::tail_type>();
+  auto* const good = reinterpret_cast<std::uint8_t*>(scratch);
+  exec.for_each(e.rows(), [=](index_t r) {
+    index_t const s = r / e.kv_heads, h = r % e.kv_heads;
+    bool ok = true;
+    for (index_t t = 0; t < cache.length(s) && ok; ++t)
+      ok = !cache.is_valid(s, t) || (ops::within(cache.k.row(s, h, t), cache.k.layout.channel, e.head_dim, key_limit) &&
+                                     ops::within(cache.v.row(s, h, t), cache.v.layout.channel, e.head_dim, value_limit));
+    good[r] = ok ? 1 : 0;
+  });
+  for (index_t r = 0; r < e.rows(); ++r)
+    if (good[r] == 0) return fail(errc::non_finite, "kvslim: K or V holds NaN, infinity or a value beyond the storage type's range");
+  return {};
+}
+
+/// Means the scores of a layer's heads into each of them, so that all rows of a sequence select the same tokens.
+KVSLIM_HD inline void share_scores(extents const& e, float* scores, index_t s) noexcept {
+  float* const first = scores + s * e.kv_heads * e.tokens;
+  for (index_t t = 0; t < e.tokens; ++t) {
+    float sum = 0.0f;
+    for (index_t h = 0; h < e.kv_heads; ++h) sum += first[h * e.tokens + t];
+    for (index_t h = 0; h < e.kv_heads; ++h) first[h * e.tokens + t] = sum / static_cast<float>(e.kv_heads);
+  }
+}
+
+template <class Policy>
+[[nodiscard]] constexpr index_t protected_recent(Policy const& p) noexcept {
+  if constexpr (Policy::template has<scorer_tag>) {
+    if constexpr (requires { p.template get<scorer_tag>().protected_recent(); }) return p.template get<scorer_tag>().protected_recent();
+  }
+  return 0;
+}
+
+}  // namespace detail
+
+/// Scores every token of every row. For granularity `union_`: score each layer, reduce, and pass the result as token_scores.
+/// Shapes: out [rows, tokens]; scratch as plan.workspace_bytes(). Requires: a pipeline with a scorer.
+template <host_executor Exec, class Plan, class Cache, class Evidence>
+status score(Exec const& exec, Plan const& plan, Cache const& cache, Evidence const& evidence, score_view out, float* scratch) {
+  static_assert(Plan::has_scorer, "kvslim: this pipeline has no scorer");
+  using scorer_type = typename Plan::policy_type::template stage_type<scorer_tag>;
+  static_assert(detail::provides_all<Evidence, typename detail::needs_of<scorer_type>::type>::value,
+                "kvslim: the scorer reads evidence that was not passed: add it to kvslim::evidence{...}");
+  auto const& scorer = plan.policy().template get<scorer_tag>();
+  if constexpr (token_scorer<scorer_type>) {
+    auto const e = plan.extents();
+    exec.for_each(e.rows(), [=](index_t r) {
+      index_t const s = r / e.kv_heads, h = r % e.kv_heads;
+      for (index_t t = 0; t < e.tokens; ++t)
+        out.row(r)[t] = t < cache.length(s) ? static_cast<float>(scorer.score(token_ref<Cache>(cache, s, h, t))) : 0.0f;
+    });
+    return {};
+  } else {
+    return scorer.score(exec, cache, evidence, out, scratch);
+  }
+}
+
+/// Runs the pipeline: score, select, merge, reposition, encode.
+///
+/// Shapes: cache and packed as planned; scratch of plan.workspace_bytes(), aligned to 64 bytes. Memory must not overlap.
+/// Returns: invalid_shape, invalid_option, invalid_pointer, buffer_too_small, non_finite, unsupported; then nothing of `packed` was
+/// written. Cost: one checking pass over K and V, the scorer's, one read of what stays and one write of its codes; no allocation,
+/// no synchronisation.
+template <host_executor Exec, class Policy, class Cache, class Evidence>
+status compress(Exec const& exec, compression_plan<Policy> const& plan, Cache const& cache, Evidence const& evidence,
+                packed_cache<Policy, host_space> const& packed, std::byte* scratch, index_t scratch_bytes) {
+  using plan_type = compression_plan<Policy>;
+  static_assert(std::same_as<typename Cache::space, host_space>,
+                "kvslim: a CPU executor was given a device view: pass kvslim::cuda{stream} or a host view");
+  if (auto const s = detail::check_compress(plan, cache, evidence, packed, scratch, scratch_bytes); !s) return s;
+  if (auto const s = detail::check_values(exec, plan, cache, scratch); !s) return s;
+  detail::carver carve(scratch);
+  auto const w = plan.carve(carve);
+  auto const e = plan.extents();
+  if constexpr (plan_type::has_scorer)
+    if (auto const s = score(exec, plan, cache, evidence, {w.scores, e.tokens}, w.scratch); !s) return s;
+  if constexpr (plan_type::has_selector) {
+    auto const& selector = plan.policy().template get<selector_tag>();
+    if constexpr (requires { selector.shared(); })
+      if (selector.shared()) exec.for_each(e.sequences, [=](index_t s) { detail::share_scores(e, w.scores, s); });
+  }
+  index_t const recent = detail::protected_recent(plan.policy());
+  exec.for_each(e.rows(), [=](index_t r) {
+    index_t const s = r / e.kv_heads;
+    std::uint8_t* const flags = w.flags + r * e.tokens;
+    for (index_t t = 0; t < e.tokens; ++t) flags[t] = t < cache.length(s) && cache.is_valid(s, t) ? 0 : 255;
+    if constexpr (plan_type::has_selector)
+      plan.policy().template get<selector_tag>().select({w.scores + r * e.tokens, w.keys + r * e.tokens, flags, cache.length(s), recent});
+    w.counts[r] = detail::list_kept(plan, cache, w, r);
+  });
+  if constexpr (plan_type::has_mover) {
+    for (index_t r = 0; r < e.rows(); ++r)
+      if (w.counts[r] != w.counts[r - r % e.kv_heads])
+        return detail::fail(errc::unsupported, "kvslim: rerotate needs the same number of kept tokens in every head of a sequence");
+  }
+  index_t const used = detail::place_rows(plan, cache, w, packed);
+  packed_header header = detail::make_header(plan);
+  header.used_bytes = used;
+  std::memset(packed.storage(), 0, 128);
+  std::memcpy(packed.storage(), &header, sizeof header);
+  std::memset(packed.storage() + 128 + e.rows() * 32, 0, static_cast<std::size_t>(plan.table_bytes() - 128 - e.rows() * 32));
+  exec.for_each(e.rows(), [=](index_t r) {
+    auto const& entry = packed.row(r);
+    std::memset(packed.storage() + entry.offset, 0, static_cast<std::size_t>(plan.layout(entry.capacity).bytes));
+    detail::encode_row(plan, cache, w, packed, r);
+  });
+  return {};
+}
+
+/// The same with a buffer that has data() and size(), such as std::vector<std::byte>.
+template <class Exec, class Policy, class Cache, class Evidence, class Space, class Buffer>
+  requires requires(Buffer& b) { b.data(); b.size(); }
+status compress(Exec const& exec, compression_plan<Policy> const& plan, Cache const& cache, Evidence const& evidence,
+                packed_cache<Policy, Space> const& packed, Buffer& scratch) {
+  return compress(exec, plan, cache, evidence, packed, reinterpret_cast<std::byte*>(scratch.data()), static_cast<index_t>(scratch.size()));
+}
+
+KVSLIM_END_NAMESPACE
