@@ -147,6 +147,7 @@ status attend(Exec const& exec, Query const& query, packed_cache<Policy, host_sp
     constexpr index_t max_dim = 1024;
     detail::head_rows<max_dim> buffer;
     float* const q = buffer.q;
+    for (index_t i = 0; i < run_heads * e.head_dim; ++i) q[i] = 0.0f;
     float* const result = buffer.out;
     float* const row_lse = buffer.lse;
     index_t const r = work / pieces, s = r / e.kv_heads, h = r % e.kv_heads;

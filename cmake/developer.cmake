@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The kvslim authors
+
+# What only the project's own targets need: warnings as errors, a default build type, packages with a fallback.
+
+if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
+endif()
+set(CMAKE_CXX_EXTENSIONS OFF)
+
+add_library(kvslim_developer INTERFACE)
+target_link_libraries(kvslim_developer INTERFACE kvslim)
+target_compile_options(kvslim_developer INTERFACE
+  $<$<COMPILE_LANG_AND_ID:CXX,GNU,Clang>:-Wall -Wextra -Wconversion -Wshadow -Werror>)
+
+# Optimised for the machine that builds: examples and benchmarks only, never what a consumer gets.
+add_library(kvslim_native INTERFACE)
+include(CheckCXXCompilerFlag)
+check_cxx_compiler_flag(-march=native KVSLIM_HAS_MARCH_NATIVE)
+if(KVSLIM_HAS_MARCH_NATIVE)
+  target_compile_options(kvslim_native INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-march=native>)
+endif()
+
+if(NOT KVSLIM_CUDA STREQUAL "OFF")
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    if(NOT CMAKE_CUDA_ARCHITECTURES)
+      set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 120-real)
+    endif()
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    set(KVSLIM_HAS_CUDA ON)
+  elseif(KVSLIM_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "KVSLIM_CUDA=ON, but no CUDA compiler was found")
+  endif()
+endif()
+
+include(FetchContent)
+# kvslim_package(NAME GIT_REPOSITORY url GIT_TAG tag TARGET target): the system's package, or the sources.
+function(kvslim_package name url tag target)
+  find_package(${name} QUIET)
+  if(NOT TARGET ${target})
+    message(STATUS "${name} is not installed; fetching ${tag}")
+    FetchContent_Declare(${name} GIT_REPOSITORY ${url} GIT_TAG ${tag} GIT_SHALLOW ON)
+    set(BENCHMARK_ENABLE_TESTING OFF)
+    set(BENCHMARK_ENABLE_GTEST_TESTS OFF)
+    FetchContent_MakeAvailable(${name})
+  endif()
+endfunction()
