@@ -182,14 +182,14 @@ def sample_copy(text, rng, length):
 def sample_recall(text, rng, length, facts=None, held=False):
     """Facts scattered in filler, then every fact asked in random order, some again (several turns)."""
     if facts is None:
-        most = max(1, length // 90)
+        most = max(1, length // 80)
         facts = int(np.exp(rng.uniform(0, np.log(most + 0.99))))
     table = {}
     while len(table) < facts:
         table[word(rng, held)] = code(rng)
     order = list(table)
     ask = [order[i] for i in rng.permutation(facts)]
-    ask += [order[int(i)] for i in rng.integers(0, facts, 1 + facts // 3)]
+    ask += [order[int(i)] for i in rng.integers(0, facts, 1 + facts // 2)]
     questions = sum(len(f"\nWhat is the code of {w}? 12345") for w in ask)
     facts_len = sum(len(f"\nThe code of {w} is 12345.\n") for w in order)
     filler = max(0, length - 1 - questions - facts_len)
@@ -311,7 +311,7 @@ def main():
     ap.add_argument("--minutes", type=float, default=90)
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--step-bytes", type=int, default=8192)
-    ap.add_argument("--lr", type=float, default=0.012)
+    ap.add_argument("--lr", type=float, default=0.003)
     ap.add_argument("--compile", action="store_true")
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
@@ -332,7 +332,7 @@ def main():
     forward = torch.compile(model, dynamic=False) if args.compile else model
     start, step, last = time.time() - spent, 0, spent
     # Context grows with the share of time used: recall forms on short sequences and is then stretched.
-    stages = [(0.42, 256), (0.62, 512), (0.80, 1024), (1.01, 2048)]
+    stages = [(0.52, 256), (0.68, 512), (0.84, 1024), (1.01, 2048)]
     budget = args.minutes * 60
     recent = []
     while (used := time.time() - start) < budget:

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+// The only place where tolerances are written. Families, not numbers, appear in tests.
+
+namespace tolerance {
+
+inline constexpr double elementwise = 1e-6;   // one float operation per element, relative
+inline constexpr double accumulated = 1e-5;   // sums over head_dim or tokens in float, relative to the norm
+inline constexpr double attend = 2e-5;        // the bound that attend() states, relative L2
+inline constexpr double f16_storage = 1e-3;   // values rounded once to f16, relative (half an ulp is 2^-11)
+
+}  // namespace tolerance
