@@ -65,6 +65,13 @@ namespace detail {
 [[nodiscard]] KVSLIM_HD constexpr index_t min(index_t a, index_t b) noexcept { return a < b ? a : b; }
 [[nodiscard]] KVSLIM_HD constexpr index_t max(index_t a, index_t b) noexcept { return a > b ? a : b; }
 
+/// std::bit_cast for device code too, without a compiler option.
+template <class To, class From>
+[[nodiscard]] KVSLIM_HD constexpr To bit_cast(From const& from) noexcept {
+  static_assert(sizeof(To) == sizeof(From));
+  return __builtin_bit_cast(To, from);
+}
+
 }  // namespace detail
 
 KVSLIM_END_NAMESPACE

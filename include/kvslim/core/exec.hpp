@@ -33,6 +33,16 @@ struct cpu_with {
 template <class Pool>
 cpu_with(Pool*) -> cpu_with<Pool>;
 
+/// Where an op's code for an executor is looked up. A backend header adds a specialisation that did not exist; none is ever
+/// replaced. The primary is what a missing include looks like.
+template <class Op, class Exec>
+struct implementation {
+  template <class... Arguments>
+  static void run(Arguments&&...) {
+    static_assert(sizeof(Op) == 0, "kvslim: this op has no code for the executor: include <kvslim/kvslim.cuh> for CUDA");
+  }
+};
+
 /// Something with a memory space and a way to run independent iterations there.
 template <class E>
 concept host_executor = std::is_same_v<typename E::space, host_space> && requires(E const e, void (*body)(index_t)) {

@@ -8,7 +8,6 @@
 
 #include <kvslim/core/config.hpp>
 
-#include <bit>
 #include <concepts>
 #include <type_traits>
 
@@ -55,12 +54,12 @@ template <int Mantissa, int Bias>
 template <int Mantissa, int Bias>
 [[nodiscard]] KVSLIM_HD constexpr float widen(std::uint32_t magnitude) noexcept {
   // The bit pattern read with a float's exponent field is the value times 2^(Bias - 127), subnormals included.
-  auto const scale = std::bit_cast<float>(static_cast<std::uint32_t>(254 - Bias) << 23);
-  return std::bit_cast<float>(magnitude << (23 - Mantissa)) * scale;
+  auto const scale = detail::bit_cast<float>(static_cast<std::uint32_t>(254 - Bias) << 23);
+  return detail::bit_cast<float>(magnitude << (23 - Mantissa)) * scale;
 }
 
 [[nodiscard]] KVSLIM_HD constexpr float with_sign(float magnitude, std::uint32_t sign) noexcept {
-  return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) | sign);
+  return detail::bit_cast<float>(detail::bit_cast<std::uint32_t>(magnitude) | sign);
 }
 
 }  // namespace detail
@@ -71,18 +70,18 @@ template <int Mantissa, int Bias>
   auto const sign = (x.bits & 0x8000u) << 16;
   auto const magnitude = x.bits & 0x7fffu;
   auto const special = 0x7f800000u | ((magnitude & 0x3ffu) << 13);
-  return magnitude >= 0x7c00u ? std::bit_cast<float>(special | sign)
+  return magnitude >= 0x7c00u ? detail::bit_cast<float>(special | sign)
                               : detail::with_sign(detail::widen<10, 15>(magnitude), sign);
 }
 
 [[nodiscard]] KVSLIM_HD constexpr float to_float(bf16 x) noexcept {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16);
+  return detail::bit_cast<float>(static_cast<std::uint32_t>(x.bits) << 16);
 }
 
 [[nodiscard]] KVSLIM_HD constexpr float to_float(e4m3 x) noexcept {
   auto const sign = (x.bits & 0x80u) << 24;
   auto const magnitude = x.bits & 0x7fu;
-  return magnitude == 0x7fu ? std::bit_cast<float>(0x7fc00000u | sign)
+  return magnitude == 0x7fu ? detail::bit_cast<float>(0x7fc00000u | sign)
                             : detail::with_sign(detail::widen<3, 7>(magnitude), sign);
 }
 
@@ -93,7 +92,7 @@ template <int Mantissa, int Bias>
 /// Rounds to nearest even. Overflow: infinity for f16 and bf16, the largest finite value for e4m3 and e5m2.
 template <class T>
 [[nodiscard]] KVSLIM_HD constexpr T from_float(float x) noexcept {
-  auto const bits = std::bit_cast<std::uint32_t>(x);
+  auto const bits = detail::bit_cast<std::uint32_t>(x);
   auto const magnitude = bits & 0x7fffffffu;
   [[maybe_unused]] auto const sign16 = (bits >> 16) & 0x8000u;
   [[maybe_unused]] auto const sign8 = (bits >> 24) & 0x80u;
@@ -126,7 +125,7 @@ concept element = std::same_as<std::remove_const_t<T>, float> || std::same_as<st
 
 /// Not NaN and not infinite.
 [[nodiscard]] KVSLIM_HD constexpr bool is_finite(float x) noexcept {
-  return (std::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u;
+  return (detail::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u;
 }
 
 KVSLIM_END_NAMESPACE

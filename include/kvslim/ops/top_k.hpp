@@ -8,7 +8,6 @@
 #include <kvslim/core/config.hpp>
 
 #include <algorithm>
-#include <bit>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -16,7 +15,7 @@ namespace ops {
 
 /// Larger key means earlier in the order; keys of one row are distinct. -0 and +0 are equal scores.
 [[nodiscard]] KVSLIM_HD inline std::uint64_t order_key(float score, index_t index) noexcept {
-  auto bits = std::bit_cast<std::uint32_t>(score + 0.0f);
+  auto bits = detail::bit_cast<std::uint32_t>(score + 0.0f);
   bool const nan = (bits & 0x7fffffffu) > 0x7f800000u;
   bits = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
   auto const high = static_cast<std::uint64_t>(nan ? 0u : bits);

@@ -2,11 +2,10 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <cmath>
 #include <kvslim/core/concepts.hpp>
 #include <kvslim/ops/pool.hpp>
 #include <kvslim/ops/rows.hpp>
-
-#include <cmath>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -59,11 +58,12 @@ inline void window_mass(Cache const& cache, Queries const& queries, index_t s, i
     mass[t] = 0.0f;
     if (!cache.is_valid(s, t)) continue;
     load_row(cache.k, s, kv_head, t, dim, k);
-    for (index_t w = 0; w < window; ++w)
-      mass[t] += std::exp(dot(q + w * dim, k, dim) + cache.weight(s, t) - most[w]) / total[w];
+    for (index_t w = 0; w < window; ++w) mass[t] += std::exp(dot(q + w * dim, k, dim) + cache.weight(s, t) - most[w]) / total[w];
     mass[t] /= static_cast<float>(window);
   }
 }
+
+struct window_scores_op {};
 
 /// Attention of the last `window` queries to every earlier token: mean over the window, pooled along tokens per query head,
 /// then reduced over the query heads of each KV head. Scores of the window itself are left 0.
@@ -73,33 +73,40 @@ inline void window_mass(Cache const& cache, Queries const& queries, index_t s, i
 /// Cost: 4 * q_heads * window * tokens * head_dim flop per sequence; K is read twice per query head.
 /// Source: arXiv:2404.14469, section 4.
 template <class Exec, class Cache, class Queries>
-  requires host_executor<Exec>
-status window_scores(Exec const& exec, Cache const& cache, Queries const& queries, window_options options, score_view out,
-                     float* scratch) {
-  auto const e = cache.extent;
-  index_t const group = queries.heads / e.kv_heads;
-  index_t const row_floats = window_scratch_floats(e, queries.tokens);
-  exec.for_each(e.rows(), [=](index_t r) {
-    index_t const s = r / e.kv_heads, h = r % e.kv_heads, prefix = cache.length(s) - queries.tokens;
-    float* const work = scratch + r * row_floats;
-    float* const mass = work + queries.tokens * (e.head_dim + 2) + e.head_dim;
-    float* const pooled = mass + e.tokens;
-    float* const scores = out.row(r);
-    for (index_t t = 0; t < e.tokens; ++t) scores[t] = 0.0f;
-    for (index_t g = 0; g < group; ++g) {
-      window_mass(cache, queries, s, h, h * group + g, mass, work);
-      pool(options.kind, mass, prefix, options.kernel, pooled);
-      for (index_t t = 0; t < prefix; ++t) {
-        if (options.heads == head_reduction::maximum)
-          scores[t] = scores[t] > pooled[t] ? scores[t] : pooled[t];
-        else
-          scores[t] += options.heads == head_reduction::mean ? pooled[t] / static_cast<float>(group) : pooled[t];
-      }
-    }
-  });
-  return {};
+status window_scores(Exec const& exec, Cache const& cache, Queries const& queries, window_options options, score_view out, float* scratch) {
+  return implementation<window_scores_op, Exec>::run(exec, cache, queries, options, out, scratch);
 }
 
 }  // namespace ops
+
+template <host_executor Exec>
+struct implementation<ops::window_scores_op, Exec> {
+  template <class Cache, class Queries>
+  static status run(Exec const& exec, Cache const& cache, Queries const& queries, ops::window_options options, score_view out,
+                    float* scratch) {
+    auto const e = cache.extent;
+    index_t const group = queries.heads / e.kv_heads;
+    index_t const row_floats = ops::window_scratch_floats(e, queries.tokens);
+    exec.for_each(e.rows(), [=](index_t r) {
+      index_t const s = r / e.kv_heads, h = r % e.kv_heads, prefix = cache.length(s) - queries.tokens;
+      float* const work = scratch + r * row_floats;
+      float* const mass = work + queries.tokens * (e.head_dim + 2) + e.head_dim;
+      float* const pooled = mass + e.tokens;
+      float* const scores = out.row(r);
+      for (index_t t = 0; t < e.tokens; ++t) scores[t] = 0.0f;
+      for (index_t g = 0; g < group; ++g) {
+        ops::window_mass(cache, queries, s, h, h * group + g, mass, work);
+        ops::pool(options.kind, mass, prefix, options.kernel, pooled);
+        for (index_t t = 0; t < prefix; ++t) {
+          if (options.heads == head_reduction::maximum)
+            scores[t] = scores[t] > pooled[t] ? scores[t] : pooled[t];
+          else
+            scores[t] += options.heads == head_reduction::mean ? pooled[t] / static_cast<float>(group) : pooled[t];
+        }
+      }
+    });
+    return {};
+  }
+};
 
 KVSLIM_END_NAMESPACE

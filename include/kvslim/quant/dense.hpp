@@ -85,7 +85,7 @@ struct dense {
   using stage = quantizer_tag;
   [[nodiscard]] KVSLIM_HD constexpr dense_key<T> key_codec() const noexcept { return {}; }
   [[nodiscard]] KVSLIM_HD constexpr dense_value<T> value_codec() const noexcept { return {}; }
-  [[nodiscard]] static constexpr std::uint32_t scheme() noexcept {
+  [[nodiscard]] KVSLIM_HD static constexpr std::uint32_t scheme() noexcept {
     return 0x0100u + (std::same_as<T, f16> ? 0u : std::same_as<T, bf16> ? 1u : std::same_as<T, float> ? 2u : std::same_as<T, e4m3> ? 3u : 4u);
   }
 };

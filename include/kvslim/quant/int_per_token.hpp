@@ -25,7 +25,7 @@ struct int_per_token {
 
   [[nodiscard]] KVSLIM_HD constexpr token_key<Bits, Tail> key_codec() const noexcept { return {opt.residual}; }
   [[nodiscard]] KVSLIM_HD constexpr token_value<Bits, Tail> value_codec() const noexcept { return {0, opt.residual, rounding::precise}; }
-  [[nodiscard]] static constexpr std::uint32_t scheme() noexcept { return 0x0300u + static_cast<std::uint32_t>(Bits); }
+  [[nodiscard]] KVSLIM_HD static constexpr std::uint32_t scheme() noexcept { return 0x0300u + static_cast<std::uint32_t>(Bits); }
 };
 static_assert(quantizer<int_per_token<8>> && quantizer<int_per_token<4>>);
 

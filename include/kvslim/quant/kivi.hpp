@@ -40,7 +40,7 @@ struct kivi {
   [[nodiscard]] KVSLIM_HD constexpr token_value<Bits, Tail> value_codec() const noexcept {
     return {opt.value_group == 0 ? opt.group : opt.value_group, opt.residual, opt.rounding};
   }
-  [[nodiscard]] static constexpr std::uint32_t scheme() noexcept { return 0x0200u + static_cast<std::uint32_t>(Bits); }
+  [[nodiscard]] KVSLIM_HD static constexpr std::uint32_t scheme() noexcept { return 0x0200u + static_cast<std::uint32_t>(Bits); }
 };
 static_assert(quantizer<kivi<2>>);
 

@@ -7,7 +7,7 @@
 //
 // Fidelity: no paper; the numbers are used as they are.
 
-#include <kvslim/core/concepts.hpp>
+#include <kvslim/ops/copy_scores.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -28,12 +28,7 @@ struct given_scores {
 
   template <class Exec, class Cache, class Evidence>
   [[nodiscard]] status score(Exec const& exec, Cache const& cache, Evidence const& evidence, score_view out, float*) const {
-    float const* const data = detail::find_scores(evidence).data;
-    index_t const tokens = cache.extent.tokens;
-    exec.for_each(cache.extent.rows(), [=](index_t r) {
-      for (index_t t = 0; t < tokens; ++t) out.row(r)[t] = data[r * tokens + t];
-    });
-    return {};
+    return ops::copy_scores(exec, detail::find_scores(evidence).data, cache.extent.rows() * cache.extent.tokens, out.data);
   }
 };
 static_assert(scorer<given_scores>);

@@ -54,9 +54,10 @@ struct head_rows {
 };
 
 /// Attention of up to run_heads query heads over one packed row, streamed run by run with one running maximum and sum.
-/// q [heads, dim] already scaled; out [heads, dim]; lse [heads], natural logarithm, -inf for an empty row.
+/// q [heads, dim] already scaled; out [heads, dim]; lse [heads], natural logarithm, -inf for an empty range.
 template <class Packed>
-KVSLIM_HD inline void attend_row(Packed const& packed, index_t r, float const* q, index_t heads, float* out, float* lse) noexcept {
+KVSLIM_HD inline void attend_row(Packed const& packed, index_t r, index_t begin, index_t end, float const* q, index_t heads, float* out,
+                                 float* lse) noexcept {
   auto const& plan = packed.plan();
   using key_type = decltype(plan.key_codec());
   using value_type = decltype(plan.value_codec());
@@ -77,8 +78,8 @@ KVSLIM_HD inline void attend_row(Packed const& packed, index_t r, float const* q
     total[h] = 0.0f;
     for (index_t d = 0; d < dim; ++d) out[h * dim + d] = 0.0f;
   }
-  for (index_t t = 0; t < entry.count;) {
-    index_t const n = min(entry.count - t, keys.reach(t));
+  for (index_t t = begin; t < end;) {
+    index_t const n = min(end - t, keys.reach(t));
     for (float& x : scores) x = 0.0f;
     keys.visit(t, [&](auto const& codec, std::byte const* block, index_t first) { codec.dot(block, first, n, dim, q, heads, scores); });
     for (index_t h = 0; h < heads; ++h) {
@@ -156,7 +157,7 @@ status attend(Exec const& exec, Query const& query, packed_cache<Policy, host_sp
       ops::load_row(query.row(s, h * group + first + i), query.layout.channel, e.head_dim, q + i * e.head_dim);
       for (index_t d = 0; d < e.head_dim; ++d) q[i * e.head_dim + d] *= scale;
     }
-    detail::attend_row(packed, r, q, heads, result, row_lse);
+    detail::attend_row(packed, r, 0, packed.row(r).count, q, heads, result, row_lse);
     for (index_t i = 0; i < heads; ++i) {
       index_t const q_head = h * group + first + i;
       auto* const to = out.row(s, q_head);

@@ -135,7 +135,7 @@ namespace detail {
 
 /// What a reader must agree on besides the scheme.
 template <class Policy>
-[[nodiscard]] constexpr packed_header make_header(compression_plan<Policy> const& plan) noexcept {
+[[nodiscard]] KVSLIM_HD constexpr packed_header make_header(compression_plan<Policy> const& plan) noexcept {
   auto const key = plan.key_codec();
   auto const value = plan.value_codec();
   auto const& e = plan.extents();

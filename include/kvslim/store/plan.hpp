@@ -92,7 +92,7 @@ class compression_plan {
   [[nodiscard]] KVSLIM_HD constexpr plan_options const& options() const noexcept { return options_; }
   [[nodiscard]] KVSLIM_HD constexpr auto key_codec() const noexcept { return storage::quantizer(policy_).key_codec(); }
   [[nodiscard]] KVSLIM_HD constexpr auto value_codec() const noexcept { return storage::quantizer(policy_).value_codec(); }
-  [[nodiscard]] static constexpr std::uint32_t scheme() noexcept { return storage::quantizer_type::scheme(); }
+  [[nodiscard]] KVSLIM_HD static constexpr std::uint32_t scheme() noexcept { return storage::quantizer_type::scheme(); }
 
   /// Most tokens that one row holds right after compression.
   [[nodiscard]] KVSLIM_HD constexpr index_t kept_capacity() const noexcept {
@@ -162,7 +162,7 @@ class compression_plan {
     return count.used();
   }
 
-  [[nodiscard]] KVSLIM_HD constexpr detail::workspace carve(detail::carver& c) const noexcept {
+  [[nodiscard]] constexpr detail::workspace carve(detail::carver& c) const noexcept {
     index_t const rows = extents_.rows(), all = rows * extents_.tokens;
     detail::workspace w{};
     w.counts = c.take<index_t>(rows);

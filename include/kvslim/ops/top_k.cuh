@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/core/cuda.cuh>
+#include <kvslim/select/top_k.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace detail {
+
+inline constexpr int select_threads = 256;
+
+/// Sums `mine` over the block; every thread gets the result.
+__device__ inline int block_count(int mine, int* shared) {
+  __syncthreads();
+  if (threadIdx.x == 0) *shared = 0;
+  __syncthreads();
+  if (mine != 0) atomicAdd(shared, mine);
+  __syncthreads();
+  return *shared;
+}
+
+/// One block per row. The same total order as the CPU: the kept set is all keys at or above a threshold, found bit by bit.
+template <class Cache>
+__global__ void select_kernel(top_k policy, Cache cache, float const* scores, std::uint8_t* all_flags, index_t protected_recent) {
+  __shared__ int shared;
+  auto const& e = cache.extent;
+  index_t const r = blockIdx.x, s = r / e.kv_heads, tokens = cache.length(s);
+  float const* const score = scores + r * e.tokens;
+  std::uint8_t* const flags = all_flags + r * e.tokens;
+  for (index_t t = threadIdx.x; t < e.tokens; t += blockDim.x) flags[t] = t < tokens && cache.is_valid(s, t) ? 0 : 255;
+  __syncthreads();
+  index_t const sinks = min(policy.opt.sinks, tokens), recent = min(max(policy.opt.recent, protected_recent), tokens);
+  if (threadIdx.x == 0) {
+    index_t room = policy.opt.budget;
+    for (index_t t = 0; t < sinks && room > 0; ++t)
+      if (flags[t] == 0) flags[t] = 2, --room;
+    for (index_t i = 0; i < recent && room > 0; ++i)
+      if (flags[tokens - 1 - i] == 0) flags[tokens - 1 - i] = 2, --room;
+  }
+  __syncthreads();
+  int kept = 0, open = 0;
+  for (index_t t = threadIdx.x; t < tokens; t += blockDim.x) {
+    kept += flags[t] == 2 ? 1 : 0;
+    open += flags[t] == 0 ? 1 : 0;
+  }
+  kept = block_count(kept, &shared);
+  open = block_count(open, &shared);
+  index_t const room = min(policy.opt.budget - kept, open);
+  if (room <= 0) return;
+  std::uint64_t threshold = 0;  // the largest value with at least `room` keys at or above it
+  for (int bit = 63; bit >= 0; --bit) {
+    std::uint64_t const candidate = threshold | (std::uint64_t{1} << bit);
+    int mine = 0;
+    for (index_t t = threadIdx.x; t < tokens; t += blockDim.x)
+      if (flags[t] == 0 && ops::order_key(score[t], t) >= candidate) ++mine;
+    if (block_count(mine, &shared) >= room) threshold = candidate;
+  }
+  for (index_t t = threadIdx.x; t < tokens; t += blockDim.x)
+    if (flags[t] == 0 && ops::order_key(score[t], t) >= threshold) flags[t] = 1;
+}
+
+}  // namespace detail
+
+KVSLIM_END_NAMESPACE
