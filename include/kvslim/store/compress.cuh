@@ -98,6 +98,8 @@ status compress(cuda exec, compression_plan<Policy> const& plan, Cache const& ca
   using plan_type = compression_plan<Policy>;
   static_assert(std::same_as<typename Cache::space, cuda_space>,
                 "kvslim: a CUDA executor was given a host view: view device memory with kvslim::cuda_space");
+  static_assert(detail::provides_all<Evidence, typename detail::needs_of<typename Policy::template stage_type<scorer_tag>>::type>::value,
+                "kvslim: the scorer reads evidence that was not passed: add it to kvslim::evidence{...}");
   static_assert(!(plan_type::has_mover && plan_type::has_merger), "kvslim: on CUDA, rerotate after a merger is not supported");
   if (auto const s = detail::check_compress(plan, cache, evidence, packed, scratch, scratch_bytes); !s) return s;
   detail::carver carve(scratch);
@@ -107,8 +109,6 @@ status compress(cuda exec, compression_plan<Policy> const& plan, Cache const& ca
   status s{};
   if constexpr (plan_type::has_scorer) {
     using scorer_type = typename Policy::template stage_type<scorer_tag>;
-    static_assert(detail::provides_all<Evidence, typename detail::needs_of<scorer_type>::type>::value,
-                  "kvslim: the scorer reads evidence that was not passed: add it to kvslim::evidence{...}");
     auto const& scorer = plan.policy().template get<scorer_tag>();
     if constexpr (token_scorer<scorer_type>)
       s = detail::launch_for_each(exec, e.rows() * e.tokens, detail::score_body<scorer_type, Cache>{scorer, cache, {w.scores, e.tokens}});

@@ -223,6 +223,8 @@ status compress(Exec const& exec, compression_plan<Policy> const& plan, Cache co
   using plan_type = compression_plan<Policy>;
   static_assert(std::same_as<typename Cache::space, host_space>,
                 "kvslim: a CPU executor was given a device view: pass kvslim::cuda{stream} or a host view");
+  static_assert(detail::provides_all<Evidence, typename detail::needs_of<typename Policy::template stage_type<scorer_tag>>::type>::value,
+                "kvslim: the scorer reads evidence that was not passed: add it to kvslim::evidence{...}");
   if (auto const s = detail::check_compress(plan, cache, evidence, packed, scratch, scratch_bytes); !s) return s;
   if (auto const s = detail::check_values(exec, plan, cache, scratch); !s) return s;
   detail::carver carve(scratch);

@@ -1,0 +1,9 @@
+// expect: kvslim: the scorer reads evidence that was not passed
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#include <kvslim/kvslim.hpp>
+
+kvslim::status run(kvslim::archetype::cache cache, std::byte* memory) {
+  auto const plan = kvslim::make_plan(kvslim::pipeline{kvslim::snapkv{}, kvslim::top_k{{.budget = 4}}}, cache.extents());
+  return kvslim::compress(kvslim::cpu{}, plan, cache, kvslim::evidence<>{}, kvslim::packed_cache(plan, memory, 0), memory, 0);
+}

@@ -1,0 +1,9 @@
+// expect: kvslim: a policy must say what it is
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#include <kvslim/kvslim.hpp>
+
+struct untagged {
+  float score(auto const&) const { return 0; }
+};
+auto const p = kvslim::pipeline{untagged{}, kvslim::top_k{{.budget = 4}}};
