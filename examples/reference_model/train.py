@@ -333,7 +333,7 @@ def main():
     forward = torch.compile(model, dynamic=False) if args.compile else model
     start, step, last = time.time() - spent, 0, spent
     # Context grows with the share of time used: recall forms on short sequences and is then stretched.
-    stages = [(0.80, 192), (0.87, 512), (0.93, 1024), (1.01, 2048)]
+    stages = [(0.70, 192), (0.75, 512), (0.83, 1024), (1.01, 2048)]
     budget = args.minutes * 60
     recent = []
     while (used := time.time() - start) < budget:
