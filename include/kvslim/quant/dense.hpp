@@ -72,10 +72,16 @@ struct dense_value {
   KVSLIM_HD void accumulate(std::byte const* block, index_t, index_t, index_t dim, float const* p, index_t heads,
                             float* out) const noexcept {
     auto const* const in = reinterpret_cast<T const*>(block);
-    for (index_t h = 0; h < heads; ++h) {
-      float const weight = p[h * run_tokens];
-      for (index_t d = 0; d < dim; ++d) out[h * dim + d] += weight * to_float(in[d]);
+    constexpr index_t chunk = 16;  // converted once, used by every head
+    index_t d = 0;
+    for (; d + chunk <= dim; d += chunk) {
+      float v[chunk];
+      for (index_t i = 0; i < chunk; ++i) v[i] = to_float(in[d + i]);
+      for (index_t h = 0; h < heads; ++h)
+        for (index_t i = 0; i < chunk; ++i) out[h * dim + d + i] += p[h * run_tokens] * v[i];
     }
+    for (; d < dim; ++d)
+      for (index_t h = 0; h < heads; ++h) out[h * dim + d] += p[h * run_tokens] * to_float(in[d]);
   }
 };
 
