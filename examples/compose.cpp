@@ -19,7 +19,7 @@ constexpr auto policy = kvslim::pipeline{
 template <class Cache, class Evidence, class Query, class Out>
 kvslim::status compress_and_attend(Cache cache, Evidence evidence, Query query, Out out, float* lse) {
   auto const plan = kvslim::make_plan(policy, cache.extents());
-  example::buffer storage(plan.packed_bytes()), scratch(plan.workspace_bytes());  // 64-byte aligned, the caller's
+  std::vector<std::byte> storage(plan.packed_bytes()), scratch(plan.workspace_bytes());  // the caller's
   kvslim::packed_cache packed(plan, storage);
   if (auto s = kvslim::compress(kvslim::cpu{}, plan, cache, evidence, packed, scratch); !s) return s;
   std::printf("%lld bytes for %lld tokens\n", static_cast<long long>(packed.bytes()), static_cast<long long>(packed.tokens(0, 0)));

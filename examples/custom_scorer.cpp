@@ -28,7 +28,7 @@ int main() {
   example::random_cache const data({.sequences = 1, .kv_heads = 2, .tokens = 512, .head_dim = 64}, 8);
   auto const policy = kvslim::pipeline{short_keys{}, kvslim::top_k{{.budget = 64, .sinks = 4, .recent = 8}}};
   auto const plan = kvslim::make_plan(policy, data.view().extents());
-  example::buffer storage(plan.packed_bytes()), scratch(plan.workspace_bytes());
+  std::vector<std::byte> storage(plan.packed_bytes()), scratch(plan.workspace_bytes());
   kvslim::packed_cache packed(plan, storage);
   auto const done = kvslim::compress(kvslim::cpu{}, plan, data.view(), kvslim::evidence<>{}, packed, scratch);
   std::printf("%s: %lld of 512 tokens, the first at position %d, the last at %d\n", done.message,

@@ -18,7 +18,7 @@ kvslim::status compress_pages(float const* kv, std::int32_t const* block_table, 
       .extent = {.sequences = 2, .kv_heads = kv_heads, .tokens = 400, .head_dim = head_dim},
       .page_size = page_size, .table_width = 25});
   auto const plan = kvslim::make_plan(kvslim::pipeline{kvslim::knorm{}, kvslim::top_k{{.budget = 128}}}, cache.extents());
-  example::buffer storage(plan.packed_bytes()), scratch(plan.workspace_bytes());
+  std::vector<std::byte> storage(plan.packed_bytes()), scratch(plan.workspace_bytes());
   kvslim::packed_cache packed(plan, storage);
   return kvslim::compress(kvslim::cpu{}, plan, cache, kvslim::evidence<>{}, packed, scratch);
 }

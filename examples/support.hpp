@@ -2,33 +2,16 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// What the small examples share: an aligned buffer and a random cache.
+// What the small examples share: a random cache.
 
 #include <kvslim/core/view.hpp>
 
-#include <memory>
-#include <new>
 #include <random>
 #include <vector>
 
 namespace example {
 
 using kvslim::index_t;
-
-/// Bytes aligned to 64, as kvslim's storage and workspace must be.
-class buffer {
- public:
-  explicit buffer(index_t bytes) : size_(static_cast<std::size_t>(bytes)), data_(new (std::align_val_t{64}) std::byte[size_]) {}
-  [[nodiscard]] std::byte* data() const { return data_.get(); }
-  [[nodiscard]] std::size_t size() const { return size_; }
-
- private:
-  struct release {
-    void operator()(std::byte* p) const { ::operator delete[](p, std::align_val_t{64}); }
-  };
-  std::size_t size_;
-  std::unique_ptr<std::byte[], release> data_;
-};
 
 class random_cache {
  public:

@@ -16,7 +16,7 @@
 
 namespace example {
 
-/// Memory aligned as kvslim asks for it, owned by the engine.
+/// Memory owned by the engine, aligned to whole cache lines.
 class aligned_buffer {
  public:
   explicit aligned_buffer(index_t bytes) : size_(bytes), data_(new (align) std::byte[static_cast<std::size_t>(bytes)]) {}
@@ -24,7 +24,7 @@ class aligned_buffer {
   [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(size_); }
 
  private:
-  static constexpr std::align_val_t align{static_cast<std::size_t>(kvslim::alignment_bytes)};
+  static constexpr std::align_val_t align{64};
   struct release {
     void operator()(std::byte* p) const { ::operator delete[](p, align); }
   };

@@ -8,6 +8,8 @@
 //
 // Fidelity: split, flush rule and grouping are the authors'; `rounding::authors` also rounds every step to f16 as their tensors
 //   do, and then gives their codes and parameters bit for bit. The default computes in float with the stored parameters.
+// Fidelity: values are code * scale + low in float, as in the authors' attention kernel; their separate unpack routine rounds the
+//   product and the sum to f16.
 // Fidelity: codes are packed in planar units instead of the authors' 32-bit words (same codes, other order), because
 //   attention reads units without a transpose.
 // Fidelity: a group of equal values is 0/0 in the authors' code; here it decodes to exactly that value.

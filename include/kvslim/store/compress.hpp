@@ -135,12 +135,12 @@ template <class Plan, class Cache, class Evidence, class Packed>
   if (auto const s = plan.check(); !s) return s;
   if (auto const s = check_cache(cache); !s) return s;
   if (!(cache.extent == plan.extents())) return fail(errc::invalid_shape, "kvslim: the cache's extents are not those of the plan");
-  auto const aligned = [](void const* p) { return reinterpret_cast<std::uintptr_t>(p) % 64 == 0; };
+  auto const aligned = [](void const* p) { return reinterpret_cast<std::uintptr_t>(p) % alignment_bytes == 0; };
   if (packed.storage() == nullptr || !aligned(packed.storage()))
-    return fail(errc::invalid_pointer, "kvslim: the packed storage is null or not aligned to 64 bytes");
+    return fail(errc::invalid_pointer, "kvslim: the packed storage is null or not aligned to 16 bytes");
   if (packed.size() < plan.packed_bytes()) return fail(errc::buffer_too_small, "kvslim: the packed storage is below plan.packed_bytes()");
   if (plan.workspace_bytes() > 0 && (scratch == nullptr || !aligned(scratch)))
-    return fail(errc::invalid_pointer, "kvslim: the workspace is null or not aligned to 64 bytes");
+    return fail(errc::invalid_pointer, "kvslim: the workspace is null or not aligned to 16 bytes");
   if (scratch_bytes < plan.workspace_bytes()) return fail(errc::buffer_too_small, "kvslim: the workspace is below plan.workspace_bytes()");
   if constexpr (Plan::has_scorer) {
     auto const& scorer = plan.policy().template get<scorer_tag>();
@@ -213,7 +213,7 @@ status score(Exec const& exec, Plan const& plan, Cache const& cache, Evidence co
 
 /// Runs the pipeline: score, select, merge, reposition, encode.
 ///
-/// Shapes: cache and packed as planned; scratch of plan.workspace_bytes(), aligned to 64 bytes. Memory must not overlap.
+/// Shapes: cache and packed as planned; scratch of plan.workspace_bytes(), both aligned to alignment_bytes. Memory must not overlap.
 /// Returns: invalid_shape, invalid_option, invalid_pointer, buffer_too_small, non_finite, unsupported; then nothing of `packed` was
 /// written. Cost: one checking pass over K and V, the scorer's, one read of what stays and one write of its codes; no allocation,
 /// no synchronisation.

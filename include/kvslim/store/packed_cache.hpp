@@ -44,7 +44,7 @@ class packed_cache {
   using space = Space;
   using plan_type = compression_plan<Policy>;
 
-  /// Binds memory of at least plan.packed_bytes(), aligned to alignment_bytes. Checked by compress().
+  /// Binds memory of at least plan.packed_bytes(), aligned to alignment_bytes; more is faster. Checked by compress().
   constexpr packed_cache(plan_type const& plan, std::byte* storage, index_t bytes) noexcept
       : plan_(plan), storage_(storage), size_(bytes) {}
   template <class Buffer>

@@ -8,8 +8,8 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Alignment that storage and workspace must have, in bytes.
-inline constexpr index_t alignment_bytes = 256;
+/// Alignment that storage and workspace must have, in bytes: what std::vector<std::byte> gives. 64 and more avoids split cache lines.
+inline constexpr index_t alignment_bytes = 16;
 
 struct plan_options {
   index_t append_tokens = 0;  ///< room for tokens that decoding will append to every row

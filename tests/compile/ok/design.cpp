@@ -22,20 +22,6 @@ static_assert(kvslim::scorer<short_keys>);
 
 namespace {
 
-/// std::vector<std::byte> gives 16-byte alignment; the storage must have 64. This buffer is what an engine's arena is.
-struct arena {
-  explicit arena(kvslim::index_t bytes) : memory(static_cast<std::size_t>(bytes) + 63) {
-    auto const address = reinterpret_cast<std::uintptr_t>(memory.data());
-    at = memory.data() + (64 - address % 64) % 64;
-    length = static_cast<std::size_t>(bytes);
-  }
-  std::byte* data() { return at; }
-  std::size_t size() const { return length; }
-  std::vector<std::byte> memory;
-  std::byte* at;
-  std::size_t length;
-};
-
 template <class Cache, class Evidence, class Query, class Out>
 bool compose(Cache cache, Evidence evidence, Query query, Out out, float* lse) {
   constexpr auto policy = kvslim::pipeline{
@@ -44,7 +30,8 @@ bool compose(Cache cache, Evidence evidence, Query query, Out out, float* lse) {
       kvslim::kvmerger{{.threshold = 0.75f}},
       kvslim::kivi<2>{{.group = 32, .residual = 128}}};
   auto const plan = kvslim::make_plan(policy, cache.extents());
-  arena storage(plan.packed_bytes()), scratch(plan.workspace_bytes());
+  std::vector<std::byte> storage(plan.packed_bytes());
+  std::vector<std::byte> scratch(plan.workspace_bytes());
   kvslim::packed_cache packed(plan, storage);
   auto const done = kvslim::compress(kvslim::cpu{}, plan, cache, evidence, packed, scratch);   // [[nodiscard]] status
   return done.ok() && kvslim::attend(kvslim::cpu{}, query, packed, out, lse).ok();
