@@ -12,6 +12,8 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
+/// Blocks of one token lie next to each other, so such a codec is handed several of them in one call.
+
 /// Tokens that attention handles in one step; scores and weights of a run are [q_heads][run_tokens] floats.
 inline constexpr index_t run_tokens = 32;
 /// Query heads handled in one step; larger groups are processed in pieces.

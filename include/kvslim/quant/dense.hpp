@@ -8,6 +8,7 @@
 
 #include <kvslim/core/codec.hpp>
 #include <kvslim/core/concepts.hpp>
+#include <kvslim/core/convert.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -41,7 +42,7 @@ struct dense_key {
     float sum[run_heads][tile] = {};
     for (index_t d = 0; d < dim; ++d) {
       float k[tile];
-      for (index_t t = 0; t < tile; ++t) k[t] = to_float(in[d * tile + t]);
+      detail::widen16(in + d * tile, k);
       for (index_t h = 0; h < heads; ++h)
         for (index_t t = 0; t < tile; ++t) sum[h][t] += q[h * dim + d] * k[t];
     }
@@ -69,19 +70,26 @@ struct dense_value {
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, index_t, index_t d, index_t) const noexcept {
     return to_float(reinterpret_cast<T const*>(block)[d]);
   }
-  KVSLIM_HD void accumulate(std::byte const* block, index_t, index_t, index_t dim, float const* p, index_t heads,
+  /// Blocks of one token are handed over several at a time: rows `first` to `first + n`.
+  KVSLIM_HD void accumulate(std::byte const* block, index_t first, index_t n, index_t dim, float const* p, index_t heads,
                             float* out) const noexcept {
-    auto const* const in = reinterpret_cast<T const*>(block);
-    constexpr index_t chunk = 16;  // converted once, used by every head
+    auto const* const in = reinterpret_cast<T const*>(block) + first * dim;
+    constexpr index_t chunk = 16;
     index_t d = 0;
     for (; d + chunk <= dim; d += chunk) {
-      float v[chunk];
-      for (index_t i = 0; i < chunk; ++i) v[i] = to_float(in[d + i]);
-      for (index_t h = 0; h < heads; ++h)
-        for (index_t i = 0; i < chunk; ++i) out[h * dim + d + i] += p[h * run_tokens] * v[i];
+      float v[run_tokens][chunk];  // converted once, used by every head
+      for (index_t t = 0; t < n; ++t) detail::widen16(in + t * dim + d, v[t]);
+      for (index_t h = 0; h < heads; ++h) {
+        float sum[chunk];
+        for (index_t i = 0; i < chunk; ++i) sum[i] = out[h * dim + d + i];
+        for (index_t t = 0; t < n; ++t)
+          for (index_t i = 0; i < chunk; ++i) sum[i] += p[h * run_tokens + t] * v[t][i];
+        for (index_t i = 0; i < chunk; ++i) out[h * dim + d + i] = sum[i];
+      }
     }
     for (; d < dim; ++d)
-      for (index_t h = 0; h < heads; ++h) out[h * dim + d] += p[h * run_tokens] * to_float(in[d]);
+      for (index_t h = 0; h < heads; ++h)
+        for (index_t t = 0; t < n; ++t) out[h * dim + d] += p[h * run_tokens + t] * to_float(in[t * dim + d]);
   }
 };
 

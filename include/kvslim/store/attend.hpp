@@ -28,11 +28,13 @@ struct lane_reader {
   /// Tokens from t that one call can handle.
   [[nodiscard]] KVSLIM_HD index_t reach(index_t t) const noexcept {
     if (t < coded) {
+      if (codec.block_tokens() == 1) return min(coded - t, run_tokens);
       index_t const inside = t % codec.block_tokens();
       return min(min(coded - t, codec.block_tokens() - inside), run_tokens - inside % run_tokens);
     }
     index_t const slot = t % codec.tail_tokens();
-    return min(codec.tail_tokens() - slot, tail.block_tokens() - slot % tail.block_tokens());
+    index_t const room = codec.tail_tokens() - slot;
+    return tail.block_tokens() == 1 ? min(room, run_tokens) : min(room, tail.block_tokens() - slot % tail.block_tokens());
   }
   /// Calls f(codec, block, first) for the block that holds token t.
   template <class F>
