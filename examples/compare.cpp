@@ -119,14 +119,14 @@ int main(int argc, char** argv) try {
   app.add_option("--out", out_dir, "folder for report.json and report.dat");
   app.add_option("--texts", texts, "texts scored")->check(CLI::Range(1, 100));
   app.add_option("--keys", keys, "pass keys asked")->check(CLI::Range(1, 100));
-  app.add_option("--context", context, "tokens of context (default: 2048 or what the model has)");
+  app.add_option("--context", context, "tokens of context (default: 1024 or what the model has)");
   app.add_option("--scored", scored, "tokens scored after compression")->check(CLI::Range(1, 100000));
   CLI11_PARSE(app, argc, argv);
 
   auto const file = example::gguf::open(model_path);
   example::model model(file);
   auto const& shape = model.shape();
-  if (context == 0) context = std::min<index_t>(2048, shape.context);
+  if (context == 0) context = std::min<index_t>(1024, shape.context);  // the reference model has learnt little beyond
   if (context < 512 || context > shape.context || scored > context / 2) throw std::runtime_error("--context must be 512 to the model's own, --scored at most half of it");
   std::ifstream in(text_path, std::ios::binary);
   std::string const text{std::istreambuf_iterator<char>(in), {}};

@@ -3,7 +3,7 @@
 # SPDX-FileCopyrightText: The kvslim authors
 """Trains the byte-level llama-architecture reference model and writes it as one GGUF file.
 
-    python3 train.py --text DIR [DIR ...] --out kvslim-reference.gguf --minutes 90
+    python3 train.py --text DIR [DIR ...] --out kvslim-reference.gguf --minutes 84
 
 Needs torch, numpy and gguf (all on PyPI). --text takes folders of plain text (see MODEL_CARD.md for the Debian
 packages that the shipped model was trained on). Files whose path hash falls in 1/40 are held out. A quarter of
