@@ -34,10 +34,16 @@
 #endif
 #if defined(__CUDACC__)
 #define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_cuda)
+#elif defined(__AVX512F__) && defined(__F16C__)
+#define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_avx512_f16c)
 #elif defined(__AVX512F__)
 #define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_avx512)
+#elif defined(__AVX2__) && defined(__F16C__)
+#define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_avx2_f16c)
 #elif defined(__AVX2__)
 #define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_avx2)
+#elif defined(__F16C__)
+#define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_f16c)
 #else
 #define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_base)
 #endif

@@ -12,5 +12,34 @@ float KVSLIM_ODR_FUNCTION() {
   alignas(256) static std::byte storage[1 << 16], scratch[1 << 17];
   packed_cache const packed(plan, storage, sizeof storage);
   if (!compress(cpu{}, plan, cache, evidence<>{}, packed, scratch, sizeof scratch)) return -1.0f;
-  return static_cast<float>(packed.bytes()) + packed.key(0, 3, 5);
+  // Attention over f16 blocks takes the conversion instruction where the flags have it.
+  auto const exact = make_plan(dense<f16>{}, cache.extents());
+  alignas(256) static std::byte f16_storage[1 << 16];
+  packed_cache const f16_packed(exact, f16_storage, sizeof f16_storage);
+  if (!compress(cpu{}, exact, cache, evidence<>{}, f16_packed, scratch, sizeof scratch)) return -1.0f;
+  static float out[32], lse[1];
+  rows_shape const one{1, 1, 1, 32};
+  if (!attend(cpu{}, dense_rows<host_space, float const>(k + 64, one), f16_packed, dense_rows(out, one), lse)) return -1.0f;
+  return static_cast<float>(packed.bytes()) + packed.key(0, 3, 5) + out[7];
+}
+
+/// Finite f16 values for which widen16 differs from to_float; -1 if this unit should have the instruction's path and does not.
+int KVSLIM_ODR_WIDEN() {
+  using namespace kvslim;
+#if defined(KVSLIM_ODR_NATIVE) && defined(__x86_64__) && !defined(__F16C__)
+  return -1;
+#endif
+  int different = 0;
+  for (unsigned i = 0; i < 65536; i += 16) {
+    f16 in[16];
+    float got[16];
+    for (unsigned j = 0; j < 16; ++j) in[j].bits = static_cast<std::uint16_t>(i + j);
+    detail::widen16(in, got);
+    for (unsigned j = 0; j < 16; ++j) {
+      float const want = to_float(in[j]);
+      bool const nan = want != want;
+      different += nan ? got[j] == got[j] : detail::bit_cast<std::uint32_t>(got[j]) != detail::bit_cast<std::uint32_t>(want);
+    }
+  }
+  return different;
 }
