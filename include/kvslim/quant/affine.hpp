@@ -56,6 +56,7 @@ KVSLIM_HD inline void dot_codes(std::uint8_t const* codes, index_t dim, index_t 
 template <int Bits, element Tail = f16>
 struct channel_key {
   using tail_type = Tail;
+  static constexpr float largest_value = 65504.0f;  // scale and low are f16
   index_t group = 32;
   index_t residual = 128;
   kvslim::rounding rounding = kvslim::rounding::precise;
@@ -119,6 +120,7 @@ struct channel_key {
 template <int Bits, element Tail = f16>
 struct token_key {
   using tail_type = Tail;
+  static constexpr float largest_value = 65504.0f;  // scale and low are f16
   index_t residual = 0;
 
   [[nodiscard]] KVSLIM_HD status check(index_t dim) const noexcept {
@@ -171,6 +173,7 @@ struct token_key {
 template <int Bits, element Tail = f16>
 struct token_value {
   using tail_type = Tail;
+  static constexpr float largest_value = 65504.0f;  // scale and low are f16
   index_t group = 0;
   index_t residual = 0;
   kvslim::rounding rounding = kvslim::rounding::precise;

@@ -91,6 +91,10 @@ KVSLIM_HD inline void attend_row(Packed const& packed, index_t r, index_t begin,
         if (weighted) x[i] += log_weight[t + i];
         high = x[i] > high ? x[i] : high;
       }
+      if (high == -INFINITY) {  // nothing visible yet: every logit so far is -inf
+        for (index_t i = 0; i < n; ++i) x[i] = 0.0f;
+        continue;
+      }
       float const shrink = std::exp(most[h] - high);
       if (high > most[h]) {
         total[h] *= shrink;

@@ -18,6 +18,14 @@ template <element T>
   return 3.0e38f;
 }
 
+/// Largest magnitude that a codec can store: its tail's, and its parameters' if they are narrower.
+template <class Codec>
+[[nodiscard]] constexpr float largest_stored() noexcept {
+  float limit = largest<typename Codec::tail_type>();
+  if constexpr (requires { Codec::largest_value; }) limit = Codec::largest_value < limit ? Codec::largest_value : limit;
+  return limit;
+}
+
 /// Reads one kept token (merged or not, moved or not) as float rows. `scratch` holds 3 * head_dim floats.
 template <class Plan, class Cache>
 KVSLIM_HD inline float read_kept(Plan const& plan, Cache const& cache, workspace const& w, index_t r, index_t slot, float* k,
@@ -134,6 +142,8 @@ template <class Plan, class Cache, class Evidence, class Packed>
                                     std::byte const* scratch, index_t scratch_bytes) noexcept {
   if (auto const s = plan.check(); !s) return s;
   if (auto const s = check_cache(cache); !s) return s;
+  if (cache.log_weight != nullptr && !plan.keeps_log_weight())
+    return fail(errc::unsupported, "kvslim: the view has log weights, which only a merger with mass_bias stores");
   if (!(cache.extent == plan.extents())) return fail(errc::invalid_shape, "kvslim: the cache's extents are not those of the plan");
   auto const aligned = [](void const* p) { return reinterpret_cast<std::uintptr_t>(p) % alignment_bytes == 0; };
   if (packed.storage() == nullptr || !aligned(packed.storage()))
@@ -153,8 +163,8 @@ template <class Plan, class Cache, class Evidence, class Packed>
 template <class Exec, class Plan, class Cache>
 [[nodiscard]] status check_values(Exec const& exec, Plan const& plan, Cache const& cache, std::byte* scratch) {
   auto const e = plan.extents();
-  float const key_limit = largest<typename decltype(plan.key_codec())::tail_type>();
-  float const value_limit = largest<typename decltype(plan.value_codec())::tail_type>();
+  float const key_limit = largest_stored<decltype(plan.key_codec())>();
+  float const value_limit = largest_stored<decltype(plan.value_codec())>();
   auto* const good = reinterpret_cast<std::uint8_t*>(scratch);
   exec.for_each(e.rows(), [=](index_t r) {
     index_t const s = r / e.kv_heads, h = r % e.kv_heads;

@@ -79,7 +79,8 @@ class packed_cache {
   [[nodiscard]] std::int32_t next_position(index_t sequence, index_t kv_head = 0) const noexcept {
     return row(index(sequence, kv_head)).next_position;
   }
-  /// Logical position of a held token.
+  /// Logical position of a held token. Without a selector or merger positions are not stored, and the held tokens are taken to end at
+  /// next_position() without gaps.
   [[nodiscard]] std::int32_t position(index_t sequence, index_t kv_head, index_t t) const noexcept {
     auto const& entry = row(index(sequence, kv_head));
     if constexpr (plan_type::keeps_positions())
@@ -113,6 +114,7 @@ class packed_cache {
   template <class Codec, class Tail>
   [[nodiscard]] KVSLIM_HD float value_at(Codec const& codec, Tail const& tail, packed_row const& entry, index_t coded,
                                          index_t blocks, index_t tail_at, index_t t, index_t d) const noexcept {
+    KVSLIM_ASSERT(t >= 0 && t < entry.count && d >= 0 && d < plan_.extents().head_dim);
     index_t const dim = plan_.extents().head_dim;
     if (t < coded) {
       index_t const b = t / codec.block_tokens();

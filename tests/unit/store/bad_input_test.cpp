@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include "support/catch.hpp"
 #include "support/oracle.hpp"
+#include "support/tolerance.hpp"
 
 using namespace kvslim;
 
@@ -80,6 +81,32 @@ TEST_CASE("NaN and infinity in K, V or queries are refused; values beyond f16 to
     c.q[5] = poison;
     CHECK(outcome(pipeline{snapkv{{.window = 16}}, top_k{{.budget = 20}}}, c.view(), evidence{window_queries{c.queries(16)}}) == errc::non_finite);
   }
+}
+
+TEST_CASE("values that f16 parameters cannot hold are refused whatever the tail holds", "[bad_input][kivi]") {
+  data::cache c(small);
+  for (float& x : c.k) x += 1e6f;
+  CHECK(outcome(kivi<8, bf16>{{.residual = 32}}, c.view(), evidence<>{}) == errc::non_finite);
+  CHECK(outcome(int_per_token<8, float>{}, c.view(), evidence<>{}) == errc::non_finite);
+  CHECK(outcome(dense<bf16>{}, c.view(), evidence<>{}) == errc::ok);
+}
+
+TEST_CASE("log weights are stored or refused, never dropped", "[bad_input]") {
+  data::cache const c(small);
+  std::vector<float> weight(64, 0.0f), scores(2 * 64, 1.0f);
+  weight[3] = -INFINITY;
+  auto view = c.view();
+  view.log_weight = weight.data();
+  CHECK(outcome(dense<f16>{}, view, evidence<>{}) == errc::unsupported);
+  data::compressed const run(pipeline{given_scores{}, kvmerger{{.threshold = 1.0f, .mass_bias = true}}, dense<float>{}}, view, evidence{token_scores<>{scores.data()}});
+  REQUIRE(run.result.ok());
+  CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
+  std::fill(weight.begin(), weight.end(), -INFINITY);
+  data::compressed const masked(pipeline{given_scores{}, kvmerger{{.threshold = 1.0f, .mass_bias = true}}}, view, evidence{token_scores<>{scores.data()}});
+  std::vector<float> out(4 * 32, 1.0f), lse(4);
+  REQUIRE(attend(cpu{}, c.queries(1), masked.packed, dense_rows(out.data(), {1, 4, 1, 32}), lse.data()).ok());
+  CHECK(out[5] == 0.0f);
+  CHECK(lse[0] == -INFINITY);
 }
 
 TEST_CASE("NaN scores rank last and infinities rank by the total order", "[bad_input][top_k]") {
