@@ -4,7 +4,7 @@
 
 using namespace kvslim;
 
-// The codecs by themselves, in the combination that no named quantizer uses: a larger key group.
+// The affine codecs have no quantizer of their own name; this is KIVI's combination of them at its largest key group.
 namespace {
 
 [[maybe_unused]] int const registered[] = {

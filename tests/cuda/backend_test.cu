@@ -94,6 +94,16 @@ void both(char const* name, Policy const& policy, bool exact) {
   }
   auto const bytes = storage.host();
   auto const used = static_cast<std::size_t>(host.packed.bytes());
+  // Kept tokens must be the same for every method, whatever its scores were rounded to.
+  data::buffer mirror(plan.packed_bytes());
+  std::memcpy(mirror.data(), bytes.data(), bytes.size());
+  packed_cache<typename std::remove_cvref_t<decltype(plan)>::policy_type> const read_back(plan, mirror);
+  for (index_t s = 0; s < 2; ++s)
+    for (index_t h = 0; h < 2; ++h) {
+      bool same = read_back.tokens(s, h) == host.packed.tokens(s, h) && read_back.next_position(s, h) == host.packed.next_position(s, h);
+      for (index_t t = 0; same && t < host.packed.tokens(s, h); ++t) same = read_back.position(s, h, t) == host.packed.position(s, h, t);
+      check(same, "kept tokens are equal", name);
+    }
   if (exact) check(std::memcmp(bytes.data(), host.storage.data(), used) == 0, "stored bytes are equal", name);
 
   // Attention of both backends over the CPU's stored bytes, so that this check stands alone.

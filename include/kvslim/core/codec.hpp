@@ -12,14 +12,12 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Blocks of one token lie next to each other, so such a codec is handed several of them in one call.
-
 /// Tokens that attention handles in one step; scores and weights of a run are [q_heads][run_tokens] floats.
 inline constexpr index_t run_tokens = 32;
 /// Query heads handled in one step; larger groups are processed in pieces.
 inline constexpr index_t run_heads = 8;
 
-/// What both kinds of codec promise. `rows` is [n, dim] floats; `first` and `n` count tokens inside one block.
+/// What both kinds of codec promise. Blocks of one token lie next to each other, so such a codec is handed several in one call. `rows` is [n, dim] floats; `first` and `n` count tokens inside one block.
 template <class C>
 concept codec = std::is_trivially_copyable_v<C> &&
                 requires(C const c, index_t i, float const* rows, std::byte* block, std::byte const* stored) {

@@ -52,7 +52,7 @@ __global__ void attend_kernel(Packed packed, Query query, Out out, float* lse, f
 
 }  // namespace detail
 
-/// attend() on a stream; same stored bytes, values within the same bound as on the CPU. Requires head_dim <= 256 (unsupported).
+/// attend() on a stream, over the same stored bytes; meant to stay within the CPU's bound, which no GPU has confirmed yet. Requires head_dim <= 256 (unsupported).
 template <class Policy, class Query, class Out>
 status attend(cuda exec, Query const& query, packed_cache<Policy, cuda_space> const& packed, Out const& out, float* lse,
               attend_options options = {}) {

@@ -89,7 +89,7 @@ struct append_body {
 
 }  // namespace detail
 
-/// compress() on a stream: same policy, plan and stored bytes; view, evidence, storage and workspace in device memory.
+/// compress() on a stream: same policy, plan and stored form (not yet run on a GPU); view, evidence, storage and workspace in device memory.
 /// What only device memory can tell (lengths, non-finite values) is not checked, because nothing synchronises.
 /// Rows are encoded by one thread each: correct, and far from the floor.
 template <class Policy, class Cache, class Evidence>
