@@ -17,31 +17,94 @@ inline constexpr index_t run_tokens = 32;
 /// Query heads handled in one step; larger groups are processed in pieces.
 inline constexpr index_t run_heads = 8;
 
-/// What both kinds of codec promise. Blocks of one token lie next to each other, so such a codec is handed several in one call. `rows` is [n, dim] floats; `first` and `n` count tokens inside one block.
+/// Logical positions of consecutive tokens of a row: a stored list, or a first position that counts up.
+struct run_positions {
+  std::int32_t const* list = nullptr;
+  std::int32_t first = 0;
+
+  [[nodiscard]] KVSLIM_HD constexpr std::int32_t operator[](index_t i) const noexcept {
+    return list != nullptr ? list[i] : first + static_cast<std::int32_t>(i);
+  }
+};
+
+/// Rows whose lanes share their blocks: that many consecutive sequences of the view (the layers of a group, say) times kv heads.
+struct row_group {
+  index_t sequences = 1, kv_heads = 1;
+  [[nodiscard]] KVSLIM_HD constexpr index_t size() const noexcept { return sequences * kv_heads; }
+};
+
+/// The tokens that one call of a codec is about: [first, first + n) of a block, and what is known of them.
+struct block_run {
+  index_t first = 0, n = 1, dim = 0;
+  index_t token = 0;                 ///< place of the first one in its row
+  index_t row = 0;                   ///< sequence * kv_heads + kv_head: finds a basis or codebook that belongs to a head
+  index_t member = 0;                ///< place in the row group, sequence-major
+  run_positions positions = {};      ///< [n]; after eviction only stored where the codec says uses_positions
+  std::byte const* state = nullptr;  ///< what fit() stored for the lane, null without one
+};
+
+/// What both kinds of codec promise. Blocks of one token lie next to each other, so such a codec is handed several in one call.
+/// `rows` is [run.n, run.dim] floats; decode gives one channel of token run.first.
 template <class C>
 concept codec = std::is_trivially_copyable_v<C> &&
-                requires(C const c, index_t i, float const* rows, std::byte* block, std::byte const* stored) {
-                  typename C::tail_type;                                              // element type of the exact tail
-                  { c.check(i) } -> std::same_as<status>;                             // head_dim fits
+                requires(C const c, index_t i, block_run const run, float const* rows, std::byte* block, std::byte const* stored) {
+                  typename C::tail_type;                                   // element type of the exact tail
+                  { c.check(i) } -> std::same_as<status>;                  // head_dim fits
                   { c.block_tokens() } -> std::same_as<index_t>;
-                  { c.block_bytes(i) } -> std::same_as<index_t>;                      // of head_dim
-                  { c.coded(i) } -> std::same_as<index_t>;                            // of i settled tokens, how many are in blocks
-                  { c.tail_tokens() } -> std::same_as<index_t>;                       // slots of the exact tail, 0: none
-                  { c.whole_blocks() } -> std::same_as<bool>;                         // blocks are only written whole
-                  c.encode(rows, i, i, i, block);                                     // rows, first, n, dim, block
-                  { c.decode(stored, i, i, i) } -> std::same_as<float>;               // block, token, channel, dim
+                  { c.block_bytes(i) } -> std::same_as<index_t>;           // of head_dim
+                  { c.coded(i) } -> std::same_as<index_t>;                 // of i settled tokens, how many are in blocks
+                  { c.tail_tokens() } -> std::same_as<index_t>;            // slots of the exact tail, 0: none
+                  { c.whole_blocks() } -> std::same_as<bool>;              // blocks are only written whole
+                  c.encode(rows, run, block);
+                  { c.decode(stored, run, i) } -> std::same_as<float>;     // block, token, channel
                 };
 
-/// dot(block, first, n, dim, q, heads, scores): scores[h][i] += q[h] . k[first + i]; q is [heads, dim].
+/// dot(block, run, q, heads, scores): scores[h][i] += q[h] . k[run.first + i]; q is [heads, dim].
 template <class C>
-concept key_codec = codec<C> && requires(C const c, std::byte const* b, float const* q, float* out, index_t i) {
-  c.dot(b, i, i, i, q, i, out);
+concept key_codec = codec<C> && requires(C const c, std::byte const* b, block_run const run, float const* q, float* out, index_t i) {
+  c.dot(b, run, q, i, out);
 };
 
-/// accumulate(block, first, n, dim, p, heads, out): out[h] += sum_i p[h][i] * v[first + i]; out is [heads, dim].
+/// accumulate(block, run, p, heads, out): out[h] += sum_i p[h][i] * v[run.first + i]; out is [heads, dim].
 template <class C>
-concept value_codec = codec<C> && requires(C const c, std::byte const* b, float const* p, float* out, index_t i) {
-  c.accumulate(b, i, i, i, p, i, out);
+concept value_codec = codec<C> && requires(C const c, std::byte const* b, block_run const run, float const* p, float* out, index_t i) {
+  c.accumulate(b, run, p, i, out);
 };
+
+// What a codec may have besides. A missing member means the default.
+
+/// `static constexpr bool uses_positions = true`: the codec reads run.positions, so they are stored whenever rows may have gaps.
+template <class C>
+inline constexpr bool uses_positions = false;
+template <class C>
+  requires requires { C::uses_positions; }
+inline constexpr bool uses_positions<C> = C::uses_positions;
+
+/// `row_group group() const`: these rows share one block per stretch of tokens, which lies in the first of them. encode is handed
+/// [members, n, dim]; the rows must keep the same tokens; each keeps its own exact tail.
+template <class C>
+[[nodiscard]] KVSLIM_HD constexpr row_group group_of(C const& codec) noexcept {
+  if constexpr (requires { codec.group(); })
+    return codec.group();
+  else
+    return {};
+}
+
+/// `state_bytes(dim, tokens)`, `fit_floats(dim, tokens)` and `fit(read, tokens, run, state, scratch)`: something computed from the whole
+/// lane before its blocks (a basis, a codebook, a list of outliers) and stored once per row group. `read(member, token, out)` gives one
+/// row; `tokens` may be 0. append() leaves the state as it is.
+template <class C>
+concept fitted_codec = requires(C const c, index_t i, block_run const run, std::byte* state, float* scratch) {
+  { c.state_bytes(i, i) } -> std::same_as<index_t>;
+  { c.fit_floats(i, i) } -> std::same_as<index_t>;
+  c.fit([](index_t, index_t, float*) {}, i, run, state, scratch);
+};
+template <class C>
+[[nodiscard]] KVSLIM_HD constexpr index_t state_bytes_of(C const& codec, index_t dim, index_t tokens) noexcept {
+  if constexpr (fitted_codec<C>)
+    return codec.state_bytes(dim, tokens);
+  else
+    return 0;
+}
 
 KVSLIM_END_NAMESPACE

@@ -76,7 +76,8 @@ struct channel_key {
   [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return residual; }
   [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return true; }
 
-  KVSLIM_HD void encode(float const* rows, index_t, index_t, index_t dim, std::byte* block) const noexcept {
+  KVSLIM_HD void encode(float const* rows, block_run const& run, std::byte* block) const noexcept {
+    index_t const dim = run.dim;
     auto* const codes = reinterpret_cast<std::uint8_t*>(block);
     auto* const scale = reinterpret_cast<f16*>(block + code_bytes(dim));
     auto* const low = scale + dim;
@@ -96,22 +97,21 @@ struct channel_key {
     auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
     return {scale[d], scale[dim + d]};
   }
-  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
-    return parameters(block, t, d, dim).decode(code(block, t, d, dim));
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const& run, index_t d) const noexcept {
+    return parameters(block, run.first, d, run.dim).decode(code(block, run.first, d, run.dim));
   }
-  KVSLIM_HD void dot(std::byte const* block, index_t first, index_t n, index_t dim, float const* q, index_t heads,
-                     float* scores) const noexcept {
+  KVSLIM_HD void dot(std::byte const* block, block_run const& run, float const* q, index_t heads, float* scores) const noexcept {
+    index_t const dim = run.dim;
     auto const* const codes = reinterpret_cast<std::uint8_t const*>(block);
     auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
     float base[run_heads] = {}, sums[run_heads][32] = {};
     for (index_t h = 0; h < heads; ++h)
       for (index_t d = 0; d < dim; ++d) base[h] += q[h * dim + d] * to_float(scale[dim + d]);
-    index_t const run = first / 32;
     detail::dot_codes<Bits>(
-        codes + run * (dim / 4) * ops::unit_bytes<Bits>, dim, heads,
+        codes + run.first / 32 * (dim / 4) * ops::unit_bytes<Bits>, dim, heads,
         [&](index_t h, index_t d) { return q[h * dim + d] * to_float(scale[d]); }, sums);
     for (index_t h = 0; h < heads; ++h)
-      for (index_t i = 0; i < n; ++i) scores[h * run_tokens + i] += sums[h][first % 32 + i] + base[h];
+      for (index_t i = 0; i < run.n; ++i) scores[h * run_tokens + i] += sums[h][run.first % 32 + i] + base[h];
   }
 };
 
@@ -135,26 +135,27 @@ struct token_key {
   [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return residual == 0 ? 0 : residual + 1; }
   [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return false; }
 
-  KVSLIM_HD void encode(float const* rows, index_t first, index_t n, index_t dim, std::byte* block) const noexcept {
+  KVSLIM_HD void encode(float const* rows, block_run const& run, std::byte* block) const noexcept {
+    index_t const dim = run.dim;
     auto* const codes = reinterpret_cast<std::uint8_t*>(block);
     auto* const scale = reinterpret_cast<f16*>(block + code_bytes(dim));
-    for (index_t i = 0; i < n; ++i) {
+    for (index_t i = 0; i < run.n; ++i) {
       auto const a = ops::fit_affine(ops::group_range(rows + i * dim, dim, 1), Bits, rounding::precise);
-      scale[first + i] = a.scale;
-      scale[32 + first + i] = a.low;
+      scale[run.first + i] = a.scale;
+      scale[32 + run.first + i] = a.low;
       for (index_t d = 0; d < dim; ++d)
-        detail::put_key<Bits>(codes, first + i, d, dim, ops::encode_affine(rows[i * dim + d], a, Bits, rounding::precise));
+        detail::put_key<Bits>(codes, run.first + i, d, dim, ops::encode_affine(rows[i * dim + d], a, Bits, rounding::precise));
     }
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
     return detail::get_key<Bits>(reinterpret_cast<std::uint8_t const*>(block), t, d, dim);
   }
-  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
-    auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
-    return ops::affine{scale[t], scale[32 + t]}.decode(code(block, t, d, dim));
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const& run, index_t d) const noexcept {
+    auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(run.dim));
+    return ops::affine{scale[run.first], scale[32 + run.first]}.decode(code(block, run.first, d, run.dim));
   }
-  KVSLIM_HD void dot(std::byte const* block, index_t first, index_t n, index_t dim, float const* q, index_t heads,
-                     float* scores) const noexcept {
+  KVSLIM_HD void dot(std::byte const* block, block_run const& run, float const* q, index_t heads, float* scores) const noexcept {
+    index_t const dim = run.dim;
     auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
     float total[run_heads] = {}, sums[run_heads][32] = {};
     for (index_t h = 0; h < heads; ++h)
@@ -162,8 +163,8 @@ struct token_key {
     detail::dot_codes<Bits>(
         reinterpret_cast<std::uint8_t const*>(block), dim, heads, [&](index_t h, index_t d) { return q[h * dim + d]; }, sums);
     for (index_t h = 0; h < heads; ++h)
-      for (index_t i = 0; i < n; ++i)
-        scores[h * run_tokens + i] += sums[h][first + i] * to_float(scale[first + i]) + total[h] * to_float(scale[32 + first + i]);
+      for (index_t i = 0; i < run.n; ++i)
+        scores[h * run_tokens + i] += sums[h][run.first + i] * to_float(scale[run.first + i]) + total[h] * to_float(scale[32 + run.first + i]);
   }
 };
 
@@ -194,12 +195,13 @@ struct token_value {
   [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return residual == 0 ? 0 : residual + 1; }
   [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return false; }
 
-  KVSLIM_HD void encode(float const* rows, index_t first, index_t n, index_t dim, std::byte* block) const noexcept {
+  KVSLIM_HD void encode(float const* rows, block_run const& run, std::byte* block) const noexcept {
+    index_t const dim = run.dim;
     auto* const codes = reinterpret_cast<std::uint8_t*>(block);
     auto* const scale = reinterpret_cast<f16*>(block + code_bytes(dim));
     index_t const groups = dim / width(dim);
-    for (index_t i = 0; i < n; ++i) {
-      index_t const t = first + i;
+    for (index_t i = 0; i < run.n; ++i) {
+      index_t const t = run.first + i;
       for (index_t g = 0; g < groups; ++g) {
         float const* const x = rows + i * dim + g * width(dim);
         auto const a = ops::fit_affine(ops::group_range(x, width(dim), 1), Bits, rounding);
@@ -220,11 +222,11 @@ struct token_value {
     index_t const groups = dim / width(dim), g = d / width(dim);
     return {scale[t * groups + g], scale[(4 + t) * groups + g]};
   }
-  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
-    return parameters(block, t, d, dim).decode(code(block, t, d, dim));
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const& run, index_t d) const noexcept {
+    return parameters(block, run.first, d, run.dim).decode(code(block, run.first, d, run.dim));
   }
-  KVSLIM_HD void accumulate(std::byte const* block, index_t first, index_t n, index_t dim, float const* p, index_t heads,
-                            float* out) const noexcept {
+  KVSLIM_HD void accumulate(std::byte const* block, block_run const& run, float const* p, index_t heads, float* out) const noexcept {
+    index_t const dim = run.dim;
     auto const* const codes = reinterpret_cast<std::uint8_t const*>(block);
     auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
     index_t const groups = dim / width(dim);
@@ -232,8 +234,8 @@ struct token_value {
       std::uint8_t bytes[ops::unit_codes];
       ops::unpack_unit<Bits>(codes + unit * ops::unit_bytes<Bits>, bytes);
       index_t const begin = unit * 32, end = detail::min(dim, begin + 32);
-      for (index_t i = 0; i < n; ++i) {
-        index_t const t = first + i;
+      for (index_t i = 0; i < run.n; ++i) {
+        index_t const t = run.first + i;
         float value[32];
         for (index_t d = begin; d < end;) {
           index_t const g = d / width(dim), stop = detail::min(end, (g + 1) * width(dim));

@@ -28,17 +28,17 @@ struct dense_key {
   [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return 0; }
   [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return false; }
 
-  KVSLIM_HD void encode(float const* rows, index_t first, index_t n, index_t dim, std::byte* block) const noexcept {
+  KVSLIM_HD void encode(float const* rows, block_run const& run, std::byte* block) const noexcept {
     auto* const out = reinterpret_cast<T*>(block);
-    for (index_t i = 0; i < n; ++i)
-      for (index_t d = 0; d < dim; ++d) out[d * tile + first + i] = from_float<T>(rows[i * dim + d]);
+    for (index_t i = 0; i < run.n; ++i)
+      for (index_t d = 0; d < run.dim; ++d) out[d * tile + run.first + i] = from_float<T>(rows[i * run.dim + d]);
   }
-  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, index_t t, index_t d, index_t) const noexcept {
-    return to_float(reinterpret_cast<T const*>(block)[d * tile + t]);
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const& run, index_t d) const noexcept {
+    return to_float(reinterpret_cast<T const*>(block)[d * tile + run.first]);
   }
-  KVSLIM_HD void dot(std::byte const* block, index_t first, index_t n, index_t dim, float const* q, index_t heads,
-                     float* scores) const noexcept {
+  KVSLIM_HD void dot(std::byte const* block, block_run const& run, float const* q, index_t heads, float* scores) const noexcept {
     auto const* const in = reinterpret_cast<T const*>(block);
+    index_t const dim = run.dim;
     float sum[run_heads][tile] = {};
     for (index_t d = 0; d < dim; ++d) {
       float k[tile];
@@ -47,7 +47,7 @@ struct dense_key {
         for (index_t t = 0; t < tile; ++t) sum[h][t] += q[h * dim + d] * k[t];
     }
     for (index_t h = 0; h < heads; ++h)
-      for (index_t i = 0; i < n; ++i) scores[h * run_tokens + i] += sum[h][first + i];
+      for (index_t i = 0; i < run.n; ++i) scores[h * run_tokens + i] += sum[h][run.first + i];
   }
 };
 
@@ -63,17 +63,17 @@ struct dense_value {
   [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return 0; }
   [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return false; }
 
-  KVSLIM_HD void encode(float const* rows, index_t, index_t, index_t dim, std::byte* block) const noexcept {
+  KVSLIM_HD void encode(float const* rows, block_run const& run, std::byte* block) const noexcept {
     auto* const out = reinterpret_cast<T*>(block);
-    for (index_t d = 0; d < dim; ++d) out[d] = from_float<T>(rows[d]);
+    for (index_t d = 0; d < run.dim; ++d) out[d] = from_float<T>(rows[d]);
   }
-  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, index_t, index_t d, index_t) const noexcept {
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const&, index_t d) const noexcept {
     return to_float(reinterpret_cast<T const*>(block)[d]);
   }
-  /// Blocks of one token are handed over several at a time: rows `first` to `first + n`.
-  KVSLIM_HD void accumulate(std::byte const* block, index_t first, index_t n, index_t dim, float const* p, index_t heads,
-                            float* out) const noexcept {
-    auto const* const in = reinterpret_cast<T const*>(block) + first * dim;
+  /// Blocks of one token are handed over several at a time: rows run.first to run.first + run.n.
+  KVSLIM_HD void accumulate(std::byte const* block, block_run const& run, float const* p, index_t heads, float* out) const noexcept {
+    index_t const dim = run.dim, n = run.n;
+    auto const* const in = reinterpret_cast<T const*>(block) + run.first * dim;
     constexpr index_t chunk = 16;
     index_t d = 0;
     for (; d + chunk <= dim; d += chunk) {

@@ -9,51 +9,47 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-/// Moves settled tokens of a lane from its exact tail into blocks. `rows` holds one block of floats.
-template <class Codec, class Tail>
-KVSLIM_HD inline index_t flush_lane(Codec const& codec, Tail const& tail, std::byte* blocks, std::byte* tail_base, index_t coded,
-                                    index_t count, index_t dim, float* rows) noexcept {
-  index_t const target = max(coded, codec.coded(count));
-  while (coded < target) {
-    index_t const take = min(target - coded, codec.block_tokens() - coded % codec.block_tokens());
-    for (index_t i = 0; i < take; ++i) {
-      index_t const slot = (coded + i) % codec.tail_tokens();
-      std::byte const* const from = tail_base + slot / tail.block_tokens() * tail.block_bytes(dim);
-      for (index_t d = 0; d < dim; ++d) rows[i * dim + d] = tail.decode(from, slot % tail.block_tokens(), d, dim);
-    }
-    encode_blocks(codec, blocks, coded, take, dim, rows);
-    coded += take;
-  }
-  return coded;
-}
-
-/// Adds one token to one row: codes what has settled, then stores the new token exactly (or codes it, without a tail).
+/// Makes room for the next token of row r: codes what has settled, or the new token itself where a lane has no tail. The first row
+/// of a group does it for all, so every row's new token must be loaded before, and no row may be stored before all have settled.
+/// `scratch` holds `floats` per row: the new K row, the new V row, then block_rows() rows.
 template <class Packed>
-KVSLIM_HD inline void append_row(Packed const& packed, index_t r, float const* k, float const* v, float* rows) noexcept {
-  auto const& plan = packed.plan();
-  auto const key = plan.key_codec();
-  auto const value = plan.value_codec();
-  dense_key<typename decltype(plan.key_codec())::tail_type> const key_tail;
-  dense_value<typename decltype(plan.value_codec())::tail_type> const value_tail;
-  auto& entry = packed.row(r);
-  auto const at = plan.layout(entry.capacity);
-  std::byte* const base = packed.storage() + entry.offset;
-  index_t const dim = plan.extents().head_dim, t = entry.count;
-  auto const lane = [&](auto const& codec, auto const& tail, index_t blocks, index_t tail_at, std::int32_t& coded, float const* row) {
-    if (codec.tail_tokens() == 0) {
-      encode_blocks(codec, base + blocks, t, 1, dim, row);
-      coded = static_cast<std::int32_t>(t + 1);
-    } else {
-      coded = static_cast<std::int32_t>(flush_lane(codec, tail, base + blocks, base + tail_at, coded, t, dim, rows));
-      store_tail(tail, base + tail_at, codec.tail_tokens(), t, dim, row);
+KVSLIM_HD inline void settle_row(Packed const& packed, index_t r, float* scratch, index_t floats) noexcept {
+  index_t const dim = packed.plan().extents().head_dim, count = packed.row(r).count;
+  float* const rows = scratch + r * floats + 2 * dim;
+  if constexpr (Packed::plan_type::keeps_positions()) packed.stored_positions(r)[count] = packed.row(r).next_position;
+  auto const settle = [&](auto const& lane, auto const& lane_of, index_t fresh) {
+    if (lane.member != 0) return;
+    bool const direct = lane.codec.tail_tokens() == 0;
+    index_t const target = direct ? count + 1 : max(lane.coded, lane.codec.coded(count));
+    for (index_t t = lane.coded; t < target;) {
+      index_t const take = lane.in_block(t, target);
+      for (index_t m = 0; m < lane.members(); ++m) {
+        index_t const from = packed.plan().member_row(group_of(lane.codec), r, m);
+        auto const mine = lane_of(from);
+        for (index_t i = 0; i < take; ++i)
+          for (index_t d = 0; d < dim; ++d) rows[(m * take + i) * dim + d] = direct ? scratch[from * floats + fresh + d] : mine.decode(t + i, d);
+      }
+      lane.encode(t, take, rows);
+      t += take;
     }
   };
-  lane(key, key_tail, at.key_blocks, at.key_tail, entry.key_coded, k);
-  lane(value, value_tail, at.value_blocks, at.value_tail, entry.value_coded, v);
-  using plan_type = typename Packed::plan_type;
-  if constexpr (plan_type::keeps_positions())
-    reinterpret_cast<std::int32_t*>(base + at.positions)[t] = entry.next_position;
-  if (plan.keeps_log_weight()) reinterpret_cast<float*>(base + at.log_weight)[t] = 0.0f;
+  settle(packed.keys(r), [&](index_t i) { return packed.keys(i); }, 0);
+  settle(packed.values(r), [&](index_t i) { return packed.values(i); }, dim);
+}
+
+/// Stores the new token of a settled row.
+template <class Packed>
+KVSLIM_HD inline void store_row(Packed const& packed, index_t r, float const* k, float const* v) noexcept {
+  auto& entry = packed.row(r);
+  index_t const t = entry.count;
+  auto const store = [&](auto const& lane, std::int32_t& coded, float const* row) {
+    bool const direct = lane.codec.tail_tokens() == 0;
+    coded = static_cast<std::int32_t>(direct ? t + 1 : max(lane.coded, lane.codec.coded(t)));
+    if (!direct) lane.store(t, row);
+  };
+  store(packed.keys(r), entry.key_coded, k);
+  store(packed.values(r), entry.value_coded, v);
+  if (packed.plan().keeps_log_weight()) packed.stored_weights(r)[t] = 0.0f;
   entry.count = static_cast<std::int32_t>(t + 1);
   entry.next_position += 1;
 }
@@ -63,8 +59,7 @@ KVSLIM_HD inline void append_row(Packed const& packed, index_t r, float const* k
 /// Floats of scratch for append.
 template <class Policy>
 [[nodiscard]] constexpr index_t append_scratch_floats(compression_plan<Policy> const& plan) noexcept {
-  index_t const block = detail::max(plan.key_codec().block_tokens(), plan.value_codec().block_tokens());
-  return plan.extents().rows() * (block + 2) * plan.extents().head_dim;
+  return plan.extents().rows() * (plan.block_rows() + 2) * plan.extents().head_dim;
 }
 
 /// Adds one token to every row, at next_position(). The new token is attended exactly by codecs that keep a tail.
@@ -92,13 +87,20 @@ status append(Exec const& exec, packed_cache<Policy, host_space> const& packed, 
       return detail::fail(errc::non_finite, "kvslim: the new token holds NaN, infinity or a value beyond the storage type's range");
   }
   index_t const floats = append_scratch_floats(plan) / e.rows();
-  exec.for_each(e.rows(), [=](index_t r) {
-    float* const rows = scratch + r * floats;
+  auto const load = [=](index_t r) {
     index_t const s = r / e.kv_heads, h = r % e.kv_heads;
-    ops::load_row(k.row(s, h), k.layout.channel, e.head_dim, rows);
-    ops::load_row(v.row(s, h), v.layout.channel, e.head_dim, rows + e.head_dim);
-    detail::append_row(packed, r, rows, rows + e.head_dim, rows + 2 * e.head_dim);
-  });
+    ops::load_row(k.row(s, h), k.layout.channel, e.head_dim, scratch + r * floats);
+    ops::load_row(v.row(s, h), v.layout.channel, e.head_dim, scratch + r * floats + e.head_dim);
+  };
+  auto const settle = [=](index_t r) { detail::settle_row(packed, r, scratch, floats); };
+  auto const store = [=](index_t r) { detail::store_row(packed, r, scratch + r * floats, scratch + r * floats + e.head_dim); };
+  if (plan.grouped()) {
+    exec.for_each(e.rows(), load);
+    exec.for_each(e.rows(), settle);
+    exec.for_each(e.rows(), store);
+  } else {
+    exec.for_each(e.rows(), [=](index_t r) { load(r), settle(r), store(r); });
+  }
   return {};
 }
 

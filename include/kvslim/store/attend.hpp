@@ -15,39 +15,6 @@ struct attend_options {
 
 namespace detail {
 
-/// The next stretch of tokens that lies in one block (or tail tile) of a lane.
-template <class Codec, class Tail>
-struct lane_reader {
-  Codec codec;
-  Tail tail;
-  std::byte const* blocks;
-  std::byte const* tail_base;
-  index_t coded, dim;
-
-  [[nodiscard]] KVSLIM_HD bool in_block(index_t t) const noexcept { return t < coded; }
-  /// Tokens from t that one call can handle.
-  [[nodiscard]] KVSLIM_HD index_t reach(index_t t) const noexcept {
-    if (t < coded) {
-      if (codec.block_tokens() == 1) return min(coded - t, run_tokens);
-      index_t const inside = t % codec.block_tokens();
-      return min(min(coded - t, codec.block_tokens() - inside), run_tokens - inside % run_tokens);
-    }
-    index_t const slot = t % codec.tail_tokens();
-    index_t const room = codec.tail_tokens() - slot;
-    return tail.block_tokens() == 1 ? min(room, run_tokens) : min(room, tail.block_tokens() - slot % tail.block_tokens());
-  }
-  /// Calls f(codec, block, first) for the block that holds token t.
-  template <class F>
-  KVSLIM_HD void visit(index_t t, F const& f) const noexcept {
-    if (t < coded) {
-      f(codec, blocks + t / codec.block_tokens() * codec.block_bytes(dim), t % codec.block_tokens());
-    } else {
-      index_t const slot = t % codec.tail_tokens();
-      f(tail, tail_base + slot / tail.block_tokens() * tail.block_bytes(dim), slot % tail.block_tokens());
-    }
-  }
-};
-
 /// Stack space of one attend_row call.
 template <index_t Dim>
 struct head_rows {
@@ -60,19 +27,11 @@ struct head_rows {
 template <class Packed>
 KVSLIM_HD inline void attend_row(Packed const& packed, index_t r, index_t begin, index_t end, float const* q, index_t heads, float* out,
                                  float* lse) noexcept {
-  auto const& plan = packed.plan();
-  using key_type = decltype(plan.key_codec());
-  using value_type = decltype(plan.value_codec());
-  auto const& entry = packed.row(r);
-  auto const at = plan.layout(entry.capacity);
-  std::byte const* const base = packed.storage() + entry.offset;
-  index_t const dim = plan.extents().head_dim;
-  lane_reader<key_type, dense_key<typename key_type::tail_type>> const keys{
-      plan.key_codec(), {}, base + at.key_blocks, base + at.key_tail, entry.key_coded, dim};
-  lane_reader<value_type, dense_value<typename value_type::tail_type>> const values{
-      plan.value_codec(), {}, base + at.value_blocks, base + at.value_tail, entry.value_coded, dim};
-  bool const weighted = plan.keeps_log_weight();
-  auto const* const log_weight = reinterpret_cast<float const*>(base + at.log_weight);
+  auto const keys = packed.keys(r);
+  auto const values = packed.values(r);
+  index_t const dim = packed.plan().extents().head_dim;
+  bool const weighted = packed.plan().keeps_log_weight();
+  float const* const log_weight = weighted ? packed.stored_weights(r) : nullptr;
 
   float most[run_heads], total[run_heads], scores[run_heads * run_tokens];
   for (index_t h = 0; h < heads; ++h) {
@@ -83,7 +42,7 @@ KVSLIM_HD inline void attend_row(Packed const& packed, index_t r, index_t begin,
   for (index_t t = begin; t < end;) {
     index_t const n = min(end - t, keys.reach(t));
     for (float& x : scores) x = 0.0f;
-    keys.visit(t, [&](auto const& codec, std::byte const* block, index_t first) { codec.dot(block, first, n, dim, q, heads, scores); });
+    keys.visit(t, n, [&](auto const& codec, std::byte const* block, block_run const& run) { codec.dot(block, run, q, heads, scores); });
     for (index_t h = 0; h < heads; ++h) {
       float* const x = scores + h * run_tokens;
       float high = most[h];
@@ -108,8 +67,8 @@ KVSLIM_HD inline void attend_row(Packed const& packed, index_t r, index_t begin,
     }
     for (index_t done = 0; done < n;) {
       index_t const m = min(n - done, values.reach(t + done));
-      values.visit(t + done, [&](auto const& codec, std::byte const* block, index_t first) {
-        codec.accumulate(block, first, m, dim, scores + done, heads, out);
+      values.visit(t + done, m, [&](auto const& codec, std::byte const* block, block_run const& run) {
+        codec.accumulate(block, run, scores + done, heads, out);
       });
       done += m;
     }

@@ -70,20 +70,27 @@ struct encode_body {
   __device__ void operator()(index_t r) const { encode_row(plan, cache, w, packed, r); }
 };
 
+/// The steps of append: a row group must have loaded all rows before one settles, and settled all before one stores.
+enum append_steps : unsigned { append_load = 1, append_settle = 2, append_store = 4 };
+
 template <class Packed, class Rows>
 struct append_body {
   Packed packed;
   Rows k, v;
   float* scratch;
   index_t floats;
+  unsigned steps;
   __device__ void operator()(index_t r) const {
     auto const& e = packed.plan().extents();
     index_t const s = r / e.kv_heads, h = r % e.kv_heads;
     float* const rows = scratch + r * floats;
     if (packed.row(r).count >= packed.row(r).capacity) return;
-    ops::load_row(k.row(s, h), k.layout.channel, e.head_dim, rows);
-    ops::load_row(v.row(s, h), v.layout.channel, e.head_dim, rows + e.head_dim);
-    append_row(packed, r, rows, rows + e.head_dim, rows + 2 * e.head_dim);
+    if ((steps & append_load) != 0) {
+      ops::load_row(k.row(s, h), k.layout.channel, e.head_dim, rows);
+      ops::load_row(v.row(s, h), v.layout.channel, e.head_dim, rows + e.head_dim);
+    }
+    if ((steps & append_settle) != 0) settle_row(packed, r, scratch, floats);
+    if ((steps & append_store) != 0) store_row(packed, r, rows, rows + e.head_dim);
   }
 };
 
@@ -146,7 +153,13 @@ status append(cuda exec, packed_cache<Policy, cuda_space> const& packed, Rows co
     if (x->sequences != e.sequences || x->heads != e.kv_heads || x->tokens != 1 || x->head_dim != e.head_dim)
       return detail::fail(errc::invalid_shape, "kvslim: append needs k and v as [sequences, kv_heads, 1, head_dim]");
   index_t const floats = append_scratch_floats(packed.plan()) / e.rows();
-  return detail::launch_for_each(exec, e.rows(), detail::append_body<packed_cache<Policy, cuda_space>, Rows>{packed, k, v, scratch, floats});
+  auto const run = [&](unsigned steps) {
+    return detail::launch_for_each(exec, e.rows(), detail::append_body<packed_cache<Policy, cuda_space>, Rows>{packed, k, v, scratch, floats, steps});
+  };
+  if (!packed.plan().grouped()) return run(detail::append_load | detail::append_settle | detail::append_store);
+  if (auto const s = run(detail::append_load); !s) return s;
+  if (auto const s = run(detail::append_settle); !s) return s;
+  return run(detail::append_store);
 }
 
 KVSLIM_END_NAMESPACE

@@ -49,44 +49,41 @@ KVSLIM_HD inline float read_kept(Plan const& plan, Cache const& cache, workspace
   return bias;
 }
 
-/// Encodes one row from its kept list. The row's bytes were zeroed.
+/// Encodes one row from its kept list. The storage was zeroed. The first row of a group writes the group's blocks.
 template <class Plan, class Cache, class Packed>
 KVSLIM_HD inline void encode_row(Plan const& plan, Cache const& cache, workspace const& w, Packed const& packed, index_t r) noexcept {
-  auto const key = plan.key_codec();
-  auto const value = plan.value_codec();
-  dense_key<typename decltype(plan.key_codec())::tail_type> const key_tail;
-  dense_value<typename decltype(plan.value_codec())::tail_type> const value_tail;
-  auto const& entry = packed.row(r);
-  auto const at = plan.layout(entry.capacity);
-  std::byte* const base = packed.storage() + entry.offset;
-  index_t const dim = plan.extents().head_dim, count = entry.count;
-  index_t const block = max(key.block_tokens(), value.block_tokens());
-  float* const rows = w.staging + r * w.staging_floats;  // [block][dim], then the other lane's row and merge scratch
-  float* const other = rows + block * dim;
-  auto const lane = [&](auto const& codec, auto const& tail, index_t coded, index_t blocks, index_t tail_at, bool keys) {
-    for (index_t t = 0; t < count;) {
-      bool const in_block = t < coded;
-      index_t const take = in_block ? min(coded - t, codec.block_tokens() - t % codec.block_tokens()) : 1;
-      for (index_t i = 0; i < take; ++i) {
-        float* const mine = rows + i * dim;
-        float const bias = keys ? read_kept(plan, cache, w, r, t + i, mine, other, other + 2 * dim)
-                                : read_kept(plan, cache, w, r, t + i, other, mine, other + 2 * dim);
-        if (keys && plan.keeps_log_weight()) reinterpret_cast<float*>(base + at.log_weight)[t + i] = bias;
+  index_t const dim = plan.extents().head_dim, count = packed.row(r).count;
+  float* const rows = w.staging + r * w.staging_floats;  // [block_rows][dim], then the other lane's row, merge and fit scratch
+  float* const other = rows + plan.block_rows() * dim;
+  if constexpr (Plan::keeps_positions()) {
+    index_t const s = r / plan.extents().kv_heads;
+    for (index_t t = 0; t < count; ++t) packed.stored_positions(r)[t] = cache.position(s, w.kept[r * plan.kept_capacity() + t]);
+  }
+  auto const lane = [&](auto const& at, bool keys) {
+    auto const read = [&](index_t member, index_t t, float* mine) {
+      index_t const from = plan.member_row(group_of(at.codec), r, member);
+      float const bias = keys ? read_kept(plan, cache, w, from, t, mine, other, other + 2 * dim)
+                              : read_kept(plan, cache, w, from, t, other, mine, other + 2 * dim);
+      if (keys && plan.keeps_log_weight()) packed.stored_weights(from)[t] = bias;
+    };
+    if (at.member == 0) {
+      if constexpr (fitted_codec<std::remove_cvref_t<decltype(at.codec)>>)
+        at.codec.fit(read, at.coded, at.run(0, at.coded, 0), at.state, other + 6 * dim);
+      for (index_t t = 0; t < at.coded;) {
+        index_t const take = at.in_block(t, at.coded);
+        for (index_t m = 0; m < at.members(); ++m)
+          for (index_t i = 0; i < take; ++i) read(m, t + i, rows + (m * take + i) * dim);
+        at.encode(t, take, rows);
+        t += take;
       }
-      if (in_block)
-        encode_blocks(codec, base + blocks, t, take, dim, rows);
-      else
-        store_tail(tail, base + tail_at, codec.tail_tokens(), t, dim, rows);
-      t += take;
+    }
+    for (index_t t = at.coded; t < count; ++t) {
+      read(0, t, rows);
+      at.store(t, rows);
     }
   };
-  lane(key, key_tail, entry.key_coded, at.key_blocks, at.key_tail, true);
-  lane(value, value_tail, entry.value_coded, at.value_blocks, at.value_tail, false);
-  if constexpr (Plan::keeps_positions()) {
-    auto* const positions = reinterpret_cast<std::int32_t*>(base + at.positions);
-    index_t const s = r / plan.extents().kv_heads;
-    for (index_t t = 0; t < count; ++t) positions[t] = cache.position(s, w.kept[r * plan.kept_capacity() + t]);
-  }
+  lane(packed.keys(r), true);
+  lane(packed.values(r), false);
 }
 
 /// Turns flags (and merge runs) into the ascending kept list of one row; returns how many.
@@ -116,6 +113,14 @@ KVSLIM_HD inline index_t list_kept(Plan const& plan, Cache const& cache, workspa
   return count;
 }
 
+/// True if row r keeps the tokens that the first row of its group keeps.
+template <class Plan, class Codec>
+[[nodiscard]] bool keeps_as_leader(Plan const& plan, workspace const& w, index_t r, Codec const& codec) noexcept {
+  index_t const leader = plan.first_row(group_of(codec), r), capacity = plan.kept_capacity();
+  return w.counts[r] == w.counts[leader] &&
+         std::memcmp(w.kept + r * capacity, w.kept + leader * capacity, static_cast<std::size_t>(w.counts[r]) * sizeof(std::int32_t)) == 0;
+}
+
 /// Fills the row table from the counts: rows lie tightly, one after the other. Returns the bytes used.
 template <class Plan, class Cache, class Packed>
 KVSLIM_HD inline index_t place_rows(Plan const& plan, Cache const& cache, workspace const& w, Packed const& packed) noexcept {
@@ -131,7 +136,7 @@ KVSLIM_HD inline index_t place_rows(Plan const& plan, Cache const& cache, worksp
     index_t const length = cache.length(s);
     entry.next_position = Plan::has_mover ? static_cast<std::int32_t>(count) : length == 0 ? 0 : cache.position(s, length - 1) + 1;
     packed.row(r) = entry;
-    used += plan.layout(capacity).bytes;
+    used += plan.layout(capacity, r).bytes;
   }
   return used;
 }
@@ -261,6 +266,9 @@ status compress(Exec const& exec, compression_plan<Policy> const& plan, Cache co
       if (w.counts[r] != w.counts[r - r % e.kv_heads])
         return detail::fail(errc::unsupported, "kvslim: rerotate needs the same number of kept tokens in every head of a sequence");
   }
+  for (index_t r = 0; r < e.rows() && plan.grouped(); ++r)
+    if (!detail::keeps_as_leader(plan, w, r, plan.key_codec()) || !detail::keeps_as_leader(plan, w, r, plan.value_codec()))
+      return detail::fail(errc::unsupported, "kvslim: rows that share blocks must keep the same tokens");
   index_t const used = detail::place_rows(plan, cache, w, packed);
   packed_header header = detail::make_header(plan);
   header.used_bytes = used;
@@ -269,9 +277,9 @@ status compress(Exec const& exec, compression_plan<Policy> const& plan, Cache co
   std::memset(packed.storage() + 128 + e.rows() * 32, 0, static_cast<std::size_t>(plan.table_bytes() - 128 - e.rows() * 32));
   exec.for_each(e.rows(), [=](index_t r) {
     auto const& entry = packed.row(r);
-    std::memset(packed.storage() + entry.offset, 0, static_cast<std::size_t>(plan.layout(entry.capacity).bytes));
-    detail::encode_row(plan, cache, w, packed, r);
+    std::memset(packed.storage() + entry.offset, 0, static_cast<std::size_t>(plan.layout(entry.capacity, r).bytes));
   });
+  exec.for_each(e.rows(), [=](index_t r) { detail::encode_row(plan, cache, w, packed, r); });
   return {};
 }
 

@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/ops/rope.hpp>
+#include <kvslim/store/lane.hpp>
 #include <kvslim/store/plan.hpp>
 
 #include <cstring>
@@ -26,11 +26,11 @@ static_assert(sizeof(packed_row) == 32);
 struct packed_header {
   std::uint32_t magic = 0, version = 0, scheme = 0, flags = 0;
   std::int64_t sequences = 0, kv_heads = 0, head_dim = 0, used_bytes = 0;
-  std::int64_t parameters[6] = {};  // codec geometry: a reader with other options refuses
-  std::uint64_t checksum = 0;       // filled by serialize
-  std::int64_t reserved[1] = {};
+  std::int32_t geometry[2][6] = {};  // K, V: block tokens, block bytes, tail slots, group, state bytes at 1024 tokens
+  std::uint64_t checksum = 0;        // filled by serialize
+  std::int64_t reserved[3] = {};
 };
-static_assert(sizeof(packed_header) == 112 && sizeof(packed_header) <= 128);
+static_assert(sizeof(packed_header) == 128);
 
 inline constexpr std::uint32_t packed_magic = 0x4d4c534b;  // "KSLM"
 inline constexpr std::uint32_t packed_version = 1;
@@ -70,7 +70,7 @@ class packed_cache {
   /// Bytes that hold tokens now: as bytes(), without blocks and tail slots reserved for appending.
   [[nodiscard]] index_t live_bytes() const noexcept {
     index_t sum = plan_.table_bytes();
-    for (index_t r = 0; r < plan_.extents().rows(); ++r) sum += plan_.layout(row(r).count).bytes;
+    for (index_t r = 0; r < plan_.extents().rows(); ++r) sum += plan_.layout(row(r).count, r).bytes;
     return sum;
   }
   /// Tokens held by one row.
@@ -82,46 +82,60 @@ class packed_cache {
   /// Logical position of a held token. Without a selector or merger positions are not stored, and the held tokens are taken to end at
   /// next_position() without gaps.
   [[nodiscard]] std::int32_t position(index_t sequence, index_t kv_head, index_t t) const noexcept {
-    auto const& entry = row(index(sequence, kv_head));
-    if constexpr (plan_type::keeps_positions())
-      return reinterpret_cast<std::int32_t const*>(storage_ + entry.offset + plan_.layout(entry.capacity).positions)[t];
-    return static_cast<std::int32_t>(entry.next_position - entry.count + t);
+    return positions(index(sequence, kv_head))[t];
+  }
+  [[nodiscard]] KVSLIM_HD run_positions positions(index_t r) const noexcept {
+    auto const& entry = row(r);
+    if constexpr (plan_type::keeps_positions()) return {stored_positions(r), 0};
+    return {nullptr, entry.next_position - entry.count};
   }
 
   /// One channel of a held K or V row, decoded. For tests and tools; attention never calls it.
   [[nodiscard]] KVSLIM_HD float key(index_t r, index_t t, index_t d) const noexcept {
-    auto const& entry = row(r);
-    auto const at = plan_.layout(entry.capacity);
-    return value_at(plan_.key_codec(), dense_key<typename decltype(plan_.key_codec())::tail_type>{}, entry, entry.key_coded,
-                    at.key_blocks, at.key_tail, t, d);
+    KVSLIM_ASSERT(t >= 0 && t < row(r).count && d >= 0 && d < plan_.extents().head_dim);
+    return keys(r).decode(t, d);
   }
   [[nodiscard]] KVSLIM_HD float value(index_t r, index_t t, index_t d) const noexcept {
-    auto const& entry = row(r);
-    auto const at = plan_.layout(entry.capacity);
-    return value_at(plan_.value_codec(), dense_value<typename decltype(plan_.value_codec())::tail_type>{}, entry,
-                    entry.value_coded, at.value_blocks, at.value_tail, t, d);
+    KVSLIM_ASSERT(t >= 0 && t < row(r).count && d >= 0 && d < plan_.extents().head_dim);
+    return values(r).decode(t, d);
   }
   [[nodiscard]] KVSLIM_HD float log_weight(index_t r, index_t t) const noexcept {
-    if (!plan_.keeps_log_weight()) return 0.0f;
-    auto const& entry = row(r);
-    return reinterpret_cast<float const*>(storage_ + entry.offset + plan_.layout(entry.capacity).log_weight)[t];
+    return plan_.keeps_log_weight() ? stored_weights(r)[t] : 0.0f;
+  }
+
+  // For the functions of store/: where the parts of row r lie.
+  [[nodiscard]] KVSLIM_HD auto keys(index_t r) const noexcept {
+    auto const codec = plan_.key_codec();
+    using tail = dense_key<typename decltype(plan_.key_codec())::tail_type>;
+    return lane<tail>(codec, r, row(r).key_coded, &detail::row_layout::key_state, &detail::row_layout::key_blocks, &detail::row_layout::key_tail);
+  }
+  [[nodiscard]] KVSLIM_HD auto values(index_t r) const noexcept {
+    auto const codec = plan_.value_codec();
+    using tail = dense_value<typename decltype(plan_.value_codec())::tail_type>;
+    return lane<tail>(codec, r, row(r).value_coded, &detail::row_layout::value_state, &detail::row_layout::value_blocks,
+                      &detail::row_layout::value_tail);
+  }
+  [[nodiscard]] KVSLIM_HD std::int32_t* stored_positions(index_t r) const noexcept {
+    return reinterpret_cast<std::int32_t*>(start(r) + plan_.layout(row(r).capacity, r).positions);
+  }
+  [[nodiscard]] KVSLIM_HD float* stored_weights(index_t r) const noexcept {
+    return reinterpret_cast<float*>(start(r) + plan_.layout(row(r).capacity, r).log_weight);
   }
 
  private:
   [[nodiscard]] KVSLIM_HD constexpr index_t index(index_t sequence, index_t kv_head) const noexcept {
     return sequence * plan_.extents().kv_heads + kv_head;
   }
-  template <class Codec, class Tail>
-  [[nodiscard]] KVSLIM_HD float value_at(Codec const& codec, Tail const& tail, packed_row const& entry, index_t coded,
-                                         index_t blocks, index_t tail_at, index_t t, index_t d) const noexcept {
-    KVSLIM_ASSERT(t >= 0 && t < entry.count && d >= 0 && d < plan_.extents().head_dim);
-    index_t const dim = plan_.extents().head_dim;
-    if (t < coded) {
-      index_t const b = t / codec.block_tokens();
-      return codec.decode(storage_ + entry.offset + blocks + b * codec.block_bytes(dim), t % codec.block_tokens(), d, dim);
-    }
-    index_t const slot = t % codec.tail_tokens(), b = slot / tail.block_tokens();
-    return tail.decode(storage_ + entry.offset + tail_at + b * tail.block_bytes(dim), slot % tail.block_tokens(), d, dim);
+  [[nodiscard]] KVSLIM_HD std::byte* start(index_t r) const noexcept { return storage_ + row(r).offset; }
+  template <class Tail, class Codec>
+  [[nodiscard]] KVSLIM_HD detail::packed_lane<Codec, Tail> lane(Codec const& codec, index_t r, index_t coded, index_t detail::row_layout::*state,
+                                                                index_t detail::row_layout::*blocks, index_t detail::row_layout::*tail) const noexcept {
+    auto const group = group_of(codec);
+    index_t const member = plan_.member(group, r), leader = plan_.first_row(group, r);
+    auto const mine = plan_.layout(row(r).capacity, r);
+    auto const shared = member == 0 ? mine : plan_.layout(row(leader).capacity, leader);
+    return {codec, {}, fitted_codec<Codec> ? start(leader) + shared.*state : nullptr,
+            start(leader) + shared.*blocks, start(r) + mine.*tail, coded, plan_.extents().head_dim, r, member, positions(r)};
   }
 
   plan_type plan_;
@@ -149,32 +163,17 @@ template <class Policy>
   h.sequences = e.sequences;
   h.kv_heads = e.kv_heads;
   h.head_dim = e.head_dim;
-  h.parameters[0] = key.block_tokens();
-  h.parameters[1] = key.block_bytes(e.head_dim);
-  h.parameters[2] = key.tail_tokens();
-  h.parameters[3] = value.block_tokens();
-  h.parameters[4] = value.block_bytes(e.head_dim);
-  h.parameters[5] = value.tail_tokens();
+  auto const describe = [&](auto const& codec, std::int32_t (&to)[6]) {
+    to[0] = static_cast<std::int32_t>(codec.block_tokens());
+    to[1] = static_cast<std::int32_t>(codec.block_bytes(e.head_dim));
+    to[2] = static_cast<std::int32_t>(codec.tail_tokens());
+    to[3] = static_cast<std::int32_t>(group_of(codec).sequences);
+    to[4] = static_cast<std::int32_t>(group_of(codec).kv_heads);
+    to[5] = static_cast<std::int32_t>(state_bytes_of(codec, e.head_dim, 1024));
+  };
+  describe(key, h.geometry[0]);
+  describe(value, h.geometry[1]);
   return h;
-}
-
-/// Writes rows [first, first + n) of a lane that are to stand in blocks.
-template <class Codec>
-KVSLIM_HD inline void encode_blocks(Codec const& codec, std::byte* blocks, index_t first, index_t n, index_t dim,
-                                    float const* rows) noexcept {
-  for (index_t done = 0; done < n;) {
-    index_t const t = first + done, b = t / codec.block_tokens(), inside = t % codec.block_tokens();
-    index_t const take = min(n - done, codec.block_tokens() - inside);
-    codec.encode(rows + done * dim, inside, take, dim, blocks + b * codec.block_bytes(dim));
-    done += take;
-  }
-}
-
-/// Writes one token into a lane's ring-shaped exact tail.
-template <class Dense>
-KVSLIM_HD inline void store_tail(Dense const& tail, std::byte* base, index_t slots, index_t t, index_t dim, float const* row) noexcept {
-  index_t const slot = t % slots;
-  tail.encode(row, slot % tail.block_tokens(), 1, dim, base + slot / tail.block_tokens() * tail.block_bytes(dim));
 }
 
 }  // namespace detail

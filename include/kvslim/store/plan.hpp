@@ -6,6 +6,8 @@
 #include <kvslim/core/pipeline.hpp>
 #include <kvslim/quant/dense.hpp>
 
+#include <initializer_list>
+
 KVSLIM_BEGIN_NAMESPACE
 
 /// Alignment that storage and workspace must have, in bytes: what std::vector<std::byte> gives. 64 and more avoids split cache lines.
@@ -19,7 +21,7 @@ namespace detail {
 
 /// Where the parts of one row lie, as offsets from the row's start. Pure arithmetic on a capacity in tokens.
 struct row_layout {
-  index_t key_blocks, key_tail, value_blocks, value_tail, positions, log_weight, bytes;
+  index_t key_state, key_blocks, key_tail, value_state, value_blocks, value_tail, positions, log_weight, bytes;
 };
 
 /// The codecs of a pipeline; without a quantizer rows are stored as f16.
@@ -101,8 +103,25 @@ class compression_plan {
     else
       return extents_.tokens;
   }
-  /// True if rows have gaps, so that every kept token's position is stored (4 bytes each).
-  [[nodiscard]] KVSLIM_HD static constexpr bool keeps_positions() noexcept { return (has_selector || has_merger) && !has_mover; }
+  /// True if rows may have gaps that something reads: then every kept token's position is stored (4 bytes each).
+  [[nodiscard]] KVSLIM_HD static constexpr bool keeps_positions() noexcept {
+    constexpr bool read = uses_positions<typename storage::key_type> || uses_positions<typename storage::value_type>;
+    return (has_selector || has_merger || read) && !has_mover;
+  }
+  /// True if a lane's blocks are shared by several sequences of the view.
+  [[nodiscard]] KVSLIM_HD constexpr bool grouped() const noexcept { return group_of(key_codec()).size() > 1 || group_of(value_codec()).size() > 1; }
+  /// Place of a row in a codec's group; row 0 of the group holds its blocks.
+  [[nodiscard]] KVSLIM_HD constexpr index_t member(row_group const& g, index_t row) const noexcept {
+    return row / extents_.kv_heads % g.sequences * g.kv_heads + row % extents_.kv_heads % g.kv_heads;
+  }
+  /// The row of place `member` in the group whose first row is `first`.
+  [[nodiscard]] KVSLIM_HD constexpr index_t member_row(row_group const& g, index_t first, index_t member) const noexcept {
+    return first + member / g.kv_heads * extents_.kv_heads + member % g.kv_heads;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t first_row(row_group const& g, index_t row) const noexcept {
+    index_t const s = row / extents_.kv_heads, h = row % extents_.kv_heads;
+    return (s - s % g.sequences) * extents_.kv_heads + h - h % g.kv_heads;
+  }
   [[nodiscard]] KVSLIM_HD constexpr bool keeps_log_weight() const noexcept {
     if constexpr (has_merger) return policy_.template get<merger_tag>().mass_bias();
     return false;
@@ -122,12 +141,15 @@ class compression_plan {
       if (auto const s = policy_.template get<merger_tag>().check(); !s) return s;
     if constexpr (has_mover)
       if (auto const s = policy_.template get<position_tag>().check(e); !s) return s;
+    for (auto const& g : {group_of(key_codec()), group_of(value_codec())})
+      if (g.sequences < 1 || g.kv_heads < 1 || e.sequences % g.sequences != 0 || e.kv_heads % g.kv_heads != 0)
+        return detail::fail(errc::invalid_shape, "kvslim: the codec's row group must divide the view's sequences and kv_heads");
     if (auto const s = key_codec().check(e.head_dim); !s) return s;
     return value_codec().check(e.head_dim);
   }
 
-  /// Bytes and places of a row that can hold `capacity` tokens.
-  [[nodiscard]] KVSLIM_HD constexpr detail::row_layout layout(index_t capacity) const noexcept {
+  /// Bytes and places of row `row` if it can hold `capacity` tokens.
+  [[nodiscard]] KVSLIM_HD constexpr detail::row_layout layout(index_t capacity, index_t row) const noexcept {
     auto const key = key_codec();
     auto const value = value_codec();
     index_t const dim = extents_.head_dim;
@@ -138,9 +160,15 @@ class compression_plan {
       used += detail::round_up(bytes, 64);
       return begin;
     };
-    at.key_blocks = take(detail::div_up(key.coded(capacity), key.block_tokens()) * key.block_bytes(dim));
+    auto const blocks = [&](auto const& codec) {
+      return member(group_of(codec), row) != 0 ? 0 : detail::div_up(codec.coded(capacity), codec.block_tokens()) * codec.block_bytes(dim);
+    };
+    auto const state = [&](auto const& codec) { return member(group_of(codec), row) != 0 ? 0 : state_bytes_of(codec, dim, codec.coded(capacity)); };
+    at.key_state = take(state(key));
+    at.key_blocks = take(blocks(key));
     at.key_tail = take(tail_bytes<dense_key<typename decltype(key_codec())::tail_type>>(key.tail_tokens(), capacity));
-    at.value_blocks = take(detail::div_up(value.coded(capacity), value.block_tokens()) * value.block_bytes(dim));
+    at.value_state = take(state(value));
+    at.value_blocks = take(blocks(value));
     at.value_tail = take(tail_bytes<dense_value<typename decltype(value_codec())::tail_type>>(value.tail_tokens(), capacity));
     at.positions = take(keeps_positions() ? capacity * 4 : 0);
     at.log_weight = take(keeps_log_weight() ? capacity * 4 : 0);
@@ -150,7 +178,15 @@ class compression_plan {
 
   /// Upper bound of the storage for the compressed cache; see packed_cache::bytes() for what is really used.
   [[nodiscard]] constexpr index_t packed_bytes() const noexcept {
-    return table_bytes() + extents_.rows() * layout(kept_capacity() + options_.append_tokens).bytes;
+    index_t const capacity = kept_capacity() + options_.append_tokens;
+    if (!grouped()) return table_bytes() + extents_.rows() * layout(capacity, 0).bytes;
+    index_t bytes = table_bytes();
+    for (index_t r = 0; r < extents_.rows(); ++r) bytes += layout(capacity, r).bytes;
+    return bytes;
+  }
+  /// Rows of floats that one encode call may need: a block of every member.
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_rows() const noexcept {
+    return detail::max(group_of(key_codec()).size() * key_codec().block_tokens(), group_of(value_codec()).size() * value_codec().block_tokens());
   }
   /// Bytes of header and row table at the start of the storage.
   [[nodiscard]] KVSLIM_HD constexpr index_t table_bytes() const noexcept { return 128 + detail::round_up(extents_.rows() * 32, 64); }
@@ -189,8 +225,14 @@ class compression_plan {
     return detail::div_up(needed, tail.block_tokens()) * tail.block_bytes(extents_.head_dim);
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t staging_floats() const noexcept {
-    index_t const block = detail::max(key_codec().block_tokens(), value_codec().block_tokens());
-    return (block + 6) * extents_.head_dim;
+    return (block_rows() + 6) * extents_.head_dim + detail::max(fit_floats(key_codec()), fit_floats(value_codec()));
+  }
+  template <class Codec>
+  [[nodiscard]] KVSLIM_HD constexpr index_t fit_floats(Codec const& codec) const noexcept {
+    if constexpr (fitted_codec<Codec>)
+      return codec.fit_floats(extents_.head_dim, kept_capacity());
+    else
+      return 0;
   }
 
   Policy policy_;

@@ -32,7 +32,7 @@ namespace detail {
 
 /// Row table entries that a damaged or hostile buffer could hold must not lead a reader outside it.
 template <class Plan>
-[[nodiscard]] bool row_is_sound(Plan const& plan, packed_row const& entry, index_t begin, index_t used) noexcept {
+[[nodiscard]] bool row_is_sound(Plan const& plan, packed_row const& entry, index_t row, index_t begin, index_t used) noexcept {
   auto const sound = [&](auto const& codec, index_t coded) {
     if (coded < 0 || coded > entry.count || coded > codec.coded(entry.capacity)) return false;
     if (codec.whole_blocks() && coded % codec.block_tokens() != 0) return false;
@@ -41,8 +41,19 @@ template <class Plan>
   };
   constexpr index_t most = index_t{1} << 31;
   if (entry.offset != begin || entry.capacity < 0 || entry.count < 0 || entry.count > entry.capacity || entry.next_position < 0) return false;
-  if (entry.capacity >= most || plan.layout(entry.capacity).bytes > used - begin) return false;
+  if (entry.capacity >= most || plan.layout(entry.capacity, row).bytes > used - begin) return false;
   return sound(plan.key_codec(), entry.key_coded) && sound(plan.value_codec(), entry.value_coded);
+}
+
+/// Rows of a group read their first row's blocks, so they must hold as much as it does.
+template <class Plan>
+[[nodiscard]] bool agrees_with_group(Plan const& plan, packed_row const& entry, index_t row, std::byte const* data) noexcept {
+  auto const agrees = [&](auto const& codec) {
+    packed_row first;
+    std::memcpy(&first, data + 128 + plan.first_row(group_of(codec), row) * 32, sizeof first);
+    return entry.capacity == first.capacity && entry.count == first.count && entry.key_coded == first.key_coded && entry.value_coded == first.value_coded;
+  };
+  return agrees(plan.key_codec()) && agrees(plan.value_codec());
 }
 
 }  // namespace detail
@@ -84,7 +95,7 @@ status deserialize(std::byte const* data, index_t bytes, packed_cache<Policy, ho
   if (header.scheme != expected.scheme || header.flags != expected.flags)
     return detail::fail(errc::foreign, "kvslim: the serialized cache was stored by another scheme");
   if (header.sequences != expected.sequences || header.kv_heads != expected.kv_heads || header.head_dim != expected.head_dim ||
-      std::memcmp(header.parameters, expected.parameters, sizeof header.parameters) != 0)
+      std::memcmp(header.geometry, expected.geometry, sizeof header.geometry) != 0)
     return detail::fail(errc::foreign, "kvslim: the serialized cache has other shapes or options");
   index_t const used = header.used_bytes;
   if (used < plan.table_bytes() || used > bytes) return detail::fail(errc::corrupt, "kvslim: the serialized cache is truncated");
@@ -93,8 +104,9 @@ status deserialize(std::byte const* data, index_t bytes, packed_cache<Policy, ho
   for (index_t r = 0; r < plan.extents().rows(); ++r) {
     packed_row entry;
     std::memcpy(&entry, data + 128 + r * 32, sizeof entry);
-    if (!detail::row_is_sound(plan, entry, begin, used)) return detail::fail(errc::corrupt, "kvslim: the serialized cache's row table does not add up");
-    begin += plan.layout(entry.capacity).bytes;
+    if (!detail::row_is_sound(plan, entry, r, begin, used) || !detail::agrees_with_group(plan, entry, r, data))
+      return detail::fail(errc::corrupt, "kvslim: the serialized cache's row table does not add up");
+    begin += plan.layout(entry.capacity, r).bytes;
   }
   if (begin != used) return detail::fail(errc::corrupt, "kvslim: the serialized cache's row table does not add up");
   if (packed.size() < used) return detail::fail(errc::buffer_too_small, "kvslim: the packed storage is below the serialized size");

@@ -26,18 +26,22 @@ struct sum_key {
   [[nodiscard]] index_t coded(index_t n) const { return a.coded(n); }
   [[nodiscard]] index_t tail_tokens() const { return a.tail_tokens(); }
   [[nodiscard]] bool whole_blocks() const { return true; }
-  void encode(float const* rows, index_t first, index_t n, index_t dim, std::byte* block) const {
-    a.encode(rows, first, n, dim, block);
-    std::vector<float> rest(static_cast<std::size_t>(n * dim));  // a method would use its scratch
-    for (index_t i = 0; i < n * dim; ++i) rest[static_cast<std::size_t>(i)] = rows[i] - a.decode(block, first + i / dim, i % dim, dim);
-    b.encode(rest.data(), first, n, dim, block + a.block_bytes(dim));
+  void encode(float const* rows, block_run const& run, std::byte* block) const {
+    a.encode(rows, run, block);
+    std::vector<float> rest(static_cast<std::size_t>(run.n * run.dim));  // a method would use fixed scratch
+    for (index_t i = 0; i < run.n; ++i)
+      for (index_t d = 0; d < run.dim; ++d) {
+        index_t const at = i * run.dim + d;
+        rest[static_cast<std::size_t>(at)] = rows[at] - a.decode(block, {.first = run.first + i, .dim = run.dim}, d);
+      }
+    b.encode(rest.data(), run, block + a.block_bytes(run.dim));
   }
-  [[nodiscard]] float decode(std::byte const* block, index_t t, index_t d, index_t dim) const {
-    return a.decode(block, t, d, dim) + b.decode(block + a.block_bytes(dim), t, d, dim);
+  [[nodiscard]] float decode(std::byte const* block, block_run const& run, index_t d) const {
+    return a.decode(block, run, d) + b.decode(block + a.block_bytes(run.dim), run, d);
   }
-  void dot(std::byte const* block, index_t first, index_t n, index_t dim, float const* q, index_t heads, float* scores) const {
-    a.dot(block, first, n, dim, q, heads, scores);
-    b.dot(block + a.block_bytes(dim), first, n, dim, q, heads, scores);
+  void dot(std::byte const* block, block_run const& run, float const* q, index_t heads, float* scores) const {
+    a.dot(block, run, q, heads, scores);
+    b.dot(block + a.block_bytes(run.dim), run, q, heads, scores);
   }
 };
 
@@ -112,14 +116,6 @@ TEST_CASE("sketch: H2O's sums are the caller's and move with the cache", "[sketc
   for (std::size_t i = 0; i < kept.size(); ++i) mass[i] = mass[static_cast<std::size_t>(kept[i])];
   CHECK(kept.size() == 20);
   CHECK(mass[0] == 3.0f * static_cast<float>((kept[0] * 13) % 7));
-}
-
-TEST_CASE("sketch: a layer group is one view", "[sketch]") {
-  // Two layers with the same shape, `layer_stride` elements apart: the sequence axis is the layer.
-  data::cache const c({.sequences = 2, .kv_heads = 1, .tokens = 30, .head_dim = 8});
-  data::compressed const group(pipeline{knorm{}, top_k{{.budget = 10}}}, c.view(), evidence<>{});
-  CHECK(group.kept(0, 0).size() == 10);
-  CHECK(group.kept(1, 0).size() == 10);
 }
 
 TEST_CASE("sketch: an engine's pool and OpenMP give the serial result", "[sketch]") {

@@ -98,7 +98,7 @@ TEST_CASE("re-encoding a decoded cache changes no code", "[kivi]") {
     for (index_t d = 0; d < 64; ++d) c.k[c.index(0, 0, t, d)] = first.packed.key(0, t, d), c.v[c.index(0, 0, t, d)] = first.packed.value(0, t, d);
   data::compressed const second(policy, c.view(), evidence<>{});
   auto const codec = policy.key_codec();
-  auto const at = first.plan.layout(128);
+  auto const at = first.plan.layout(128, 0);
   for (index_t b = 0; b < 4; ++b)
     for (index_t t = 0; t < 32; ++t)
       for (index_t d = 0; d < 64; ++d) {

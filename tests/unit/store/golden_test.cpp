@@ -21,7 +21,7 @@ void check_kivi(golden const& g) {
   std::string const bits = "_" + std::to_string(Bits);
   std::vector<std::byte> block(1 << 16);
   for (index_t b = 0; b < 2; ++b) {  // key blocks of 32 tokens
-    keys.encode(k.data() + b * 32 * 32, 0, 32, 32, block.data());
+    keys.encode(k.data() + b * 32 * 32, {.n = 32, .dim = 32}, block.data());
     for (index_t t = 0; t < 32; ++t)
       for (index_t d = 0; d < 32; ++d) {
         auto const at = static_cast<std::size_t>((b * 32 + t) * 32 + d);
@@ -35,7 +35,7 @@ void check_kivi(golden const& g) {
       }
   }
   for (index_t b = 0; b < 16; ++b) {  // value blocks of 4 tokens, one group of 32 channels
-    values.encode(v.data() + b * 4 * 32, 0, 4, 32, block.data());
+    values.encode(v.data() + b * 4 * 32, {.n = 4, .dim = 32}, block.data());
     for (index_t t = 0; t < 4; ++t)
       for (index_t d = 0; d < 32; ++d) {
         auto const at = static_cast<std::size_t>((b * 4 + t) * 32 + d);
