@@ -141,6 +141,7 @@ int main() {
   both("int 8", int_per_token<8>{}, true);
   both("streaming_llm", pipeline{streaming_llm{}, keep}, true);
   both("streaming_llm rerotated", pipeline{streaming_llm{}, keep, rerotate{}, int_per_token<8>{}}, false);
+  both("union of two layers", pipeline{given_scores{}, top_k{{.budget = 60, .granularity = granularity::union_, .layers = 2}}}, true);
   both("given scores", pipeline{given_scores{}, keep, kivi<2>{{.residual = 32}}}, true);
   both("knorm", pipeline{knorm{}, keep, int_per_token<4>{}}, false);
   both("custom scorer", pipeline{short_values{}, keep, kivi<4>{{.residual = 32}}}, false);

@@ -7,6 +7,7 @@
 
 #include <kvslim/core/status.hpp>
 #include <kvslim/core/types.hpp>
+#include <kvslim/core/view.hpp>
 
 #include <concepts>
 
@@ -27,18 +28,12 @@ struct run_positions {
   }
 };
 
-/// Rows whose lanes share their blocks: that many consecutive sequences of the view (the layers of a group, say) times kv heads.
-struct row_group {
-  index_t sequences = 1, kv_heads = 1;
-  [[nodiscard]] KVSLIM_HD constexpr index_t size() const noexcept { return sequences * kv_heads; }
-};
-
 /// The tokens that one call of a codec is about: [first, first + n) of a block, and what is known of them.
 struct block_run {
   index_t first = 0, n = 1, dim = 0;
   index_t token = 0;                 ///< place of the first one in its row
   index_t row = 0;                   ///< sequence * kv_heads + kv_head: finds a basis or codebook that belongs to a head
-  index_t member = 0;                ///< place in the row group, sequence-major
+  index_t member = 0;                ///< place in the row group
   run_positions positions = {};      ///< [n]; after eviction only stored where the codec says uses_positions
   std::byte const* state = nullptr;  ///< what fit() stored for the lane, null without one
 };

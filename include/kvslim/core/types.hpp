@@ -3,8 +3,8 @@
 #pragma once
 
 /// Storage-only element types: bit patterns with conversions, no arithmetic. All conversions are exact upwards and
-/// round to nearest even downwards; they agree bit for bit with the CUDA toolkit's host functions (tested for every
-/// value upwards; downwards for every 16-bit prefix with the bits that decide ties, and at random). e4m3 and e5m2 saturate to the largest finite value, as the toolkit's __NV_SATFINITE does.
+/// round to nearest even downwards; they agree bit for bit with the CUDA toolkit's host functions (tested
+/// for every value upwards and every float downwards). e4m3 and e5m2 saturate to the largest finite value, as the toolkit's __NV_SATFINITE does.
 
 #include <kvslim/core/config.hpp>
 

@@ -27,6 +27,28 @@ struct extents {
   friend constexpr bool operator==(extents const&, extents const&) = default;
 };
 
+/// Rows that belong together: that many consecutive sequences of a view (the layers of one sequence, say) times kv heads. They share a
+/// keep set, or a codec's blocks. Members are counted sequence-major.
+struct row_group {
+  index_t sequences = 1, kv_heads = 1;
+
+  [[nodiscard]] KVSLIM_HD constexpr index_t size() const noexcept { return sequences * kv_heads; }
+  [[nodiscard]] KVSLIM_HD constexpr bool divides(extents const& e) const noexcept {
+    return sequences > 0 && kv_heads > 0 && e.sequences % sequences == 0 && e.kv_heads % kv_heads == 0;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t member(extents const& e, index_t row) const noexcept {
+    return row / e.kv_heads % sequences * kv_heads + row % e.kv_heads % kv_heads;
+  }
+  /// First row of row's group; the row of one of its members.
+  [[nodiscard]] KVSLIM_HD constexpr index_t first_row(extents const& e, index_t row) const noexcept {
+    index_t const s = row / e.kv_heads, h = row % e.kv_heads;
+    return (s - s % sequences) * e.kv_heads + h - h % kv_heads;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t member_row(extents const& e, index_t first, index_t member) const noexcept {
+    return first + member / kv_heads * e.kv_heads + member % kv_heads;
+  }
+};
+
 /// Dense or strided memory: Hugging Face [B,H,T,D], llama.cpp cells, transposed V (a channel stride that is not 1).
 struct strided {
   index_t sequence = 0, kv_head = 0, token = 0, channel = 1;  // strides in elements

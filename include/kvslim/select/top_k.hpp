@@ -12,11 +12,10 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Which rows share one keep set. `union_` is for a group of layers: give every layer the same reduced scores
-/// (given_scores); inside one layer it is per_layer.
+/// Which rows share one keep set, selected by the mean of their scores: none, the heads of a layer, or the heads of a group of layers.
 enum class granularity : std::uint8_t { per_head, per_layer, union_ };
 
-/// Requires: budget >= 1, sinks and recent >= 0 (invalid_option). A budget above the length keeps everything.
+/// Requires: budget >= 1, sinks and recent >= 0, layers that divide the sequences (invalid_option). A budget above the length keeps everything.
 /// Cost: linear in tokens; workspace 8 bytes per token.
 struct top_k {
   using stage = selector_tag;
@@ -26,15 +25,22 @@ struct top_k {
     index_t sinks = 0;                          ///< first tokens, always kept
     index_t recent = 0;                         ///< newest tokens, always kept
     kvslim::granularity granularity = kvslim::granularity::per_head;
+    index_t layers = 1;                         ///< with union_: so many consecutive sequences of the view are one sequence's layers
   };
   options opt = {};
 
   [[nodiscard]] KVSLIM_HD constexpr index_t capacity(index_t tokens) const noexcept {
     return opt.budget < tokens ? opt.budget : tokens;
   }
-  [[nodiscard]] constexpr bool shared() const noexcept { return opt.granularity != granularity::per_head; }
+  /// Consecutive sequences whose rows share a keep set; 0: every row has its own.
+  [[nodiscard]] KVSLIM_HD constexpr index_t shared_sequences() const noexcept {
+    return opt.granularity == granularity::union_ ? opt.layers : opt.granularity == granularity::per_layer ? 1 : 0;
+  }
 
-  [[nodiscard]] constexpr status check(extents const&) const noexcept {
+  [[nodiscard]] constexpr status check(extents const& e) const noexcept {
+    if (opt.layers < 1 || (opt.layers > 1 && (opt.granularity != granularity::union_ || e.sequences % opt.layers != 0)))
+      return detail::fail(errc::invalid_option, "kvslim: top_k layers needs granularity union_ and must divide the view's sequences");
+
     if (opt.budget < 1) return detail::fail(errc::invalid_option, "kvslim: top_k needs a budget of at least one token");
     if (opt.sinks < 0 || opt.recent < 0) return detail::fail(errc::invalid_option, "kvslim: top_k needs sinks >= 0 and recent >= 0");
     return {};

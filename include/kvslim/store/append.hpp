@@ -24,7 +24,7 @@ KVSLIM_HD inline void settle_row(Packed const& packed, index_t r, float* scratch
     for (index_t t = lane.coded; t < target;) {
       index_t const take = lane.in_block(t, target);
       for (index_t m = 0; m < lane.members(); ++m) {
-        index_t const from = packed.plan().member_row(group_of(lane.codec), r, m);
+        index_t const from = group_of(lane.codec).member_row(packed.plan().extents(), r, m);
         auto const mine = lane_of(from);
         for (index_t i = 0; i < take; ++i)
           for (index_t d = 0; d < dim; ++d) rows[(m * take + i) * dim + d] = direct ? scratch[from * floats + fresh + d] : mine.decode(t + i, d);

@@ -25,9 +25,9 @@ struct score_body {
 };
 
 struct share_body {
-  extents e;
   float* scores;
-  __device__ void operator()(index_t s) const { share_scores(e, scores, s); }
+  index_t rows, tokens;
+  __device__ void operator()(index_t g) const { share_scores(scores + g * rows * tokens, rows, tokens); }
 };
 
 template <class Cache>
@@ -127,8 +127,8 @@ status compress(cuda exec, compression_plan<Policy> const& plan, Cache const& ca
     using selector_type = typename Policy::template stage_type<selector_tag>;
     static_assert(std::same_as<selector_type, top_k>, "kvslim: on CUDA the selector must be top_k");
     auto const& selector = plan.policy().template get<selector_tag>();
-    if (selector.shared())
-      if (s = detail::launch_for_each(exec, e.sequences, detail::share_body{e, w.scores}); !s) return s;
+    if (index_t const n = selector.shared_sequences() * e.kv_heads; n > 0)
+      if (s = detail::launch_for_each(exec, e.rows() / n, detail::share_body{w.scores, n, e.tokens}); !s) return s;
     detail::select_kernel<<<static_cast<unsigned>(e.rows()), detail::select_threads, 0, exec.stream>>>(
         selector, cache, w.scores, w.flags, detail::protected_recent(plan.policy()));
     if (s = detail::cuda_result(cudaPeekAtLastError()); !s) return s;

@@ -61,7 +61,7 @@ KVSLIM_HD inline void encode_row(Plan const& plan, Cache const& cache, workspace
   }
   auto const lane = [&](auto const& at, bool keys) {
     auto const read = [&](index_t member, index_t t, float* mine) {
-      index_t const from = plan.member_row(group_of(at.codec), r, member);
+      index_t const from = group_of(at.codec).member_row(plan.extents(), r, member);
       float const bias = keys ? read_kept(plan, cache, w, from, t, mine, other, other + 2 * dim)
                               : read_kept(plan, cache, w, from, t, other, mine, other + 2 * dim);
       if (keys && plan.keeps_log_weight()) packed.stored_weights(from)[t] = bias;
@@ -116,7 +116,7 @@ KVSLIM_HD inline index_t list_kept(Plan const& plan, Cache const& cache, workspa
 /// True if row r keeps the tokens that the first row of its group keeps.
 template <class Plan, class Codec>
 [[nodiscard]] bool keeps_as_leader(Plan const& plan, workspace const& w, index_t r, Codec const& codec) noexcept {
-  index_t const leader = plan.first_row(group_of(codec), r), capacity = plan.kept_capacity();
+  index_t const leader = group_of(codec).first_row(plan.extents(), r), capacity = plan.kept_capacity();
   return w.counts[r] == w.counts[leader] &&
          std::memcmp(w.kept + r * capacity, w.kept + leader * capacity, static_cast<std::size_t>(w.counts[r]) * sizeof(std::int32_t)) == 0;
 }
@@ -184,13 +184,12 @@ template <class Exec, class Plan, class Cache>
   return {};
 }
 
-/// Means the scores of a layer's heads into each of them, so that all rows of a sequence select the same tokens.
-KVSLIM_HD inline void share_scores(extents const& e, float* scores, index_t s) noexcept {
-  float* const first = scores + s * e.kv_heads * e.tokens;
-  for (index_t t = 0; t < e.tokens; ++t) {
+/// Means the scores of `count` rows into each of them, so that they select the same tokens.
+KVSLIM_HD inline void share_scores(float* rows, index_t count, index_t tokens) noexcept {
+  for (index_t t = 0; t < tokens; ++t) {
     float sum = 0.0f;
-    for (index_t h = 0; h < e.kv_heads; ++h) sum += first[h * e.tokens + t];
-    for (index_t h = 0; h < e.kv_heads; ++h) first[h * e.tokens + t] = sum / static_cast<float>(e.kv_heads);
+    for (index_t r = 0; r < count; ++r) sum += rows[r * tokens + t];
+    for (index_t r = 0; r < count; ++r) rows[r * tokens + t] = sum / static_cast<float>(count);
   }
 }
 
@@ -204,7 +203,7 @@ template <class Policy>
 
 }  // namespace detail
 
-/// Scores every token of every row. For granularity `union_`: score each layer, reduce, and pass the result as token_scores.
+/// Scores every token of every row, without selecting: to reduce scores over layers that no single view can hold, say.
 /// Shapes: out [rows, tokens]; scratch as plan.workspace_bytes(). Requires: a pipeline with a scorer.
 template <host_executor Exec, class Plan, class Cache, class Evidence>
 status score(Exec const& exec, Plan const& plan, Cache const& cache, Evidence const& evidence, score_view out, float* scratch) {
@@ -249,8 +248,9 @@ status compress(Exec const& exec, compression_plan<Policy> const& plan, Cache co
     if (auto const s = score(exec, plan, cache, evidence, {w.scores, e.tokens}, w.scratch); !s) return s;
   if constexpr (plan_type::has_selector) {
     auto const& selector = plan.policy().template get<selector_tag>();
-    if constexpr (requires { selector.shared(); })
-      if (selector.shared()) exec.for_each(e.sequences, [=](index_t s) { detail::share_scores(e, w.scores, s); });
+    if constexpr (requires { selector.shared_sequences(); })
+      if (index_t const n = selector.shared_sequences() * e.kv_heads; n > 0)
+        exec.for_each(e.rows() / n, [=](index_t g) { detail::share_scores(w.scores + g * n * e.tokens, n, e.tokens); });
   }
   index_t const recent = detail::protected_recent(plan.policy());
   exec.for_each(e.rows(), [=](index_t r) {

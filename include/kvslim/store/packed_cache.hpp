@@ -131,7 +131,7 @@ class packed_cache {
   [[nodiscard]] KVSLIM_HD detail::packed_lane<Codec, Tail> lane(Codec const& codec, index_t r, index_t coded, index_t detail::row_layout::*state,
                                                                 index_t detail::row_layout::*blocks, index_t detail::row_layout::*tail) const noexcept {
     auto const group = group_of(codec);
-    index_t const member = plan_.member(group, r), leader = plan_.first_row(group, r);
+    index_t const member = group.member(plan_.extents(), r), leader = group.first_row(plan_.extents(), r);
     auto const mine = plan_.layout(row(r).capacity, r);
     auto const shared = member == 0 ? mine : plan_.layout(row(leader).capacity, leader);
     return {codec, {}, fitted_codec<Codec> ? start(leader) + shared.*state : nullptr,

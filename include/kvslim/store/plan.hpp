@@ -6,8 +6,6 @@
 #include <kvslim/core/pipeline.hpp>
 #include <kvslim/quant/dense.hpp>
 
-#include <initializer_list>
-
 KVSLIM_BEGIN_NAMESPACE
 
 /// Alignment that storage and workspace must have, in bytes: what std::vector<std::byte> gives. 64 and more avoids split cache lines.
@@ -110,18 +108,6 @@ class compression_plan {
   }
   /// True if a lane's blocks are shared by several sequences of the view.
   [[nodiscard]] KVSLIM_HD constexpr bool grouped() const noexcept { return group_of(key_codec()).size() > 1 || group_of(value_codec()).size() > 1; }
-  /// Place of a row in a codec's group; row 0 of the group holds its blocks.
-  [[nodiscard]] KVSLIM_HD constexpr index_t member(row_group const& g, index_t row) const noexcept {
-    return row / extents_.kv_heads % g.sequences * g.kv_heads + row % extents_.kv_heads % g.kv_heads;
-  }
-  /// The row of place `member` in the group whose first row is `first`.
-  [[nodiscard]] KVSLIM_HD constexpr index_t member_row(row_group const& g, index_t first, index_t member) const noexcept {
-    return first + member / g.kv_heads * extents_.kv_heads + member % g.kv_heads;
-  }
-  [[nodiscard]] KVSLIM_HD constexpr index_t first_row(row_group const& g, index_t row) const noexcept {
-    index_t const s = row / extents_.kv_heads, h = row % extents_.kv_heads;
-    return (s - s % g.sequences) * extents_.kv_heads + h - h % g.kv_heads;
-  }
   [[nodiscard]] KVSLIM_HD constexpr bool keeps_log_weight() const noexcept {
     if constexpr (has_merger) return policy_.template get<merger_tag>().mass_bias();
     return false;
@@ -141,9 +127,8 @@ class compression_plan {
       if (auto const s = policy_.template get<merger_tag>().check(); !s) return s;
     if constexpr (has_mover)
       if (auto const s = policy_.template get<position_tag>().check(e); !s) return s;
-    for (auto const& g : {group_of(key_codec()), group_of(value_codec())})
-      if (g.sequences < 1 || g.kv_heads < 1 || e.sequences % g.sequences != 0 || e.kv_heads % g.kv_heads != 0)
-        return detail::fail(errc::invalid_shape, "kvslim: the codec's row group must divide the view's sequences and kv_heads");
+    if (!group_of(key_codec()).divides(e) || !group_of(value_codec()).divides(e))
+      return detail::fail(errc::invalid_shape, "kvslim: the codec's row group must divide the view's sequences and kv_heads");
     if (auto const s = key_codec().check(e.head_dim); !s) return s;
     return value_codec().check(e.head_dim);
   }
@@ -160,10 +145,11 @@ class compression_plan {
       used += detail::round_up(bytes, 64);
       return begin;
     };
+    auto const leads = [&](auto const& codec) { return group_of(codec).member(extents_, row) == 0; };
     auto const blocks = [&](auto const& codec) {
-      return member(group_of(codec), row) != 0 ? 0 : detail::div_up(codec.coded(capacity), codec.block_tokens()) * codec.block_bytes(dim);
+      return leads(codec) ? detail::div_up(codec.coded(capacity), codec.block_tokens()) * codec.block_bytes(dim) : 0;
     };
-    auto const state = [&](auto const& codec) { return member(group_of(codec), row) != 0 ? 0 : state_bytes_of(codec, dim, codec.coded(capacity)); };
+    auto const state = [&](auto const& codec) { return leads(codec) ? state_bytes_of(codec, dim, codec.coded(capacity)) : 0; };
     at.key_state = take(state(key));
     at.key_blocks = take(blocks(key));
     at.key_tail = take(tail_bytes<dense_key<typename decltype(key_codec())::tail_type>>(key.tail_tokens(), capacity));

@@ -50,7 +50,7 @@ template <class Plan>
 [[nodiscard]] bool agrees_with_group(Plan const& plan, packed_row const& entry, index_t row, std::byte const* data) noexcept {
   auto const agrees = [&](auto const& codec) {
     packed_row first;
-    std::memcpy(&first, data + 128 + plan.first_row(group_of(codec), row) * 32, sizeof first);
+    std::memcpy(&first, data + 128 + group_of(codec).first_row(plan.extents(), row) * 32, sizeof first);
     return entry.capacity == first.capacity && entry.count == first.count && entry.key_coded == first.key_coded && entry.value_coded == first.value_coded;
   };
   return agrees(plan.key_codec()) && agrees(plan.value_codec());

@@ -114,7 +114,31 @@ TEST_CASE("given scores select as given, shared by a layer when asked", "[given_
   CHECK(shared.kept(0, 0) == shared.kept(0, 1));
 }
 
-TEST_CASE("union over layers is one reduction of their scores", "[top_k][given_scores]") {
+TEST_CASE("union over the layers of one view keeps one set, by the mean of all scores", "[top_k]") {
+  data::cache const c({.sequences = 4, .tokens = 64, .head_dim = 16});  // two sequences of two layers
+  auto const scores = scores_of(knorm{}, c, evidence<>{});
+  data::compressed const run(pipeline{knorm{}, top_k{{.budget = 16, .sinks = 2, .granularity = granularity::union_, .layers = 2}}}, c.view(), evidence<>{});
+  REQUIRE(run.result.ok());
+  for (index_t g = 0; g < 2; ++g) {
+    std::vector<std::pair<double, index_t>> order;
+    for (index_t t = 2; t < 64; ++t) {
+      double sum = 0;
+      for (index_t r = 0; r < 4; ++r) sum -= scores[static_cast<std::size_t>((g * 4 + r) * 64 + t)];
+      order.emplace_back(sum, t);
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<index_t> expected{0, 1};
+    for (std::size_t i = 0; i < 14; ++i) expected.push_back(order[i].second);
+    std::sort(expected.begin(), expected.end());
+    for (index_t s = 2 * g; s < 2 * g + 2; ++s)
+      for (index_t h = 0; h < 2; ++h) CHECK(run.kept(s, h) == expected);
+  }
+  CHECK(data::compressed(pipeline{knorm{}, top_k{{.budget = 16, .granularity = granularity::union_, .layers = 3}}}, c.view(), evidence<>{}).result.code ==
+        errc::invalid_option);
+  CHECK(data::compressed(pipeline{knorm{}, top_k{{.budget = 16, .layers = 2}}}, c.view(), evidence<>{}).result.code == errc::invalid_option);
+}
+
+TEST_CASE("union over layers in separate views is one reduction of their scores", "[top_k][given_scores]") {
   data::cache const a({.tokens = 64, .head_dim = 16}, 1), b({.tokens = 64, .head_dim = 16}, 2);
   auto sum = scores_of(knorm{}, a, evidence<>{});
   auto const more = scores_of(knorm{}, b, evidence<>{});

@@ -69,6 +69,7 @@ void all_policies() {
   over_layouts<T>("snapkv merger", pipeline{snap, keep, merge});
   over_layouts<T>("snapkv merger kivi", pipeline{snap, keep, merge, two});
   over_layouts<T>("given per layer", pipeline{given_scores{}, top_k{{.budget = 20, .granularity = granularity::per_layer}}});
+  over_layouts<T>("union of two layers", pipeline{knorm{}, top_k{{.budget = 20, .granularity = granularity::union_, .layers = 2}}, kivi<4>{{.residual = 32}}});
   over_layouts<T>("merger alone", pipeline{given_scores{}, merge, int_per_token<4>{}});
   over_layouts<T>("custom", pipeline{third_party_scorer{}, keep, merge, two});
 }
@@ -113,4 +114,9 @@ TEST_CASE("invalid tokens and short sequences are never stored", "[matrix]") {
   CHECK(run.packed.tokens(0, 0) == 40);
   CHECK(run.kept(0, 0).front() == 10);
   CHECK(run.packed.tokens(1, 0) == 0);
+}
+TEST_CASE("fp8 sources give the same bits in every layout", "[matrix]") {
+  auto const policy = pipeline{snapkv{{.window = 8, .pool = 3}}, top_k{{.budget = 30, .sinks = 2}}, kvmerger{{.threshold = 0.6f}}, kivi<2>{{.residual = 32}}};
+  over_layouts<e4m3>("e4m3", policy);
+  over_layouts<e5m2>("e5m2", policy);
 }
