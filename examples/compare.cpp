@@ -5,6 +5,7 @@
 // writes report.json and report.dat (for the plot).
 
 #include "inference/session.hpp"
+#include "inference/tokenizer.hpp"
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -34,11 +35,11 @@ method entry(std::string name, MakePolicy make) {
 }
 
 /// Every pipeline keeps the last 32 tokens and, where it evicts, 4 sinks.
-std::vector<method> methods(float rope_base, index_t rope_dims) {
+std::vector<method> methods(rope const& rotation) {
   auto const keep = [](double fraction) {
     return [fraction](index_t t) { return top_k{{.budget = budget_for(fraction, t), .sinks = 4, .recent = 32}}; };
   };
-  rerotate const close_gaps{{.base = rope_base, .dims = rope_dims, .interleaved = true}};
+  rerotate const close_gaps{rotation};
   constexpr snapkv snap{{.window = 32, .pool = 5}};
   // The paper's sigma of 5 fits another model's keys: here neighbours are farther apart, and their weights would all vanish.
   constexpr kvmerger merge{{.sigma = 20.0f}};
@@ -76,18 +77,22 @@ std::vector<double> log_softmax(std::span<float const> logits) {
   return out;
 }
 
+/// Tokens that an answer may take: a space and five digits, one by one.
+constexpr index_t answer_tokens = 6;
+
 index_t best(std::span<float const> logits) { return std::distance(logits.begin(), std::max_element(logits.begin(), logits.end())); }
 
 void progress(std::string const& what) { std::fprintf(stderr, "  %s\n", what.c_str()); }
 
 /// A context with one fact in it, the question, and the answer.
 struct pass_key {
-  std::string context, question, answer;
+  std::vector<index_t> context, question;
+  std::string answer;
 };
 
-std::vector<pass_key> pass_keys(std::string const& filler, index_t length, int count) {
+std::vector<pass_key> pass_keys(example::tokenizer const& words, std::vector<index_t> const& filler, index_t length, int count) {
   // Names that training never used (crc32 of the name is 0 mod 8 in train.py).
-  static char const* const names[] = {"gukozor", "guvipel", "seral", "vanik", "vanik", "kutol", "tikotin", "lapekon", "fufizin", "vokagon", "galenil", "zogur", "difol", "tarek", "lekel", "seral"};
+  static char const* const names[] = {"gukozor", "guvipel", "seral", "vanik", "kutol", "tikotin", "lapekon", "fufizin", "vokagon", "galenil", "zogur", "difol", "tarek", "lekel"};
   std::vector<pass_key> out;
   unsigned random = 20240711;
   for (int i = 0; i < count; ++i) {
@@ -97,11 +102,15 @@ std::vector<pass_key> pass_keys(std::string const& filler, index_t length, int c
       digits += static_cast<char>('0' + (random >> 16) % 10);
     }
     std::string const name = names[static_cast<std::size_t>(i) % std::size(names)];
-    std::string const question = "\nWhat is the code of " + name + "? ";
-    std::string const fact = "\nThe code of " + name + " is " + digits + ".\n";
-    auto const room = static_cast<std::size_t>(length) - 1 - question.size() - fact.size() - 5;
-    std::string context = filler.substr(static_cast<std::size_t>(i) * 1777 % (filler.size() - room), room);
-    context.insert(room * static_cast<std::size_t>(2 * i + 1) / static_cast<std::size_t>(2 * count), fact);  // every depth
+    auto const question = words.encode("\nQuestion: the code of " + name + " is");
+    auto const fact = words.encode("\nThe code of " + name + " is " + digits + ".\n");
+    auto const room = length - 1 - answer_tokens - std::ssize(question) - std::ssize(fact);
+    auto const from = filler.begin() + static_cast<index_t>(i) * 1777 % (std::ssize(filler) - room);
+    auto const depth = room * (2 * i + 1) / (2 * count);  // every depth
+    std::vector<index_t> context{words.opening_token()};
+    context.insert(context.end(), from, from + depth);
+    context.insert(context.end(), fact.begin(), fact.end());
+    context.insert(context.end(), from + depth, from + room);
     out.push_back({context, question, digits});
   }
   return out;
@@ -125,29 +134,30 @@ int main(int argc, char** argv) try {
 
   auto const file = example::gguf::open(model_path);
   example::model model(file);
+  example::tokenizer const words(file);
   auto const& shape = model.shape();
+  if (words.size() > shape.vocabulary) throw std::runtime_error("the model has fewer tokens than its vocabulary");
   if (context == 0) context = std::min<index_t>(1024, shape.context);  // the reference model has learnt little beyond
   if (context < 512 || context > shape.context || scored > context / 2) throw std::runtime_error("--context must be 512 to the model's own, --scored at most half of it");
   std::ifstream in(text_path, std::ios::binary);
   std::string const text{std::istreambuf_iterator<char>(in), {}};
-  if (std::ssize(text) < 2 * context) throw std::runtime_error("the text is too short: " + text_path);
-  auto const encode = [&](std::string const& s) {
-    std::vector<index_t> tokens{model.opening_token()};
-    for (char c : s) tokens.push_back(model.byte_tokens()[static_cast<unsigned char>(c)]);
-    return tokens;
-  };
+  auto const whole = words.encode(text);
+  if (std::ssize(whole) < 2 * context) throw std::runtime_error("the text is too short: " + text_path);
   std::fprintf(stderr, "%s: %lld layers, %lld query and %lld KV heads of %lld, context %lld\n", model_path.c_str(),
                static_cast<long long>(shape.layers), static_cast<long long>(shape.q_heads), static_cast<long long>(shape.kv_heads),
                static_cast<long long>(shape.head_dim), static_cast<long long>(context));
 
-  auto const list = methods(shape.rope_base, shape.rope_dims);
+  auto const list = methods(model.rope());
   std::vector<result> results(list.size());
 
   index_t const length = context - scored;
   for (int i = 0; i < texts; ++i) {
     progress("text " + std::to_string(i + 1) + " of " + std::to_string(texts) + ": prefill");
-    auto const begin = static_cast<std::size_t>(i) * (text.size() - static_cast<std::size_t>(context)) / static_cast<std::size_t>(texts);
-    auto const tokens = encode(text.substr(begin, static_cast<std::size_t>(context)));
+    auto const begin = whole.begin() + static_cast<index_t>(i) * (std::ssize(whole) - context) / texts;
+    std::vector<index_t> tokens{words.opening_token()};
+    tokens.insert(tokens.end(), begin, begin + context);
+    index_t bytes = 0;
+    for (auto t = tokens.begin() + length + 1; t != tokens.end(); ++t) bytes += std::ssize(words.bytes(*t));
     prefilled const cache(model, {tokens.begin(), tokens.begin() + length});
     std::vector<std::vector<double>> exact;
     for (std::size_t m = 0; m < list.size(); ++m) {
@@ -164,7 +174,7 @@ int main(int argc, char** argv) try {
         times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
         auto const p = log_softmax(logits);
         double const share = 1.0 / static_cast<double>(scored) / texts;
-        r.bits_per_byte -= p[static_cast<std::size_t>(tokens[static_cast<std::size_t>(length + t + 1)])] / std::log(2.0) * share;
+        r.bits_per_byte -= p[static_cast<std::size_t>(tokens[static_cast<std::size_t>(length + t + 1)])] / std::log(2.0) / static_cast<double>(bytes) / texts;
         if (m == 0) exact.push_back(p);
         auto const& q = exact[static_cast<std::size_t>(t)];
         for (std::size_t v = 0; v < q.size(); ++v) r.kl += std::exp(q[v]) * (q[v] - p[v]) * share;
@@ -174,24 +184,27 @@ int main(int argc, char** argv) try {
     }
   }
 
-  auto const asked = pass_keys(text, context, keys);
+  auto const asked = pass_keys(words, whole, context, keys);
   for (std::size_t i = 0; i < asked.size(); ++i) {
     progress("pass key " + std::to_string(i + 1) + " of " + std::to_string(asked.size()));
     auto const& key = asked[i];
-    auto const tokens = encode(key.context + key.question);
-    index_t const total = std::ssize(tokens), before = total - std::ssize(key.question);
+    std::vector<index_t> tokens(key.context);
+    tokens.insert(tokens.end(), key.question.begin(), key.question.end());
+    index_t const total = std::ssize(tokens), before = std::ssize(key.context);
     prefilled const cache(model, {tokens.begin(), tokens.end() - 1});
     for (std::size_t m = 0; m < list.size(); ++m) {
       auto const right = [&](index_t compressed) {
-        auto const run = list[m].make(cache, compressed, total - compressed + 8);
+        auto const run = list[m].make(cache, compressed, total - compressed + answer_tokens);
         std::span<float const> logits;
         for (index_t t = compressed; t < total; ++t) logits = run->decode(model, tokens[static_cast<std::size_t>(t)]);
-        for (char digit : key.answer) {
-          index_t const token = best(logits);
-          if (token != model.byte_tokens()[static_cast<unsigned char>(digit)]) return 0;
-          logits = run->decode(model, token);
+        std::string said;
+        for (index_t n = 0; n < answer_tokens; ++n) {
+          auto const token = best(logits);
+          said += words.bytes(token);
+          if (n + 1 < answer_tokens) logits = run->decode(model, token);
         }
-        return 1;
+        said.erase(0, said.find_first_not_of(' '));
+        return said.starts_with(key.answer) ? 1 : 0;
       };
       results[m].seen_right += right(total - 1);
       results[m].unseen_right += right(before);

@@ -2,11 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include "model.hpp"
 
-#include <kvslim/ops/rope.hpp>
 #include <kvslim/ops/rows.hpp>
 
 #include <cmath>
-#include <cstdio>
 
 namespace example {
 
@@ -51,20 +49,8 @@ model::model(gguf const& file) : shape_{} {
   if (s.q_heads % s.kv_heads != 0 || s.head_dim > 1024 || s.rope_dims > s.head_dim || s.rope_dims % 2 != 0 || s.layers > 1000)
     throw gguf_error("GGUF: the model's shape does not add up");
 
-  bytes_.resize(256, -1);
-  for (index_t b = 0; b < 256; ++b) {
-    if (names.empty()) {
-      bytes_[static_cast<std::size_t>(b)] = b;
-      continue;
-    }
-    char name[8];
-    std::snprintf(name, sizeof name, "<0x%02X>", static_cast<unsigned>(b));
-    for (std::size_t i = 0; i < names.size(); ++i)
-      if (names[i] == name) bytes_[static_cast<std::size_t>(b)] = static_cast<index_t>(i);
-    if (bytes_[static_cast<std::size_t>(b)] < 0) throw gguf_error("GGUF: the vocabulary has no byte tokens (<0x00> to <0xFF>)");
-  }
-  opening_ = static_cast<index_t>(file.number("tokenizer.ggml.bos_token_id", 0));
-  if (opening_ < 0 || opening_ >= s.vocabulary || (names.empty() && s.vocabulary < 256)) throw gguf_error("GGUF: the vocabulary does not add up");
+  if (file.text("llama.rope.scaling.type") != "" && file.text("llama.rope.scaling.type") != "none")
+    throw gguf_error("GGUF: rope scaling '" + file.text("llama.rope.scaling.type") + "' is not read");
 
   auto const matrix = [&](std::string const& name, index_t rows, index_t columns) {
     return file.tensor(name, static_cast<std::uint64_t>(rows), static_cast<std::uint64_t>(columns));
@@ -81,6 +67,13 @@ model::model(gguf const& file) : shape_{} {
                        matrix(name + "ffn_gate.weight", s.ffn, s.width), matrix(name + "ffn_up.weight", s.ffn, s.width),
                        matrix(name + "ffn_down.weight", s.width, s.ffn)});
   }
+  if (file.has_tensor("rope_freqs.weight")) {  // Llama 3.1 divides each frequency by a factor
+    frequencies_ = matrix("rope_freqs.weight", 1, s.rope_dims / 2);
+    for (index_t i = 0; i < s.rope_dims / 2; ++i) {
+      auto& f = frequencies_[static_cast<std::size_t>(i)];
+      f = std::pow(s.rope_base, -2.0f * static_cast<float>(i) / static_cast<float>(s.rope_dims)) / f;
+    }
+  }
   auto const size = [](index_t n) { return static_cast<std::size_t>(n); };
   x_.resize(size(s.width));
   h_.resize(size(s.width));
@@ -93,9 +86,11 @@ model::model(gguf const& file) : shape_{} {
   logits_.resize(size(s.vocabulary));
 }
 
+kvslim::rope model::rope() const { return {shape_.rope_base, shape_.rope_dims, true, frequencies_.empty() ? nullptr : frequencies_.data()}; }
+
 std::span<float const> model::step(index_t token, index_t position, attention const& attend) {
   auto const& s = shape_;
-  kvslim::rope const rotation{s.rope_base, s.rope_dims, true};
+  auto const rotation = rope();
   for (index_t i = 0; i < s.width; ++i) x_[static_cast<std::size_t>(i)] = embedding_[static_cast<std::size_t>(token * s.width + i)];
   for (index_t l = 0; l < s.layers; ++l) {
     auto const& w = layers_[static_cast<std::size_t>(l)];

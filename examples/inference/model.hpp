@@ -7,7 +7,7 @@
 
 #include "gguf.hpp"
 
-#include <kvslim/core/config.hpp>
+#include <kvslim/ops/rope.hpp>
 
 #include <functional>
 #include <span>
@@ -27,10 +27,8 @@ class model {
   explicit model(gguf const& file);
 
   [[nodiscard]] model_shape const& shape() const { return shape_; }
-  /// Token of each byte value: the identity for a byte vocabulary, the <0xNN> tokens of a sentence-piece vocabulary.
-  [[nodiscard]] std::vector<index_t> const& byte_tokens() const { return bytes_; }
-  /// Token that opens a sequence.
-  [[nodiscard]] index_t opening_token() const { return opening_; }
+  /// How queries and keys are rotated; points into the model.
+  [[nodiscard]] kvslim::rope rope() const;
 
   /// attention(layer, q [q_heads, head_dim], k [kv_heads, head_dim], v, out [q_heads, head_dim])
   using attention = std::function<void(index_t, std::span<float const>, std::span<float const>, std::span<float const>, std::span<float>)>;
@@ -44,9 +42,7 @@ class model {
   };
 
   model_shape shape_;
-  index_t opening_ = 0;
-  std::vector<index_t> bytes_;
-  std::vector<float> embedding_, output_norm_, output_;
+  std::vector<float> embedding_, output_norm_, output_, frequencies_;
   std::vector<layer> layers_;
   std::vector<float> x_, h_, q_, k_, v_, a_, gate_, up_, logits_;
 };

@@ -8,7 +8,7 @@ seconds=${1:-600}
 mkdir -p build/fuzz
 for parser in serialize gguf; do
   extra=""
-  [ $parser = gguf ] && extra=examples/inference/gguf.cpp
+  [ $parser = gguf ] && extra="examples/inference/gguf.cpp examples/inference/tokenizer.cpp"
   # shellcheck disable=SC2086
   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Iinclude -Iexamples tests/fuzz/$parser.cpp $extra -o build/fuzz/$parser
   mkdir -p build/fuzz/corpus_$parser
