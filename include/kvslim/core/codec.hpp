@@ -68,6 +68,8 @@ concept value_codec = codec<C> && requires(C const c, std::byte const* b, block_
 
 // What a codec may have besides. A missing member means the default.
 
+/// `float largest_value() const`: values beyond it are refused; without one the tail's element type decides.
+
 /// `static constexpr bool uses_positions = true`: the codec reads run.positions, so they are stored whenever rows may have gaps.
 template <class C>
 inline constexpr bool uses_positions = false;

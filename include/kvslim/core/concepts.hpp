@@ -86,7 +86,8 @@ concept selector = policy<P> && requires(P const p, extents const e, selection_r
   p.select(row);
 };
 
-/// `runs(...)` groups evicted tokens with a kept one; `merge(...)` makes the row that stands for a run.
+/// `runs(...)` groups evicted tokens with a kept one; `merge(...)` makes the row that stands for a run; a merger whose rows may be larger
+/// than their members also says `bool grows() const`, so that what does not fit the storage type is refused.
 template <class P>
 concept merger = policy<P> && requires(P const p) {
   requires std::same_as<typename P::stage, merger_tag>;

@@ -41,6 +41,8 @@ struct kvmerger {
     return {};
   }
   [[nodiscard]] KVSLIM_HD constexpr bool mass_bias() const noexcept { return opt.mass_bias; }
+  /// Merged rows may be larger than their members.
+  [[nodiscard]] KVSLIM_HD constexpr bool grows() const noexcept { return opt.value_scale_n; }
 
   /// Assigns every token of one row to a run: run[t] is the index of the run's pivot, -1 if the token is evicted. Flags are the
   /// selection's (0, 1, 2; 255 invalid); `selected` says whether a selector ran. Returns the number of runs.

@@ -40,13 +40,16 @@ struct affine {
 
 [[nodiscard]] KVSLIM_HD inline float round_f16(float x) noexcept { return to_float(from_float<f16>(x)); }
 
+/// Largest magnitude whose groups have finite parameters: the authors round the span to f16.
+[[nodiscard]] KVSLIM_HD constexpr float largest_affine(rounding mode) noexcept { return mode == rounding::authors ? 32752.0f : 65504.0f; }
+
 [[nodiscard]] KVSLIM_HD inline affine fit_affine(range r, int bits, rounding mode) noexcept {
   auto const steps = static_cast<float>((1 << bits) - 1);
   float const span = mode == rounding::authors ? round_f16(r.high - r.low) : r.high - r.low;
   return {from_float<f16>(span / steps), from_float<f16>(r.low)};
 }
 
-/// Nearest code, ties to even, clamped to [0, 2^bits - 1].
+/// Nearest code, ties to even, clamped to [0, 2^bits - 1]; NaN (from a damaged tail) is 0.
 [[nodiscard]] KVSLIM_HD inline std::uint32_t encode_affine(float x, affine a, int bits, rounding mode) noexcept {
   float const scale = to_float(a.scale);
   if (scale == 0.0f) return 0;
@@ -55,7 +58,7 @@ struct affine {
   y /= scale;
   if (mode == rounding::authors) y = round_f16(y);
   auto const most = static_cast<float>((1 << bits) - 1);
-  y = y < 0.0f ? 0.0f : y > most ? most : y;
+  y = y > 0.0f ? (y < most ? y : most) : 0.0f;
   return static_cast<std::uint32_t>(std::rint(y));
 }
 

@@ -56,7 +56,6 @@ KVSLIM_HD inline void dot_codes(std::uint8_t const* codes, index_t dim, index_t 
 template <int Bits, element Tail = f16>
 struct channel_key {
   using tail_type = Tail;
-  static constexpr float largest_value = 65504.0f;  // scale and low are f16
   index_t group = 32;
   index_t residual = 128;
   kvslim::rounding rounding = kvslim::rounding::precise;
@@ -69,6 +68,7 @@ struct channel_key {
     if (dim % 4 != 0) return detail::fail(errc::invalid_shape, "kvslim: quantized keys need head_dim to be a multiple of 4");
     return {};
   }
+  [[nodiscard]] KVSLIM_HD constexpr float largest_value() const noexcept { return ops::largest_affine(rounding); }
   [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept { return group; }
   [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept { return group * dim * Bits / 8; }
   [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept { return code_bytes(dim) + 4 * dim; }
@@ -120,7 +120,6 @@ struct channel_key {
 template <int Bits, element Tail = f16>
 struct token_key {
   using tail_type = Tail;
-  static constexpr float largest_value = 65504.0f;  // scale and low are f16
   index_t residual = 0;
 
   [[nodiscard]] KVSLIM_HD status check(index_t dim) const noexcept {
@@ -128,6 +127,7 @@ struct token_key {
     if (dim % 4 != 0) return detail::fail(errc::invalid_shape, "kvslim: quantized keys need head_dim to be a multiple of 4");
     return {};
   }
+  [[nodiscard]] KVSLIM_HD constexpr float largest_value() const noexcept { return ops::largest_affine(kvslim::rounding::precise); }
   [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept { return 32; }
   [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept { return 32 * dim * Bits / 8; }
   [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept { return code_bytes(dim) + 128; }
@@ -174,7 +174,6 @@ struct token_key {
 template <int Bits, element Tail = f16>
 struct token_value {
   using tail_type = Tail;
-  static constexpr float largest_value = 65504.0f;  // scale and low are f16
   index_t group = 0;
   index_t residual = 0;
   kvslim::rounding rounding = kvslim::rounding::precise;
@@ -186,6 +185,7 @@ struct token_value {
     if (residual < 0) return detail::fail(errc::invalid_option, "kvslim: residual must not be negative");
     return {};
   }
+  [[nodiscard]] KVSLIM_HD constexpr float largest_value() const noexcept { return ops::largest_affine(rounding); }
   [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept { return 4; }
   [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept {
     return detail::div_up(dim, 32) * ops::unit_bytes<Bits>;

@@ -76,8 +76,8 @@ status append(Exec const& exec, packed_cache<Policy, host_space> const& packed, 
       return detail::fail(errc::invalid_shape, "kvslim: append needs k and v as [sequences, kv_heads, 1, head_dim]");
   if (!packed.ready()) return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
   auto const plan = packed.plan();
-  float const key_limit = detail::largest_stored<decltype(plan.key_codec())>();
-  float const value_limit = detail::largest_stored<decltype(plan.value_codec())>();
+  float const key_limit = detail::largest_stored(plan.key_codec());
+  float const value_limit = detail::largest_stored(plan.value_codec());
   for (index_t r = 0; r < e.rows(); ++r) {
     if (packed.row(r).count >= packed.row(r).capacity)
       return detail::fail(errc::capacity_exceeded, "kvslim: a row is full: plan with more append_tokens");

@@ -20,10 +20,12 @@ template <element T>
 
 /// Largest magnitude that a codec can store: its tail's, and its parameters' if they are narrower.
 template <class Codec>
-[[nodiscard]] constexpr float largest_stored() noexcept {
-  float limit = largest<typename Codec::tail_type>();
-  if constexpr (requires { Codec::largest_value; }) limit = Codec::largest_value < limit ? Codec::largest_value : limit;
-  return limit;
+[[nodiscard]] constexpr float largest_stored(Codec const& codec) noexcept {
+  float const tail = largest<typename Codec::tail_type>();
+  if constexpr (requires { codec.largest_value(); })
+    return codec.largest_value() < tail ? codec.largest_value() : tail;
+  else
+    return tail;
 }
 
 /// Reads one kept token (merged or not, moved or not) as float rows. `scratch` holds 3 * head_dim floats.
@@ -168,8 +170,12 @@ template <class Plan, class Cache, class Evidence, class Packed>
 template <class Exec, class Plan, class Cache>
 [[nodiscard]] status check_values(Exec const& exec, Plan const& plan, Cache const& cache, std::byte* scratch) {
   auto const e = plan.extents();
-  float const key_limit = largest_stored<decltype(plan.key_codec())>();
-  float const value_limit = largest_stored<decltype(plan.value_codec())>();
+  for (index_t s = 0; s < e.sequences; ++s)
+    if (index_t const n = cache.length(s); n > 0 && cache.position(s, n - 1) >= (index_t{1} << 31) - 1 - plan.options().append_tokens)
+      return fail(errc::invalid_shape, "kvslim: positions plus append_tokens must stay below 2^31");
+  // Rotation can move all of a pair's length into one channel.
+  float const key_limit = largest_stored(plan.key_codec()) * (Plan::has_mover ? 0.70710677f : 1.0f);
+  float const value_limit = largest_stored(plan.value_codec());
   auto* const good = reinterpret_cast<std::uint8_t*>(scratch);
   exec.for_each(e.rows(), [=](index_t r) {
     index_t const s = r / e.kv_heads, h = r % e.kv_heads;
@@ -182,6 +188,20 @@ template <class Exec, class Plan, class Cache>
   for (index_t r = 0; r < e.rows(); ++r)
     if (good[r] == 0) return fail(errc::non_finite, "kvslim: K or V holds NaN, infinity or a value beyond the storage type's range");
   return {};
+}
+
+/// For mergers whose rows may outgrow their members: true if what they make of row r can be stored.
+template <class Plan, class Cache>
+[[nodiscard]] bool merged_fits(Plan const& plan, Cache const& cache, workspace const& w, index_t r) noexcept {
+  index_t const dim = plan.extents().head_dim;
+  float* const k = w.staging + r * w.staging_floats;
+  for (index_t i = 0; i < w.counts[r]; ++i) {
+    static_cast<void>(read_kept(plan, cache, w, r, i, k, k + dim, k + 2 * dim));
+    if (!ops::within(k, 1, dim, largest_stored(plan.key_codec())) ||
+        !ops::within(k + dim, 1, dim, largest_stored(plan.value_codec())))
+      return false;
+  }
+  return true;
 }
 
 /// Means the scores of `count` rows into each of them, so that they select the same tokens.
@@ -260,7 +280,11 @@ status compress(Exec const& exec, compression_plan<Policy> const& plan, Cache co
     if constexpr (plan_type::has_selector)
       plan.policy().template get<selector_tag>().select({w.scores + r * e.tokens, w.keys + r * e.tokens, flags, cache.length(s), recent});
     w.counts[r] = detail::list_kept(plan, cache, w, r);
+    if constexpr (plan_type::has_merger && requires { plan.policy().template get<merger_tag>().grows(); })
+      if (plan.policy().template get<merger_tag>().grows() && !detail::merged_fits(plan, cache, w, r)) w.counts[r] = -1;
   });
+  for (index_t r = 0; r < e.rows(); ++r)
+    if (w.counts[r] < 0) return detail::fail(errc::non_finite, "kvslim: a merged row is beyond the storage type's range");
   if constexpr (plan_type::has_mover) {
     for (index_t r = 0; r < e.rows(); ++r)
       if (w.counts[r] != w.counts[r - r % e.kv_heads])

@@ -41,6 +41,7 @@ template <class Plan>
   };
   constexpr index_t most = index_t{1} << 31;
   if (entry.offset != begin || entry.capacity < 0 || entry.count < 0 || entry.count > entry.capacity || entry.next_position < 0) return false;
+  if (index_t{entry.next_position} + entry.capacity - entry.count >= most) return false;  // appending must not overflow it
   if (entry.capacity >= most || plan.layout(entry.capacity, row).bytes > used - begin) return false;
   return sound(plan.key_codec(), entry.key_coded) && sound(plan.value_codec(), entry.value_coded);
 }

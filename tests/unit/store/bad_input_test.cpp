@@ -4,6 +4,8 @@
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
 
+#include <limits>
+
 using namespace kvslim;
 
 namespace {
@@ -23,6 +25,8 @@ errc outcome(Policy const& policy, View const& view, Evidence const& ev) {
 }
 
 data::shape const small{.sequences = 1, .kv_heads = 2, .group = 2, .tokens = 64, .head_dim = 32};
+
+constexpr pipeline knorm_half{knorm{}, top_k{{.budget = 32}}};
 
 }  // namespace
 
@@ -89,6 +93,36 @@ TEST_CASE("values that f16 parameters cannot hold are refused whatever the tail 
   CHECK(outcome(kivi<8, bf16>{{.residual = 32}}, c.view(), evidence<>{}) == errc::non_finite);
   CHECK(outcome(int_per_token<8, float>{}, c.view(), evidence<>{}) == errc::non_finite);
   CHECK(outcome(dense<bf16>{}, c.view(), evidence<>{}) == errc::ok);
+  for (std::size_t i = 0; i < c.k.size(); ++i) c.k[i] = i / 32 % 2 == 0 ? 50000.0f : -50000.0f;  // a span that the authors' f16 cannot hold
+  CHECK(outcome(kivi<2>{{.residual = 32}}, c.view(), evidence<>{}) == errc::ok);
+  CHECK(outcome(kivi<2>{{.residual = 32, .rounding = rounding::authors}}, c.view(), evidence<>{}) == errc::non_finite);
+}
+
+TEST_CASE("positions that appending would overflow are refused", "[bad_input]") {
+  data::cache const c(small);
+  std::vector<std::int32_t> positions(64);
+  std::iota(positions.begin(), positions.end(), std::numeric_limits<std::int32_t>::max() - 63);
+  auto view = c.view();
+  view.positions = positions.data();
+  CHECK(outcome(knorm_half, view, evidence<>{}) == errc::invalid_shape);
+  for (auto& x : positions) --x;
+  CHECK(outcome(knorm_half, view, evidence<>{}) == errc::ok);
+}
+
+TEST_CASE("merging and moving never overflow the storage type in silence", "[bad_input][kvmerger][rerotate]") {
+  data::cache c(small);
+  for (float& x : c.v) x = 30000.0f;
+  std::vector<float> const scores(2 * 64, 1.0f);
+  evidence const ev{token_scores<>{scores.data()}};
+  auto const merged = [&](bool scaled, auto codec) {
+    return outcome(pipeline{given_scores{}, kvmerger{{.threshold = -1.0f, .sigma = 100.0f, .value_scale_n = scaled}}, codec}, c.view(), ev);
+  };
+  CHECK(merged(false, dense<f16>{}) == errc::ok);
+  CHECK(merged(true, dense<f16>{}) == errc::non_finite);
+  CHECK(merged(true, dense<float>{}) == errc::ok);
+  for (float& x : c.k) x = 60000.0f;
+  CHECK(outcome(dense<f16>{}, c.view(), evidence<>{}) == errc::ok);
+  CHECK(outcome(pipeline{knorm{}, top_k{{.budget = 9}}, rerotate{}}, c.view(), evidence<>{}) == errc::non_finite);
 }
 
 TEST_CASE("log weights are stored or refused, never dropped", "[bad_input]") {
