@@ -10,6 +10,7 @@
 #include <kvslim/core/view.hpp>
 
 #include <concepts>
+#include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -38,7 +39,8 @@ struct block_run {
   std::byte const* state = nullptr;  ///< what fit() stored for the lane, null without one
 };
 
-/// What both kinds of codec promise. Blocks of one token lie next to each other, so such a codec is handed several in one call.
+/// What both kinds of codec promise. Blocks lie next to each other; dot and
+/// accumulate are handed several in one call (run.n past the first one's end) if they hold fewer than run_tokens.
 /// `rows` is [run.n, run.dim] floats; decode gives one channel of token run.first.
 template <class C>
 concept codec = std::is_trivially_copyable_v<C> &&
@@ -103,5 +105,17 @@ template <class C>
   else
     return 0;
 }
+
+namespace detail {
+
+/// Calls f(constant number of heads, first head) for groups of four heads, then for single ones: sums of a fixed number of heads stay in registers.
+template <class F>
+KVSLIM_HD inline void by_heads(index_t heads, F const& f) noexcept {
+  index_t h = 0;
+  for (; h + 4 <= heads; h += 4) f(std::integral_constant<index_t, 4>{}, h);
+  for (; h < heads; ++h) f(std::integral_constant<index_t, 1>{}, h);
+}
+
+}  // namespace detail
 
 KVSLIM_END_NAMESPACE

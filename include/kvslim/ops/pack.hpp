@@ -11,6 +11,8 @@
 
 #include <kvslim/core/config.hpp>
 
+#include <cstring>
+
 KVSLIM_BEGIN_NAMESPACE
 
 namespace ops {
@@ -60,12 +62,16 @@ template <int Bits>
   return (static_cast<std::uint32_t>(unit[e % unit_bytes<Bits>]) >> shift) & ((1u << Bits) - 1u);
 }
 
-/// All 128 codes of a unit, in order.
+/// All 128 codes of a unit as 32 words of four: word i holds codes 4i .. 4i + 3, the first in the low byte. Whole words are moved, so that
+/// compilers use vector registers.
 template <int Bits>
-KVSLIM_HD constexpr void unpack_unit(std::uint8_t const* unit, std::uint8_t* codes) noexcept {
+KVSLIM_HD inline void unpack_words(std::uint8_t const* unit, std::uint32_t* words) noexcept {
+  constexpr index_t each = unit_bytes<Bits> / 4;
+  constexpr std::uint32_t mask = ((1u << Bits) - 1u) * 0x01010101u;
+  std::uint32_t packed[each];
+  std::memcpy(packed, unit, sizeof packed);
   for (index_t plane = 0; plane < 8 / Bits; ++plane)
-    for (index_t i = 0; i < unit_bytes<Bits>; ++i)
-      codes[plane * unit_bytes<Bits> + i] = static_cast<std::uint8_t>((unit[i] >> (plane * Bits)) & ((1 << Bits) - 1));
+    for (index_t i = 0; i < each; ++i) words[plane * each + i] = (packed[i] >> (plane * Bits)) & mask;
 }
 
 }  // namespace ops

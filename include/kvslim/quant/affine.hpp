@@ -8,6 +8,7 @@
 // Fidelity: affine variant A1 (float minimum, ties to even); a group of equal values stores scale 0 and codes 0.
 
 #include <kvslim/core/codec.hpp>
+#include <kvslim/core/convert.hpp>
 #include <kvslim/ops/group_range.hpp>
 #include <kvslim/ops/pack.hpp>
 
@@ -31,19 +32,21 @@ template <int Bits>
   return ops::get_unit<Bits>(codes + key_unit<Bits>(t, d, dim), (t % 32) * 4 + d % 4);
 }
 
-/// sums[h][t] += sum over all channels of folded q times code, for the 32 tokens of one run. `fold(h, d)` gives q (times scale).
-template <int Bits, class Fold>
-KVSLIM_HD inline void dot_codes(std::uint8_t const* codes, index_t dim, index_t heads, Fold const& fold, float (&sums)[run_heads][32]) {
+/// sums[h][t] += sum over all channels of q[h] (times scale, if there is one) times code, for the 32 tokens of one run.
+template <int Bits, index_t Heads>
+KVSLIM_HD inline void dot_codes(std::uint8_t const* codes, index_t dim, float const* q, f16 const* scale, float (&sums)[Heads][32]) noexcept {
   for (index_t quad = 0; quad < dim / 4; ++quad) {
-    std::uint8_t bytes[ops::unit_codes];
-    ops::unpack_unit<Bits>(codes + quad * ops::unit_bytes<Bits>, bytes);
-    float channel[4][32];
-    for (index_t t = 0; t < 32; ++t)
-      for (index_t c = 0; c < 4; ++c) channel[c][t] = static_cast<float>(bytes[t * 4 + c]);
-    for (index_t h = 0; h < heads; ++h) {
-      float const q0 = fold(h, quad * 4), q1 = fold(h, quad * 4 + 1), q2 = fold(h, quad * 4 + 2), q3 = fold(h, quad * 4 + 3);
-      for (index_t t = 0; t < 32; ++t)
-        sums[h][t] += (q0 * channel[0][t] + q1 * channel[1][t]) + (q2 * channel[2][t] + q3 * channel[3][t]);
+    std::uint32_t words[32];
+    ops::unpack_words<Bits>(codes + quad * ops::unit_bytes<Bits>, words);
+    for (index_t c = 0; c < 4; ++c) {
+      index_t const d = quad * 4 + c;
+      float const s = scale == nullptr ? 1.0f : widen(scale[d]);
+      float x[32];
+      for (index_t t = 0; t < 32; ++t) x[t] = static_cast<float>(static_cast<std::int32_t>((words[t] >> (8 * c)) & 255u));
+      for (index_t h = 0; h < Heads; ++h) {
+        float const folded = q[h * dim + d] * s;
+        for (index_t t = 0; t < 32; ++t) sums[h][t] += folded * x[t];
+      }
     }
   }
 }
@@ -104,14 +107,17 @@ struct channel_key {
     index_t const dim = run.dim;
     auto const* const codes = reinterpret_cast<std::uint8_t const*>(block);
     auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
-    float base[run_heads] = {}, sums[run_heads][32] = {};
-    for (index_t h = 0; h < heads; ++h)
-      for (index_t d = 0; d < dim; ++d) base[h] += q[h * dim + d] * to_float(scale[dim + d]);
-    detail::dot_codes<Bits>(
-        codes + run.first / 32 * (dim / 4) * ops::unit_bytes<Bits>, dim, heads,
-        [&](index_t h, index_t d) { return q[h * dim + d] * to_float(scale[d]); }, sums);
-    for (index_t h = 0; h < heads; ++h)
-      for (index_t i = 0; i < run.n; ++i) scores[h * run_tokens + i] += sums[h][run.first % 32 + i] + base[h];
+    detail::by_heads(heads, [&](auto count, index_t h0) {
+      constexpr index_t n = decltype(count)::value;
+      float base[n] = {}, sums[n][32] = {};
+      for (index_t d = 0; d < dim; ++d) {
+        float const low = detail::widen(scale[dim + d]);
+        for (index_t h = 0; h < n; ++h) base[h] += q[(h0 + h) * dim + d] * low;
+      }
+      detail::dot_codes<Bits, n>(codes + run.first / 32 * (dim / 4) * ops::unit_bytes<Bits>, dim, q + h0 * dim, scale, sums);
+      for (index_t h = 0; h < n; ++h)
+        for (index_t i = 0; i < run.n; ++i) scores[(h0 + h) * run_tokens + i] += sums[h][run.first % 32 + i] + base[h];
+    });
   }
 };
 
@@ -157,14 +163,17 @@ struct token_key {
   KVSLIM_HD void dot(std::byte const* block, block_run const& run, float const* q, index_t heads, float* scores) const noexcept {
     index_t const dim = run.dim;
     auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
-    float total[run_heads] = {}, sums[run_heads][32] = {};
-    for (index_t h = 0; h < heads; ++h)
-      for (index_t d = 0; d < dim; ++d) total[h] += q[h * dim + d];
-    detail::dot_codes<Bits>(
-        reinterpret_cast<std::uint8_t const*>(block), dim, heads, [&](index_t h, index_t d) { return q[h * dim + d]; }, sums);
-    for (index_t h = 0; h < heads; ++h)
-      for (index_t i = 0; i < run.n; ++i)
-        scores[h * run_tokens + i] += sums[h][run.first + i] * to_float(scale[run.first + i]) + total[h] * to_float(scale[32 + run.first + i]);
+    detail::by_heads(heads, [&](auto count, index_t h0) {
+      constexpr index_t n = decltype(count)::value;
+      float total[n] = {}, sums[n][32] = {};
+      for (index_t d = 0; d < dim; ++d)
+        for (index_t h = 0; h < n; ++h) total[h] += q[(h0 + h) * dim + d];
+      detail::dot_codes<Bits, n>(reinterpret_cast<std::uint8_t const*>(block), dim, q + h0 * dim, nullptr, sums);
+      for (index_t i = 0; i < run.n; ++i) {
+        float const s = detail::widen(scale[run.first + i]), low = detail::widen(scale[32 + run.first + i]);
+        for (index_t h = 0; h < n; ++h) scores[(h0 + h) * run_tokens + i] += sums[h][run.first + i] * s + total[h] * low;
+      }
+    });
   }
 };
 
@@ -227,27 +236,48 @@ struct token_value {
   }
   KVSLIM_HD void accumulate(std::byte const* block, block_run const& run, float const* p, index_t heads, float* out) const noexcept {
     index_t const dim = run.dim;
-    auto const* const codes = reinterpret_cast<std::uint8_t const*>(block);
-    auto const* const scale = reinterpret_cast<f16 const*>(block + code_bytes(dim));
-    index_t const groups = dim / width(dim);
     for (index_t unit = 0; unit < detail::div_up(dim, 32); ++unit) {
-      std::uint8_t bytes[ops::unit_codes];
-      ops::unpack_unit<Bits>(codes + unit * ops::unit_bytes<Bits>, bytes);
-      index_t const begin = unit * 32, end = detail::min(dim, begin + 32);
-      for (index_t i = 0; i < run.n; ++i) {
-        index_t const t = run.first + i;
-        float value[32];
-        for (index_t d = begin; d < end;) {
-          index_t const g = d / width(dim), stop = detail::min(end, (g + 1) * width(dim));
-          float const s = to_float(scale[t * groups + g]), low = to_float(scale[(4 + t) * groups + g]);
-          for (; d < stop; ++d) value[d - begin] = static_cast<float>(bytes[(d - begin) * 4 + t]) * s + low;
+      index_t const begin = unit * 32, end = detail::min(dim, begin + 32), g = begin / width(dim);
+      if (end - begin == 32 && (g + 1) * width(dim) >= end)  // one group spans the unit: its scale folds into p
+        detail::by_heads(heads, [&](auto count, index_t h0) {
+          add_unit<decltype(count)::value>(block, run, unit, g, p + h0 * run_tokens, out + h0 * dim + begin);
+        });
+      else
+        for (index_t i = 0; i < run.n; ++i) {
+          index_t const t = (run.first + i) % 4;
+          std::byte const* const at = block + (run.first + i) / 4 * block_bytes(dim);
+          for (index_t d = begin; d < end; ++d) {
+            float const x = parameters(at, t, d, dim).decode(code(at, t, d, dim));
+            for (index_t h = 0; h < heads; ++h) out[h * dim + d] += p[h * run_tokens + i] * x;
+          }
         }
-        for (index_t h = 0; h < heads; ++h) {
-          float const weight = p[h * run_tokens + i];
-          for (index_t d = begin; d < end; ++d) out[h * dim + d] += weight * value[d - begin];
+    }
+  }
+
+ private:
+  /// Adds 32 channels of the run's tokens, all in group g, to the outputs of `Heads` heads.
+  template <index_t Heads>
+  KVSLIM_HD void add_unit(std::byte const* block, block_run const& run, index_t unit, index_t g, float const* p, float* out) const noexcept {
+    index_t const dim = run.dim, groups = dim / width(dim);
+    float sums[Heads][32] = {}, base[Heads] = {};
+    for (index_t i = 0; i < run.n;) {
+      std::byte const* const at = block + (run.first + i) / 4 * block_bytes(dim);
+      auto const* const scale = reinterpret_cast<f16 const*>(at + code_bytes(dim));
+      std::uint32_t words[32];
+      ops::unpack_words<Bits>(reinterpret_cast<std::uint8_t const*>(at) + unit * ops::unit_bytes<Bits>, words);
+      for (index_t t = (run.first + i) % 4; t < 4 && i < run.n; ++t, ++i) {
+        float const s = detail::widen(scale[t * groups + g]), low = detail::widen(scale[(4 + t) * groups + g]);
+        float x[32];
+        for (index_t c = 0; c < 32; ++c) x[c] = static_cast<float>(static_cast<std::int32_t>((words[c] >> (8 * t)) & 255u));
+        for (index_t h = 0; h < Heads; ++h) {
+          float const weight = p[h * run_tokens + i], folded = weight * s;
+          base[h] += weight * low;
+          for (index_t c = 0; c < 32; ++c) sums[h][c] += folded * x[c];
         }
       }
     }
+    for (index_t h = 0; h < Heads; ++h)
+      for (index_t c = 0; c < 32; ++c) out[h * dim + c] += sums[h][c] + base[h];
   }
 };
 

@@ -37,17 +37,24 @@ struct dense_key {
     return to_float(reinterpret_cast<T const*>(block)[d * tile + run.first]);
   }
   KVSLIM_HD void dot(std::byte const* block, block_run const& run, float const* q, index_t heads, float* scores) const noexcept {
-    auto const* const in = reinterpret_cast<T const*>(block);
     index_t const dim = run.dim;
-    float sum[run_heads][tile] = {};
-    for (index_t d = 0; d < dim; ++d) {
-      float k[tile];
-      detail::widen16(in + d * tile, k);
-      for (index_t h = 0; h < heads; ++h)
-        for (index_t t = 0; t < tile; ++t) sum[h][t] += q[h * dim + d] * k[t];
+    for (index_t done = 0; done < run.n;) {
+      index_t const t0 = (run.first + done) % tile, n = detail::min(run.n - done, tile - t0);
+      auto const* const in = reinterpret_cast<T const*>(block) + (run.first + done) / tile * tile * dim;
+      detail::by_heads(heads, [&](auto count, index_t h0) {
+        constexpr index_t m = decltype(count)::value;
+        float sum[m][tile] = {};
+        for (index_t d = 0; d < dim; ++d) {
+          float k[tile];
+          detail::widen16(in + d * tile, k);
+          for (index_t h = 0; h < m; ++h)
+            for (index_t t = 0; t < tile; ++t) sum[h][t] += q[(h0 + h) * dim + d] * k[t];
+        }
+        for (index_t h = 0; h < m; ++h)
+          for (index_t i = 0; i < n; ++i) scores[(h0 + h) * run_tokens + done + i] += sum[h][t0 + i];
+      });
+      done += n;
     }
-    for (index_t h = 0; h < heads; ++h)
-      for (index_t i = 0; i < run.n; ++i) scores[h * run_tokens + i] += sum[h][run.first + i];
   }
 };
 
@@ -70,23 +77,25 @@ struct dense_value {
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const&, index_t d) const noexcept {
     return to_float(reinterpret_cast<T const*>(block)[d]);
   }
-  /// Blocks of one token are handed over several at a time: rows run.first to run.first + run.n.
   KVSLIM_HD void accumulate(std::byte const* block, block_run const& run, float const* p, index_t heads, float* out) const noexcept {
     index_t const dim = run.dim, n = run.n;
     auto const* const in = reinterpret_cast<T const*>(block) + run.first * dim;
-    constexpr index_t chunk = 16;
+    constexpr index_t chunk = 32;
     index_t d = 0;
-    for (; d + chunk <= dim; d += chunk) {
-      float v[run_tokens][chunk];  // converted once, used by every head
-      for (index_t t = 0; t < n; ++t) detail::widen16(in + t * dim + d, v[t]);
-      for (index_t h = 0; h < heads; ++h) {
-        float sum[chunk];
-        for (index_t i = 0; i < chunk; ++i) sum[i] = out[h * dim + d + i];
-        for (index_t t = 0; t < n; ++t)
-          for (index_t i = 0; i < chunk; ++i) sum[i] += p[h * run_tokens + t] * v[t][i];
-        for (index_t i = 0; i < chunk; ++i) out[h * dim + d + i] = sum[i];
-      }
-    }
+    for (; d + chunk <= dim; d += chunk)
+      detail::by_heads(heads, [&](auto count, index_t h0) {
+        constexpr index_t m = decltype(count)::value;
+        float sum[m][chunk] = {};
+        for (index_t t = 0; t < n; ++t) {
+          float v[chunk];
+          detail::widen16(in + t * dim + d, v);
+          detail::widen16(in + t * dim + d + 16, v + 16);
+          for (index_t h = 0; h < m; ++h)
+            for (index_t i = 0; i < chunk; ++i) sum[h][i] += p[(h0 + h) * run_tokens + t] * v[i];
+        }
+        for (index_t h = 0; h < m; ++h)
+          for (index_t i = 0; i < chunk; ++i) out[(h0 + h) * dim + d + i] += sum[h][i];
+      });
     for (; d < dim; ++d)
       for (index_t h = 0; h < heads; ++h)
         for (index_t t = 0; t < n; ++t) out[h * dim + d] += p[h * run_tokens + t] * to_float(in[t * dim + d]);

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/ops/exp.hpp>
 #include <kvslim/ops/rows.hpp>
 #include <kvslim/store/packed_cache.hpp>
 
@@ -60,10 +61,8 @@ KVSLIM_HD inline void attend_row(Packed const& packed, index_t r, index_t begin,
         for (index_t d = 0; d < dim; ++d) out[h * dim + d] *= shrink;
         most[h] = high;
       }
-      for (index_t i = 0; i < n; ++i) {
-        x[i] = std::exp(x[i] - high);
-        total[h] += x[i];
-      }
+      for (index_t i = 0; i < n; ++i) x[i] = ops::exp_nonpositive(x[i] - high);
+      for (index_t i = 0; i < n; ++i) total[h] += x[i];
     }
     for (index_t done = 0; done < n;) {
       index_t const m = min(n - done, values.reach(t + done));

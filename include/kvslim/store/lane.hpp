@@ -29,14 +29,14 @@ struct packed_lane {
   /// Tokens from t that one call of visit can handle.
   [[nodiscard]] KVSLIM_HD index_t reach(index_t t) const noexcept {
     if (t < coded) {
-      if (codec.block_tokens() == 1) return min(coded - t, run_tokens);
+      if (codec.block_tokens() < run_tokens) return min(coded - t, run_tokens);
       index_t const inside = t % codec.block_tokens();
       return min(min(coded - t, codec.block_tokens() - inside), run_tokens - inside % run_tokens);
     }
     index_t const slot = t % codec.tail_tokens(), room = codec.tail_tokens() - slot;
-    return tail.block_tokens() == 1 ? min(room, run_tokens) : min(room, tail.block_tokens() - slot % tail.block_tokens());
+    return min(room, run_tokens);  // the tail's blocks are short
   }
-  /// Calls f(codec, block, run) for tokens [t, t + n) of one block.
+  /// Calls f(codec, block, run) for tokens [t, t + n), n at most reach(t).
   template <class F>
   KVSLIM_HD void visit(index_t t, index_t n, F const& f) const noexcept {
     if (t < coded) {

@@ -64,14 +64,15 @@ TEST_CASE("packed codes survive in both orders", "[pack]") {
 
   auto const planar = [&](auto bits) {
     constexpr int b = decltype(bits)::value;
-    std::vector<std::uint8_t> unit(static_cast<std::size_t>(ops::unit_bytes<b>), 0xff), all(128);
+    std::vector<std::uint8_t> unit(static_cast<std::size_t>(ops::unit_bytes<b>), 0xff);
+    std::vector<std::uint32_t> words(32);
     std::vector<std::uint32_t> codes;
     for (index_t e = 0; e < 128; ++e) codes.push_back(engine() % (1u << b));
     for (index_t e = 127; e >= 0; --e) ops::put_unit<b>(unit.data(), e, codes[static_cast<std::size_t>(e)]);
-    ops::unpack_unit<b>(unit.data(), all.data());
+    ops::unpack_words<b>(unit.data(), words.data());
     for (index_t e = 0; e < 128; ++e) {
       REQUIRE(ops::get_unit<b>(unit.data(), e) == codes[static_cast<std::size_t>(e)]);
-      REQUIRE(all[static_cast<std::size_t>(e)] == codes[static_cast<std::size_t>(e)]);
+      REQUIRE(((words[static_cast<std::size_t>(e / 4)] >> (8 * (e % 4))) & 255u) == codes[static_cast<std::size_t>(e)]);
     }
   };
   planar(std::integral_constant<int, 1>{});
@@ -79,6 +80,29 @@ TEST_CASE("packed codes survive in both orders", "[pack]") {
   planar(std::integral_constant<int, 4>{});
   planar(std::integral_constant<int, 8>{});
 }
+
+namespace {
+
+/// Largest relative error of exp_nonpositive over every `step`-th float of [-87, 0].
+double worst_exp(std::uint32_t step) {
+  double worst = 0;
+  for (std::uint32_t word = 0x80000000u; word <= 0xc2ae0000u; word += step) {
+    float const x = detail::bit_cast<float>(word);
+    double const expected = std::exp(static_cast<double>(x));
+    if (x > -87.0f) worst = std::max(worst, std::abs(static_cast<double>(ops::exp_nonpositive(x)) - expected) / expected);
+  }
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("the vector exponential is as close as its comment says", "[exp]") {
+  CHECK(worst_exp(997) < tolerance::exponential);
+  CHECK(ops::exp_nonpositive(0.0f) == 1.0f);
+  CHECK(ops::exp_nonpositive(-87.0f) == 0.0f);
+  CHECK(ops::exp_nonpositive(-INFINITY) == 0.0f);
+}
+TEST_CASE("every float: the vector exponential", "[.exhaustive]") { CHECK(worst_exp(1) < tolerance::exponential); }
 
 TEST_CASE("group range and affine codes", "[group_range]") {
   float const x[] = {1, -3, 2, 8, 0.5f};
