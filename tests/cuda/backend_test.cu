@@ -54,35 +54,82 @@ struct short_values {
   }
 };
 
+/// What the backends are compared on. With pages, memory is permuted, sequences are ragged, some tokens are padding and positions have gaps.
+struct problem {
+  data::shape shape;
+  index_t page_size = 0;
+};
+
+/// K and V of a host view, its page table and what it knows about tokens, copied to the device.
+template <class T>
+struct device_cache {
+  device<T> k, v;
+  device<std::int32_t> table, lengths, positions;
+  device<std::uint8_t> valid;
+  device<float> log_weight;
+
+  template <class View>
+  device_cache(View const& host, std::size_t elements, std::vector<std::int32_t> const& pages)
+      : k({host.k.data, host.k.data + elements}), v({host.v.data, host.v.data + elements}), table(pages),
+        lengths(copy(host.lengths, host.extent.sequences)), positions(copy(host.positions, host.extent.sequences * host.extent.tokens)),
+        valid(copy(host.valid, host.extent.sequences * host.extent.tokens)),
+        log_weight(copy(host.log_weight, host.extent.sequences * host.extent.tokens)) {}
+
+  template <class Key>
+  auto view(cache_view<Key> const& host) const {
+    auto layout = host.k.layout;
+    if constexpr (requires { layout.table; }) layout.table = table.get();
+    using device_plane = plane<T const, decltype(layout), cuda_space>;
+    auto const keep = [](auto const* host_array, auto const* device_array) { return host_array == nullptr ? nullptr : device_array; };
+    return cache_view<device_plane>{host.extent, {k.get(), layout}, {v.get(), layout},
+                                    keep(host.lengths, static_cast<std::int32_t const*>(lengths.get())),
+                                    keep(host.positions, static_cast<std::int32_t const*>(positions.get())),
+                                    keep(host.valid, static_cast<std::uint8_t const*>(valid.get())),
+                                    keep(host.log_weight, static_cast<float const*>(log_weight.get()))};
+  }
+
+ private:
+  template <class A>
+  static std::vector<A> copy(A const* from, index_t count) {
+    return from == nullptr ? std::vector<A>(1) : std::vector<A>(from, from + count);
+  }
+};
+
+/// Relative L2 distance.
+double distance(std::vector<float> const& a, std::vector<float> const& b) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) error += std::pow(a[i] - b[i], 2), norm += std::pow(b[i], 2);
+  return std::sqrt(error / norm);
+}
+
 /// `exact`: selection depends on no rounding that may differ between the backends, so the stored bytes must be equal.
-template <class Policy>
-void both(char const* name, Policy const& policy, bool exact) {
-  data::shape const shape{.sequences = 2, .kv_heads = 2, .group = 4, .tokens = 200, .head_dim = 64};
-  data::cache const c(shape);
-  index_t const appended = 70, heads = shape.kv_heads * shape.group, window = 16;
-  std::vector<float> scores(2 * 2 * 200);
+template <class Policy, class View, class DeviceView>
+void compare(char const* name, Policy const& policy, bool exact, data::cache const& c, View const& view, DeviceView const& device_view) {
+  auto const& shape = c.shape;
+  index_t const appended = 70, heads = shape.kv_heads * shape.group, window = 16, dim = shape.head_dim, rows_count = shape.sequences * shape.kv_heads;
+  std::vector<float> scores(static_cast<std::size_t>(rows_count * shape.tokens));
   for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = static_cast<float>(i * 7919 % 211);
-  data::compressed const host(policy, c.view(), evidence{window_queries{c.queries(window)}, token_scores<>{scores.data()}}, appended);
+  data::compressed const host(policy, view, evidence{window_queries{c.queries(window)}, token_scores<>{scores.data()}}, appended);
   check(host.result.ok(), host.result.message, name);
 
-  device<float> const k(c.k), v(c.v), q(c.q), given(scores);
+  device<float> const q(c.q), given(scores);
   auto const& plan = host.plan;
+  using policy_type = typename std::remove_cvref_t<decltype(plan)>::policy_type;
   device<std::byte> const storage(static_cast<std::size_t>(plan.packed_bytes())), scratch(static_cast<std::size_t>(plan.workspace_bytes()));
-  packed_cache<typename std::remove_cvref_t<decltype(plan)>::policy_type, cuda_space> const packed(plan, storage.get(), plan.packed_bytes());
-  auto const view = dense_cache<cuda_space, float const>(k.get(), v.get(), shape.extents());
+  packed_cache<policy_type, cuda_space> const packed(plan, storage.get(), plan.packed_bytes());
   auto const rows = [&](float const* data, index_t n) {
-    return rows_view<float const, cuda_space>{data, shape.sequences, heads, n, 64, {heads * data::cache::window * 64, data::cache::window * 64, 64, 1}};
+    return rows_view<float const, cuda_space>{data, shape.sequences, heads, n, dim, {heads * data::cache::window * dim, data::cache::window * dim, dim, 1}};
   };
   cuda const exec{nullptr};
-  auto const done = compress(exec, plan, view, evidence{window_queries<float, cuda_space>{rows(q.get(), window)}, token_scores<cuda_space>{given.get()}},
-                             packed, scratch.get(), plan.workspace_bytes());
+  evidence const ev{window_queries<float, cuda_space>{rows(q.get(), window)}, token_scores<cuda_space>{given.get()}};
+  check(compress(exec, plan, device_view, ev, packed, scratch.get(), plan.workspace_bytes() - 1).code == errc::buffer_too_small, "a small workspace", name);
+  auto const done = compress(exec, plan, device_view, ev, packed, scratch.get(), plan.workspace_bytes());
   check(done.ok(), done.message, name);
   check(cudaDeviceSynchronize() == cudaSuccess, "compress ran", name);
 
-  std::vector<float> appended_rows(2 * 2 * 64);
-  std::vector<float> host_scratch(static_cast<std::size_t>(append_scratch_floats(plan)));
+  rows_shape const one{shape.sequences, shape.kv_heads, 1, dim};
+  std::vector<float> appended_rows(static_cast<std::size_t>(rows_count * dim)), host_scratch(static_cast<std::size_t>(append_scratch_floats(plan)));
   device<float> const device_scratch(host_scratch);
-  rows_shape const one{2, 2, 1, 64};
   for (index_t i = 0; i < appended; ++i) {
     for (std::size_t j = 0; j < appended_rows.size(); ++j) appended_rows[j] = static_cast<float>((i * 31 + static_cast<index_t>(j) * 17) % 64) / 16.0f - 2.0f;
     auto const h = dense_rows<host_space, float const>(appended_rows.data(), one);
@@ -97,9 +144,9 @@ void both(char const* name, Policy const& policy, bool exact) {
   // Kept tokens must be the same for every method, whatever its scores were rounded to.
   data::buffer mirror(plan.packed_bytes());
   std::memcpy(mirror.data(), bytes.data(), bytes.size());
-  packed_cache<typename std::remove_cvref_t<decltype(plan)>::policy_type> const read_back(plan, mirror);
-  for (index_t s = 0; s < 2; ++s)
-    for (index_t h = 0; h < 2; ++h) {
+  packed_cache<policy_type> const read_back(plan, mirror);
+  for (index_t s = 0; s < shape.sequences; ++s)
+    for (index_t h = 0; h < shape.kv_heads; ++h) {
       bool same = read_back.tokens(s, h) == host.packed.tokens(s, h) && read_back.next_position(s, h) == host.packed.next_position(s, h);
       for (index_t t = 0; same && t < host.packed.tokens(s, h); ++t) same = read_back.position(s, h, t) == host.packed.position(s, h, t);
       check(same, "kept tokens are equal", name);
@@ -108,17 +155,95 @@ void both(char const* name, Policy const& policy, bool exact) {
 
   // Attention of both backends over the CPU's stored bytes, so that this check stands alone.
   device<std::byte> const same(std::vector<std::byte>(host.storage.data(), host.storage.data() + plan.packed_bytes()));
-  packed_cache<typename std::remove_cvref_t<decltype(plan)>::policy_type, cuda_space> const copy(plan, same.get(), plan.packed_bytes());
-  std::vector<float> out(static_cast<std::size_t>(2 * heads * 64)), lse(static_cast<std::size_t>(2 * heads));
-  check(attend(cpu{}, c.queries(1), host.packed, dense_rows(out.data(), {2, heads, 1, 64}), lse.data()).ok(), "attend on the CPU", name);
+  packed_cache<policy_type, cuda_space> const copy(plan, same.get(), plan.packed_bytes());
+  std::vector<float> out(static_cast<std::size_t>(shape.sequences * heads * dim)), lse(static_cast<std::size_t>(shape.sequences * heads));
+  rows_shape const out_shape{shape.sequences, heads, 1, dim};
+  check(attend(cpu{}, c.queries(1), host.packed, dense_rows(out.data(), out_shape), lse.data()).ok(), "attend on the CPU", name);
   device<float> const device_out(out.size()), device_lse(lse.size());
-  check(attend(exec, rows(q.get(), 1), copy, dense_rows<cuda_space>(device_out.get(), {2, heads, 1, 64}), device_lse.get()).ok(), "attend on CUDA", name);
+  check(attend(exec, rows(q.get(), 1), copy, dense_rows<cuda_space>(device_out.get(), out_shape), device_lse.get()).ok(), "attend on CUDA", name);
   check(cudaDeviceSynchronize() == cudaSuccess, "attend ran", name);
-  auto const got = device_out.host();
-  double error = 0, norm = 0;
-  for (std::size_t i = 0; i < out.size(); ++i) error += std::pow(got[i] - out[i], 2), norm += std::pow(out[i], 2);
-  check(std::sqrt(error / norm) <= tolerance::attend, "attention within the bound", name);
-  std::printf("%-24s relative error of attention %.2e\n", name, std::sqrt(error / norm));
+  double const error = distance(device_out.host(), out);
+  check(error <= tolerance::attend, "attention within the bound", name);
+  check(distance(device_lse.host(), lse) <= tolerance::attend, "log-sum-exp within the bound", name);
+  std::printf("  %-24s relative error of attention %.2e\n", name, error);
+}
+
+template <class T, class Policy>
+void both(problem const& p, char const* name, Policy const& policy, bool exact) {
+  data::cache const c(p.shape);
+  data::layouts<T> memory(c);
+  auto const& s = p.shape;
+  auto const per_token = static_cast<std::size_t>(s.kv_heads * s.head_dim), all = static_cast<std::size_t>(s.sequences * s.tokens);
+  if (p.page_size == 0) {
+    auto const view = memory.dense();
+    device_cache<T> const copy(view, all * per_token, {0});
+    return compare(name, policy, exact, c, view, copy.view(view));
+  }
+  auto view = memory.pages(p.page_size);
+  std::vector<std::int32_t> lengths, positions(all);
+  std::vector<std::uint8_t> valid(all, 1);
+  std::vector<float> weights(all);
+  for (index_t i = 0; i < s.sequences; ++i) lengths.push_back(static_cast<std::int32_t>(i % 2 == 0 ? s.tokens : s.tokens / 2 + 3));
+  for (std::size_t i = 0; i < all; ++i) {
+    positions[i] = static_cast<std::int32_t>(3 * (i % static_cast<std::size_t>(s.tokens)) + 5);
+    valid[i] = i % 11 == 2 ? 0 : 1;
+    weights[i] = static_cast<float>(i % 4) * 0.5f;
+  }
+  view.lengths = lengths.data();
+  view.valid = valid.data();
+  view.positions = positions.data();
+  if (make_plan(policy, s.extents()).keeps_log_weight()) view.log_weight = weights.data();
+  auto const pages = s.sequences * view.k.layout.table_width;
+  device_cache<T> const copy(view, static_cast<std::size_t>(pages * p.page_size) * per_token, {view.k.layout.table, view.k.layout.table + pages});
+  compare(name, policy, exact, c, view, copy.view(view));
+}
+
+template <class T>
+void all_methods(char const* title, problem const& p) {
+  std::printf("%s\n", title);
+  index_t const tokens = p.shape.tokens;
+  top_k const keep{{.budget = tokens / 2 - 1, .sinks = 4, .recent = 8}};
+  both<T>(p, "dense f16", dense<f16>{}, true);
+  both<T>(p, "kivi 2", kivi<2>{{.residual = 64}}, true);
+  both<T>(p, "kivi 4", kivi<4>{{.residual = 32}}, true);
+  both<T>(p, "kivi 8", kivi<8>{{.residual = 32}}, true);
+  both<T>(p, "int 4", int_per_token<4>{}, true);
+  both<T>(p, "int 8", int_per_token<8>{}, true);
+  both<T>(p, "streaming_llm", pipeline{streaming_llm{}, keep}, true);
+  both<T>(p, "streaming_llm rerotated", pipeline{streaming_llm{}, keep, rerotate{}, int_per_token<8>{}}, false);
+  if (p.shape.sequences == 2)
+    both<T>(p, "union of two layers", pipeline{given_scores{}, top_k{{.budget = tokens / 3, .granularity = granularity::union_, .layers = 2}}}, true);
+  both<T>(p, "per layer", pipeline{given_scores{}, top_k{{.budget = tokens / 3, .granularity = granularity::per_layer}}}, true);
+  both<T>(p, "given scores", pipeline{given_scores{}, keep, kivi<2>{{.residual = 32}}}, true);
+  both<T>(p, "knorm", pipeline{knorm{}, keep, int_per_token<4>{}}, false);
+  both<T>(p, "custom scorer", pipeline{short_values{}, keep, kivi<4>{{.residual = 32}}}, false);
+  both<T>(p, "snapkv", pipeline{snapkv{{.window = 16}}, keep}, false);
+  both<T>(p, "snapkv max, heads summed", pipeline{snapkv{{.window = 16, .pool = 3, .kind = pooling::maximum, .heads = head_reduction::sum}}, keep}, false);
+  both<T>(p, "snapkv, heads' maximum", pipeline{snapkv{{.window = 16, .pool = 1, .heads = head_reduction::maximum}}, keep}, false);
+  both<T>(p, "snapkv kvmerger kivi", pipeline{snapkv{{.window = 16}}, keep, kvmerger{{.threshold = 0.5f, .mass_bias = true}}, kivi<2>{{.residual = 32}}}, false);
+}
+
+/// Compacting in place keeps what compacting on the CPU keeps.
+void compacts() {
+  data::cache const c({.sequences = 2, .kv_heads = 3, .tokens = 90, .head_dim = 40});
+  auto const e = c.shape.extents();
+  std::vector<std::int32_t> kept;
+  std::vector<index_t> counts;
+  index_t const capacity = 40;
+  for (index_t r = 0; r < e.rows(); ++r) {
+    counts.push_back(capacity - 5 * r);
+    for (index_t n = 0; n < capacity; ++n) kept.push_back(static_cast<std::int32_t>(2 * n + r % 2));
+  }
+  auto k = c.k, v = c.v;
+  auto const host = dense_cache(k.data(), v.data(), e);
+  check(ops::compact(cpu{}, host, host, kept.data(), counts.data(), capacity).ok(), "on the CPU", "compact");
+  device<float> const device_k(c.k), device_v(c.v);
+  device<std::int32_t> const device_kept(kept);
+  device<index_t> const device_counts(counts);
+  auto const view = dense_cache<cuda_space>(device_k.get(), device_v.get(), e);
+  check(ops::compact(cuda{nullptr}, view, view, device_kept.get(), device_counts.get(), capacity).ok(), "on CUDA", "compact");
+  check(cudaDeviceSynchronize() == cudaSuccess, "ran", "compact");
+  check(device_k.host() == k && device_v.host() == v, "in place, both backends agree", "compact");
 }
 
 }  // namespace
@@ -132,21 +257,10 @@ int main() {
   cudaDeviceProp device_properties;
   cudaGetDeviceProperties(&device_properties, 0);
   std::printf("device: %s, sm_%d%d\n", device_properties.name, device_properties.major, device_properties.minor);
-  top_k const keep{{.budget = 90, .sinks = 4, .recent = 8}};
-  both("dense f16", dense<f16>{}, true);
-  both("kivi 2", kivi<2>{{.residual = 64}}, true);
-  both("kivi 4", kivi<4>{{.residual = 32}}, true);
-  both("kivi 8", kivi<8>{{.residual = 32}}, true);
-  both("int 4", int_per_token<4>{}, true);
-  both("int 8", int_per_token<8>{}, true);
-  both("streaming_llm", pipeline{streaming_llm{}, keep}, true);
-  both("streaming_llm rerotated", pipeline{streaming_llm{}, keep, rerotate{}, int_per_token<8>{}}, false);
-  both("union of two layers", pipeline{given_scores{}, top_k{{.budget = 60, .granularity = granularity::union_, .layers = 2}}}, true);
-  both("given scores", pipeline{given_scores{}, keep, kivi<2>{{.residual = 32}}}, true);
-  both("knorm", pipeline{knorm{}, keep, int_per_token<4>{}}, false);
-  both("custom scorer", pipeline{short_values{}, keep, kivi<4>{{.residual = 32}}}, false);
-  both("snapkv", pipeline{snapkv{{.window = 16}}, keep}, false);
-  both("snapkv kvmerger kivi", pipeline{snapkv{{.window = 16}}, keep, kvmerger{{.threshold = 0.5f, .mass_bias = true}}, kivi<2>{{.residual = 32}}}, false);
+  all_methods<float>("f32, contiguous", {.shape = {.sequences = 2, .kv_heads = 2, .group = 4, .tokens = 200, .head_dim = 64}});
+  all_methods<f16>("f16, pages of 16, ragged", {.shape = {.sequences = 2, .kv_heads = 3, .group = 5, .tokens = 150, .head_dim = 128}, .page_size = 16});
+  all_methods<bf16>("bf16, pages of 7, one head", {.shape = {.sequences = 1, .kv_heads = 1, .group = 1, .tokens = 70, .head_dim = 32}, .page_size = 7});
+  compacts();
   std::printf(failures == 0 ? "all passed\n" : "%d failed\n", failures);
   return failures == 0 ? 0 : 1;
 }

@@ -163,6 +163,10 @@ template <class Plan, class Cache, class Evidence, class Packed>
     auto const& scorer = plan.policy().template get<scorer_tag>();
     if constexpr (requires { scorer.check(cache, evidence); })
       if (auto const s = scorer.check(cache, evidence); !s) return s;
+    // Never called: nvcc would warn that what the concept asked of a scorer in an unnamed namespace is declared and not used.
+    using scorer_type = std::remove_cvref_t<decltype(scorer)>;
+    if constexpr (token_scorer<scorer_type>)
+      static_cast<void>([](scorer_type const& p, archetype::token const& token) { return p.score(token); });
   }
   return {};
 }
