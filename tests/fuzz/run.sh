@@ -12,7 +12,7 @@ for parser in serialize gguf; do
   # shellcheck disable=SC2086
   clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined -Iinclude -Iexamples tests/fuzz/$parser.cpp $extra -o build/fuzz/$parser
   mkdir -p build/fuzz/corpus_$parser
-  build/fuzz/$parser -max_total_time="$seconds" -max_len=20000 -rss_limit_mb=4096 -print_final_stats=1 build/fuzz/corpus_$parser tests/fuzz/seeds/$parser \
+  build/fuzz/$parser -max_total_time="$seconds" -max_len=20000 -rss_limit_mb=4096 -print_final_stats=1 -artifact_prefix=build/fuzz/ build/fuzz/corpus_$parser tests/fuzz/seeds/$parser \
     >build/fuzz/$parser.log 2>&1 &
 done
 wait

@@ -40,7 +40,6 @@ struct top_k {
   [[nodiscard]] constexpr status check(extents const& e) const noexcept {
     if (opt.layers < 1 || (opt.layers > 1 && (opt.granularity != granularity::union_ || e.sequences % opt.layers != 0)))
       return detail::fail(errc::invalid_option, "kvslim: top_k layers needs granularity union_ and must divide the view's sequences");
-
     if (opt.budget < 1) return detail::fail(errc::invalid_option, "kvslim: top_k needs a budget of at least one token");
     if (opt.sinks < 0 || opt.recent < 0) return detail::fail(errc::invalid_option, "kvslim: top_k needs sinks >= 0 and recent >= 0");
     return {};

@@ -117,6 +117,17 @@ TEST_CASE("group range and affine codes", "[group_range]") {
   CHECK(ops::encode_affine(99.0f, a, 2, rounding::precise) == 3);
 }
 
+TEST_CASE("what no group holds still gets a code: NaN 0, infinities the ends", "[group_range]") {
+  ops::affine const a{from_float<f16>(0.5f), from_float<f16>(-1.0f)};
+  for (auto mode : {rounding::precise, rounding::authors})
+    for (int bits : {2, 4, 8}) {
+      CHECK(ops::encode_affine(NAN, a, bits, mode) == 0);  // met in a damaged cache's tail, found by fuzzing
+      CHECK(ops::encode_affine(-INFINITY, a, bits, mode) == 0);
+      CHECK(ops::encode_affine(INFINITY, a, bits, mode) == (1u << bits) - 1);
+      CHECK(ops::encode_affine(1.0f, ops::affine{from_float<f16>(NAN), a.low}, bits, mode) == 0);
+    }
+}
+
 TEST_CASE("rotation matches the reference and composes", "[rope]") {
   std::mt19937 engine(4);
   std::normal_distribution<float> normal;
