@@ -3,12 +3,13 @@
 # SPDX-FileCopyrightText: The kvslim authors
 """Trains the byte-level llama-architecture reference model and writes it as one GGUF file.
 
-    python3 train.py --text DIR [DIR ...] --out kvslim-reference.gguf --minutes 84
+    python3 train.py --text DIR [DIR ...] --out kvslim-reference.gguf --compile
 
 Needs torch, numpy and gguf (all on PyPI). --text takes folders of plain text (see MODEL_CARD.md for the Debian
-packages that the shipped model was trained on). Files whose path hash falls in 1/40 are held out. A quarter of
-each batch is text, the rest synthetic recall: facts scattered in filler and asked for later, singly and in several
-turns, and copying. The digits of a fact, which nobody can predict, carry no loss; the digits of an answer do.
+packages that the shipped model was trained on). Files whose path hash falls in 1/40 are held out. STAGES says how
+context and mixture change: looking back is learned first, on short sequences that are almost nothing but repeats (a model
+that has read text for 25 MB learns it far more slowly), then text and facts scattered in text, at growing length. What
+nobody can predict (the digits of a fact, the first copy of a string) carries no loss; what can be looked up does.
 A checkpoint (--state) is written every few minutes, and training continues from it when it exists.
 """
 import argparse, glob, json, math, os, time, zlib
@@ -19,7 +20,11 @@ import torch.nn.functional as F
 
 LAYERS, WIDTH, Q_HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB, CONTEXT = 6, 192, 4, 1, 64, 512, 256, 2048
 ROPE_BASE = 10000.0
-TEXT_SHARE = 0.25  # of each batch; the rest is recall (0.63) and copying (0.12)
+# (share of all bytes at which the stage ends, context, bytes a step, share of rows: text, copies, pairs; the rest is facts)
+STAGES = [(0.08, 128, 4096, (0.15, 0.40, 0.35)), (0.30, 256, 8192, (0.40, 0.08, 0.12)), (0.52, 512, 8192, (0.42, 0.04, 0.20)),
+          (0.75, 1024, 8192, (0.46, 0.03, 0.15)), (1.01, 2048, 8192, (0.50, 0.03, 0.10))]
+# Loss weights of an answer's digits: the first decides whose code it is, the others follow from it.
+ANSWER = np.array([10, 2, 2, 2, 2], np.float32)
 BOS = 0  # byte 0 opens every sequence: it never occurs in text and gives attention a place to rest
 
 
@@ -150,7 +155,7 @@ class Builder:
             data = np.frombuffer(data.encode(), np.uint8)
         data = data[: self.left]
         self.tokens.append(data)
-        self.weight.append(np.full(len(data), weight, np.float32))
+        self.weight.append(np.broadcast_to(np.asarray(weight, np.float32), len(data)) if np.ndim(weight) == 0 else weight[: len(data)])
         self.left -= len(data)
 
     def done(self):
@@ -169,14 +174,30 @@ def sample_text(text, rng, length):
 
 
 def sample_copy(text, rng, length):
+    """A few random strings, over and over in random order."""
     b = Builder(length)
+    letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", np.uint8)
+    strings = [rng.choice(letters, int(rng.integers(4, 14))) for _ in range(int(rng.integers(1, max(3, length // 64) + 1)))]
+    known = set()
     while b.left > 0:
-        n = int(rng.integers(6, 40))
-        s = "".join(chr(c) for c in rng.choice(np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", np.uint8), n))
-        b.add("\nCopy: " + s, 0.1)
-        for _ in range(int(rng.integers(1, 4))):
-            b.add("\nCopy: ", 0.1)
-            b.add(s, 1.0)
+        i = int(rng.integers(len(strings)))
+        b.add(" ", 0.1)
+        b.add(strings[i][:1], 0.1)
+        b.add(strings[i][1:], 1.0 if i in known else 0.0)
+        known.add(i)
+    return b.done()
+
+
+def sample_pairs(text, rng, length):
+    """A table of names and codes whose lines come again and again."""
+    b = Builder(length)
+    table = [(word(rng, False), code(rng)) for _ in range(int(rng.integers(1, max(3, length // 64) + 1)))]
+    known = set()
+    while b.left > 0:
+        i = int(rng.integers(len(table)))
+        b.add("\n" + table[i][0] + " ", 0.1)
+        b.add(table[i][1], ANSWER if i in known else 0.0)
+        known.add(i)
     return b.done()
 
 
@@ -191,31 +212,31 @@ def sample_recall(text, rng, length, facts=None, held=False):
     order = list(table)
     ask = [order[i] for i in rng.permutation(facts)]
     ask += [order[int(i)] for i in rng.integers(0, facts, 1 + facts // 2)]
-    questions = sum(len(f"\nWhat is the code of {w}? 12345") for w in ask)
-    facts_len = sum(len(f"\nThe code of {w} is 12345.\n") for w in order)
+    questions = sum(len(f"\nRecall {w} 12345") for w in ask)
+    facts_len = sum(len(f"\nRemember {w} 12345.\n") for w in order)
     filler = max(0, length - 1 - questions - facts_len)
     cuts = np.sort(rng.integers(0, filler + 1, facts))
     b, at = Builder(length), 0
     body = excerpt(text, rng, filler) if filler else np.zeros(0, np.uint8)
     for w, cut in zip(order, cuts):
-        b.add(body[at:cut], 0.3)
-        b.add(f"\nThe code of {w} is ", 0.3)
+        b.add(body[at:cut], 0.7)
+        b.add(f"\nRemember {w} ", 0.3)
         b.add(table[w], 0.0)
         b.add(".\n", 0.3)
         at = cut
-    b.add(body[at:], 0.3)
+    b.add(body[at:], 0.7)
     for w in ask:
-        b.add(f"\nWhat is the code of {w}? ", 0.1)
-        b.add(table[w], 4.0)
+        b.add(f"\nRecall {w} ", 0.1)
+        b.add(table[w], ANSWER)
     b.add(excerpt(text, rng, max(1, b.left)), 0.3)
     return b.done()
 
 
-def batch(text, rng, length, rows):
-    out = []
+def batch(text, rng, length, rows, mixture):
+    out, makers = [], (sample_text, sample_copy, sample_pairs, sample_recall)
     for r in range(rows):
         kind = (r + rng.random()) / rows
-        make = sample_text if kind < TEXT_SHARE else sample_recall if kind < 0.88 else sample_copy
+        make = makers[int(np.searchsorted(np.cumsum(mixture), kind, side="right"))]
         out.append(make(text, rng, length + 1))
     tokens = torch.from_numpy(np.stack([o[0] for o in out]).astype(np.int64))
     weight = torch.from_numpy(np.stack([o[1] for o in out]))
@@ -243,7 +264,7 @@ def evaluate(model, held, length, rows=8, windows=24):
         for _ in range(3):
             made = [sample_recall(held, rng, length + 1, facts, True) for _ in range(rows)]
             t = torch.from_numpy(np.stack([m[0] for m in made]).astype(np.int64))
-            answer = torch.from_numpy(np.stack([m[1] for m in made]) == 4.0)[:, 1:]
+            answer = torch.from_numpy(np.stack([m[1] for m in made]) >= 2.0)[:, 1:]
             with torch.autocast("cpu", torch.bfloat16):
                 hit = model(t[:, :-1], cos, sin).argmax(-1) == t[:, 1:]
             for r in range(rows):
@@ -309,9 +330,8 @@ def main():
     ap.add_argument("--text", nargs="+", required=True)
     ap.add_argument("--out", required=True)
     ap.add_argument("--state", default="state.pt")
-    ap.add_argument("--minutes", type=float, default=90)
+    ap.add_argument("--megabytes", type=float, default=30)
     ap.add_argument("--threads", type=int, default=2)
-    ap.add_argument("--step-bytes", type=int, default=8192)
     ap.add_argument("--lr", type=float, default=0.003)
     ap.add_argument("--compile", action="store_true")
     args = ap.parse_args()
@@ -332,15 +352,13 @@ def main():
         muon.momentum, seen, spent, rng = s["muon"], s["seen"], s["spent"], s["rng"]
     forward = torch.compile(model, dynamic=False) if args.compile else model
     start, step, last = time.time() - spent, 0, spent
-    # Context grows with the share of time used: recall forms on short sequences and is then stretched.
-    stages = [(0.70, 192), (0.75, 512), (0.83, 1024), (1.01, 2048)]
-    budget = args.minutes * 60
+    total = args.megabytes * 1e6
     recent = []
-    while (used := time.time() - start) < budget:
-        share = used / budget
-        length = next(n for until, n in stages if share < until)
-        lr = min(1.0, (seen + 1) / 4e5) * min(1.0, (1 - share) / 0.2 + 0.05)
-        tokens, target, weight = batch(text, rng, length, args.step_bytes // length)
+    while seen < total:
+        share, used = seen / total, time.time() - start
+        length, step_bytes, mixture = next(stage[1:] for stage in STAGES if share < stage[0])
+        lr = min(1.0, (seen + 1) / 4e5) * min(1.0, (1 - share) / 0.2 + 0.03)
+        tokens, target, weight = batch(text, rng, length, step_bytes // length, mixture)
         cos, sin = rope_tables(length)
         with torch.autocast("cpu", torch.bfloat16):
             logits = forward(tokens, cos, sin)
@@ -354,14 +372,14 @@ def main():
         adam.step()
         model.zero_grad(set_to_none=True)
         with torch.no_grad():
-            plain = loss_all[: length * (max(1, int(tokens.shape[0] * TEXT_SHARE)))].mean().item() / math.log(2)
-            ans = loss_all[w == 4.0].mean().item() / math.log(2)
-        recent.append((plain, ans))
+            plain = loss_all[: length * (max(1, int(tokens.shape[0] * mixture[0])))].mean().item() / math.log(2)
+            first, rest = (loss_all[w == k].mean().item() / math.log(2) for k in (ANSWER[0].item(), ANSWER[1].item()))
+        recent.append((plain, first, rest))
         seen += tokens.numel(); step += 1
         if step % 100 == 0:
             m = np.nanmean(np.array(recent[-100:]), axis=0)
-            print(f"{used/60:6.1f} min  {seen/1e6:7.2f} MB  length {length}  text {m[0]:.3f} bpb  answer {m[1]:.3f} bits/byte  lr {lr:.2f}  {seen/used:.0f} B/s", flush=True)
-        if used - last > 300:
+            print(f"{used/60:6.1f} min  {seen/1e6:7.2f} MB  length {length}  text {m[0]:.3f} bpb  first digit {m[1]:.3f}, others {m[2]:.3f} bits  lr {lr:.2f}  {seen/used:.0f} B/s", flush=True)
+        if used - last > 400:
             last = used
             print(json.dumps(evaluate(model, held, length)), flush=True)
             torch.save({"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.momentum, "seen": seen,
