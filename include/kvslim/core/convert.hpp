@@ -31,7 +31,34 @@ KVSLIM_HD inline void widen16(T const* in, float* out) noexcept {
   for (index_t i = 0; i < 16; ++i) out[i] = to_float(in[i]);
 }
 
-/// One stored f16 as a float, likewise.
+/// Sixteen floats as T, as from_float rounds them.
+template <class T>
+KVSLIM_HD inline void narrow16(float const* in, T* out) noexcept {
+#if defined(__F16C__) && !defined(__CUDACC__)
+  if constexpr (std::same_as<T, f16>) {
+#if defined(__AVX512F__)
+    constexpr index_t width = 16;
+    using halfs [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = short;
+    using floats [[gnu::vector_size(64), gnu::aligned(1), gnu::may_alias]] = float;
+    auto const convert = [](floats x) { return halfs(__builtin_ia32_vcvtps2ph512_mask(x, 0, halfs{}, static_cast<short>(-1))); };
+#else
+    constexpr index_t width = 8;
+    using halfs [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = short;
+    using floats [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = float;
+    auto const convert = [](floats x) { return halfs(__builtin_ia32_vcvtps2ph256(x, 0)); };
+#endif
+    for (index_t i = 0; i < 16; i += width) {
+      auto const x = *reinterpret_cast<floats const*>(in + i);
+      auto const nan = __builtin_convertvector(x != x, halfs);  // all ones; the instruction would keep sign and payload
+      *reinterpret_cast<halfs*>(out + i) = (convert(x) & ~nan) | (nan & static_cast<short>(0x7fff));
+    }
+    return;
+  }
+#endif
+  for (index_t i = 0; i < 16; ++i) out[i] = from_float<T>(in[i]);
+}
+
+/// One stored f16 as a float.
 [[nodiscard]] KVSLIM_HD inline float widen(f16 x) noexcept {
 #if defined(__F16C__) && !defined(__CUDACC__)
   using half8 [[gnu::vector_size(16)]] = short;

@@ -74,6 +74,16 @@ KVSLIM_HD inline void unpack_words(std::uint8_t const* unit, std::uint32_t* word
     for (index_t i = 0; i < each; ++i) words[plane * each + i] = (packed[i] >> (plane * Bits)) & mask;
 }
 
+/// The way back: 32 words of four codes become a unit.
+template <int Bits>
+KVSLIM_HD inline void pack_words(std::uint32_t const* words, std::uint8_t* unit) noexcept {
+  constexpr index_t each = unit_bytes<Bits> / 4;
+  std::uint32_t packed[each] = {};
+  for (index_t plane = 0; plane < 8 / Bits; ++plane)
+    for (index_t i = 0; i < each; ++i) packed[i] |= words[plane * each + i] << (plane * Bits);
+  std::memcpy(unit, packed, sizeof packed);
+}
+
 }  // namespace ops
 
 KVSLIM_END_NAMESPACE

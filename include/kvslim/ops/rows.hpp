@@ -5,6 +5,7 @@
 /// Rows of head_dim channels as floats: load, store, dot, norm, cosine, finiteness. Accumulation is in float, in channel order
 /// with eight interleaved partial sums, so that every layout and every caller gets the same bits.
 
+#include <kvslim/core/convert.hpp>
 #include <kvslim/core/view.hpp>
 
 #include <cmath>
@@ -16,11 +17,9 @@ namespace ops {
 /// Reads one row of any element type and stride. Cost: one pass over head_dim.
 template <class T>
 KVSLIM_HD inline void load_row(T const* source, index_t stride, index_t head_dim, float* out) noexcept {
-  if (stride == 1) {
-    for (index_t d = 0; d < head_dim; ++d) out[d] = to_float(source[d]);
-  } else {
-    for (index_t d = 0; d < head_dim; ++d) out[d] = to_float(source[d * stride]);
-  }
+  index_t const whole = stride == 1 ? head_dim - head_dim % 16 : 0;
+  for (index_t d = 0; d < whole; d += 16) detail::widen16(source + d, out + d);
+  for (index_t d = whole; d < head_dim; ++d) out[d] = to_float(source[d * stride]);
 }
 
 template <class Plane>
@@ -59,12 +58,19 @@ KVSLIM_HD inline void load_row(Plane const& plane, index_t s, index_t h, index_t
 /// True if every channel is finite and at most `limit` in magnitude.
 template <class T>
 [[nodiscard]] KVSLIM_HD inline bool within(T const* source, index_t stride, index_t n, float limit) noexcept {
-  bool good = true;
-  for (index_t d = 0; d < n; ++d) {
-    float const x = to_float(source[d * stride]);
-    good = good && x <= limit && x >= -limit;  // false for NaN
+  auto const bad = [limit](float x) { return static_cast<unsigned>(!(x <= limit)) | static_cast<unsigned>(!(x >= -limit)); };  // NaN is bad
+  unsigned found[32] = {};
+  index_t const whole = stride == 1 ? n - n % 32 : 0;
+  for (index_t d = 0; d < whole; d += 32) {
+    float x[32];
+    detail::widen16(source + d, x);
+    detail::widen16(source + d + 16, x + 16);
+    for (index_t i = 0; i < 32; ++i) found[i] |= bad(x[i]);
   }
-  return good;
+  for (index_t d = whole; d < n; ++d) found[0] |= bad(to_float(source[d * stride]));
+  unsigned any = 0;
+  for (index_t i = 0; i < 32; ++i) any |= found[i];
+  return any == 0;
 }
 
 }  // namespace ops

@@ -21,7 +21,7 @@ __global__ void window_scores_kernel(Cache cache, Queries queries, ops::window_o
   index_t const r = blockIdx.x, s = r / e.kv_heads, h = r % e.kv_heads, dim = e.head_dim;
   index_t const window = queries.tokens, length = cache.length(s), prefix = length - window, group = queries.heads / e.kv_heads;
   float const scale = 1.0f / sqrtf(static_cast<float>(dim));
-  float* const mass = scratch + r * row_floats + window * (dim + 2) + dim;
+  float* const mass = scratch + r * row_floats + ops::window_mass_floats(dim, window);
   float* const pooled = mass + e.tokens;
   float* const scores = out.row(r);
   for (index_t t = threadIdx.x; t < e.tokens; t += blockDim.x) scores[t] = 0.0f;

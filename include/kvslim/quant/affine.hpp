@@ -11,6 +11,7 @@
 #include <kvslim/core/convert.hpp>
 #include <kvslim/ops/group_range.hpp>
 #include <kvslim/ops/pack.hpp>
+#include <kvslim/ops/rows.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -30,6 +31,34 @@ KVSLIM_HD inline void put_key(std::uint8_t* codes, index_t t, index_t d, index_t
 template <int Bits>
 [[nodiscard]] KVSLIM_HD inline std::uint32_t get_key(std::uint8_t const* codes, index_t t, index_t d, index_t dim) noexcept {
   return ops::get_unit<Bits>(codes + key_unit<Bits>(t, d, dim), (t % 32) * 4 + d % 4);
+}
+
+/// Calls f(n, d) for channels [d, d + n) of dim, n a constant: 32 and, at the end, four. (Compilers unroll loops of 16 before they think of
+/// vector registers.)
+template <class F>
+KVSLIM_HD inline void by_channels(index_t dim, F const& f) noexcept {
+  index_t d = 0;
+  for (; d + 32 <= dim; d += 32) f(std::integral_constant<index_t, 32>{}, d);
+  for (; d < dim; d += 4) f(std::integral_constant<index_t, 4>{}, d);
+}
+
+/// Codes of the 32 tokens of one run, all channels, into its units. params(t, d, n, scale, low) gives what channels [d, d + n) of token t use.
+template <int Bits, class Params>
+KVSLIM_HD inline void encode_key_run(float const* rows, index_t dim, rounding mode, Params const& params, std::uint8_t* codes) noexcept {
+  by_channels(dim, [&](auto channels, index_t d) {
+    constexpr index_t n = decltype(channels)::value;
+    std::uint8_t tile[32][n];
+    for (index_t t = 0; t < 32; ++t) {
+      float scale[n], low[n];
+      params(t, d, n, scale, low);
+      ops::encode_affine<n>(rows + t * dim + d, scale, low, Bits, mode, tile[t]);
+    }
+    for (index_t quad = 0; quad < n / 4; ++quad) {
+      std::uint32_t words[32];
+      for (index_t t = 0; t < 32; ++t) std::memcpy(words + t, tile[t] + quad * 4, 4);
+      ops::pack_words<Bits>(words, codes + (d / 4 + quad) * ops::unit_bytes<Bits>);
+    }
+  });
 }
 
 /// sums[h][t] += sum over all channels of q[h] (times scale, if there is one) times code, for the 32 tokens of one run.
@@ -84,14 +113,23 @@ struct channel_key {
     auto* const codes = reinterpret_cast<std::uint8_t*>(block);
     auto* const scale = reinterpret_cast<f16*>(block + code_bytes(dim));
     auto* const low = scale + dim;
-    for (index_t d = 0; d < dim; ++d) {
-      auto const a = ops::fit_affine(ops::group_range(rows + d, group, dim), Bits, rounding);
-      scale[d] = a.scale;
-      low[d] = a.low;
-    }
-    for (index_t t = 0; t < group; ++t)
-      for (index_t d = 0; d < dim; ++d)
-        detail::put_key<Bits>(codes, t, d, dim, ops::encode_affine(rows[t * dim + d], {scale[d], low[d]}, Bits, rounding));
+    detail::by_channels(dim, [&](auto channels, index_t d) {
+      constexpr index_t n = decltype(channels)::value;
+      float least[n], most[n];
+      for (index_t i = 0; i < n; ++i) least[i] = most[i] = rows[d + i];
+      for (index_t t = 1; t < group; ++t) ops::widen_ranges<n>(rows + t * dim + d, least, most);
+      for (index_t i = 0; i < n; ++i) {
+        auto const a = ops::fit_affine({least[i], most[i]}, Bits, rounding);
+        scale[d + i] = a.scale;
+        low[d + i] = a.low;
+      }
+    });
+    auto const params = [&](index_t, index_t d, index_t n, float* scales, float* lows) {
+      ops::load_row(scale + d, 1, n, scales);
+      ops::load_row(low + d, 1, n, lows);
+    };
+    for (index_t t = 0; t < group; t += 32)
+      detail::encode_key_run<Bits>(rows + t * dim, dim, rounding, params, codes + detail::key_unit<Bits>(t, 0, dim));
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
     return detail::get_key<Bits>(reinterpret_cast<std::uint8_t const*>(block), t, d, dim);
@@ -149,9 +187,17 @@ struct token_key {
       auto const a = ops::fit_affine(ops::group_range(rows + i * dim, dim, 1), Bits, rounding::precise);
       scale[run.first + i] = a.scale;
       scale[32 + run.first + i] = a.low;
-      for (index_t d = 0; d < dim; ++d)
+      for (index_t d = 0; d < dim && run.n < 32; ++d)
         detail::put_key<Bits>(codes, run.first + i, d, dim, ops::encode_affine(rows[i * dim + d], a, Bits, rounding::precise));
     }
+    if (run.n < 32) return;
+    auto const params = [&](index_t t, index_t, index_t n, float* scales, float* lows) {
+      for (index_t j = 0; j < n; ++j) {
+        scales[j] = to_float(scale[t]);
+        lows[j] = to_float(scale[32 + t]);
+      }
+    };
+    detail::encode_key_run<Bits>(rows, dim, rounding::precise, params, codes);
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, index_t t, index_t d, index_t dim) const noexcept {
     return detail::get_key<Bits>(reinterpret_cast<std::uint8_t const*>(block), t, d, dim);
@@ -209,6 +255,7 @@ struct token_value {
     auto* const codes = reinterpret_cast<std::uint8_t*>(block);
     auto* const scale = reinterpret_cast<f16*>(block + code_bytes(dim));
     index_t const groups = dim / width(dim);
+    bool const whole = run.n == 4 && width(dim) % 32 == 0;
     for (index_t i = 0; i < run.n; ++i) {
       index_t const t = run.first + i;
       for (index_t g = 0; g < groups; ++g) {
@@ -216,12 +263,13 @@ struct token_value {
         auto const a = ops::fit_affine(ops::group_range(x, width(dim), 1), Bits, rounding);
         scale[t * groups + g] = a.scale;
         scale[(4 + t) * groups + g] = a.low;
-        for (index_t c = 0; c < width(dim); ++c) {
+        for (index_t c = 0; c < width(dim) && !whole; ++c) {
           index_t const d = g * width(dim) + c;
           ops::put_unit<Bits>(codes + d / 32 * ops::unit_bytes<Bits>, d % 32 * 4 + t, ops::encode_affine(x[c], a, Bits, rounding));
         }
       }
     }
+    if (whole) encode_units(rows, dim, scale, codes);
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, index_t t, index_t d, index_t) const noexcept {
     return ops::get_unit<Bits>(reinterpret_cast<std::uint8_t const*>(block) + d / 32 * ops::unit_bytes<Bits>, d % 32 * 4 + t);
@@ -255,6 +303,26 @@ struct token_value {
   }
 
  private:
+  /// Codes of a whole block whose groups are whole units.
+  KVSLIM_HD void encode_units(float const* rows, index_t dim, f16 const* scale, std::uint8_t* codes) const noexcept {
+    index_t const groups = dim / width(dim);
+    for (index_t d = 0; d < dim; d += 32) {
+      std::uint8_t tile[4][32];
+      for (index_t t = 0; t < 4; ++t) {
+        float scales[32], lows[32];
+        for (index_t i = 0; i < 32; ++i) {
+          scales[i] = to_float(scale[t * groups + d / width(dim)]);
+          lows[i] = to_float(scale[(4 + t) * groups + d / width(dim)]);
+        }
+        ops::encode_affine<32>(rows + t * dim + d, scales, lows, Bits, rounding, tile[t]);
+      }
+      std::uint32_t words[32];
+      for (index_t c = 0; c < 32; ++c)
+        words[c] = tile[0][c] | static_cast<std::uint32_t>(tile[1][c]) << 8 | static_cast<std::uint32_t>(tile[2][c]) << 16 |
+                   static_cast<std::uint32_t>(tile[3][c]) << 24;
+      ops::pack_words<Bits>(words, codes + d / 32 * ops::unit_bytes<Bits>);
+    }
+  }
   /// Adds 32 channels of the run's tokens, all in group g, to the outputs of `Heads` heads.
   template <index_t Heads>
   KVSLIM_HD void add_unit(std::byte const* block, block_run const& run, index_t unit, index_t g, float const* p, float* out) const noexcept {

@@ -30,6 +30,14 @@ struct dense_key {
 
   KVSLIM_HD void encode(float const* rows, block_run const& run, std::byte* block) const noexcept {
     auto* const out = reinterpret_cast<T*>(block);
+    if (run.n == tile) {
+      for (index_t d = 0; d < run.dim; ++d) {
+        float x[tile];
+        for (index_t i = 0; i < tile; ++i) x[i] = rows[i * run.dim + d];
+        detail::narrow16(x, out + d * tile);
+      }
+      return;
+    }
     for (index_t i = 0; i < run.n; ++i)
       for (index_t d = 0; d < run.dim; ++d) out[d * tile + run.first + i] = from_float<T>(rows[i * run.dim + d]);
   }
@@ -72,7 +80,9 @@ struct dense_value {
 
   KVSLIM_HD void encode(float const* rows, block_run const& run, std::byte* block) const noexcept {
     auto* const out = reinterpret_cast<T*>(block);
-    for (index_t d = 0; d < run.dim; ++d) out[d] = from_float<T>(rows[d]);
+    index_t d = 0;
+    for (; d + 16 <= run.dim; d += 16) detail::narrow16(rows + d, out + d);
+    for (; d < run.dim; ++d) out[d] = from_float<T>(rows[d]);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const&, index_t d) const noexcept {
     return to_float(reinterpret_cast<T const*>(block)[d]);

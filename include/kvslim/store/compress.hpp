@@ -28,7 +28,8 @@ template <class Codec>
     return tail;
 }
 
-/// Reads one kept token (merged or not, moved or not) as float rows. `scratch` holds 3 * head_dim floats.
+/// Reads one kept token (merged or not, moved or not) as float rows. `scratch` holds 3 * head_dim floats. Without a merger k or v may be
+/// null: not read.
 template <class Plan, class Cache>
 KVSLIM_HD inline float read_kept(Plan const& plan, Cache const& cache, workspace const& w, index_t r, index_t slot, float* k,
                                  float* v, float* scratch) noexcept {
@@ -43,11 +44,11 @@ KVSLIM_HD inline float read_kept(Plan const& plan, Cache const& cache, workspace
                                                    scratch, members);
     bias += std::log(static_cast<float>(members));
   } else {
-    ops::load_row(cache.k, s, h, t, e.head_dim, k);
-    ops::load_row(cache.v, s, h, t, e.head_dim, v);
+    if (k != nullptr) ops::load_row(cache.k, s, h, t, e.head_dim, k);
+    if (v != nullptr) ops::load_row(cache.v, s, h, t, e.head_dim, v);
   }
   if constexpr (Plan::has_mover)
-    plan.policy().template get<position_tag>().move(k, e.head_dim, cache.position(s, t), static_cast<std::int32_t>(slot));
+    if (k != nullptr) plan.policy().template get<position_tag>().move(k, e.head_dim, cache.position(s, t), static_cast<std::int32_t>(slot));
   return bias;
 }
 
@@ -64,8 +65,9 @@ KVSLIM_HD inline void encode_row(Plan const& plan, Cache const& cache, workspace
   auto const lane = [&](auto const& at, bool keys) {
     auto const read = [&](index_t member, index_t t, float* mine) {
       index_t const from = group_of(at.codec).member_row(plan.extents(), r, member);
-      float const bias = keys ? read_kept(plan, cache, w, from, t, mine, other, other + 2 * dim)
-                              : read_kept(plan, cache, w, from, t, other, mine, other + 2 * dim);
+      float* const rest = Plan::has_merger ? other : nullptr;
+      float const bias = keys ? read_kept(plan, cache, w, from, t, mine, rest, other + 2 * dim)
+                              : read_kept(plan, cache, w, from, t, rest, mine, other + 2 * dim);
       if (keys && plan.keeps_log_weight()) packed.stored_weights(from)[t] = bias;
     };
     if (at.member == 0) {

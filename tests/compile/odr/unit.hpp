@@ -23,7 +23,7 @@ float KVSLIM_ODR_FUNCTION() {
   return static_cast<float>(packed.bytes()) + packed.key(0, 3, 5) + out[7];
 }
 
-/// Finite f16 values for which widen16 differs from to_float; -1 if this unit should have the instruction's path and does not.
+/// Values for which widen16 differs from to_float or narrow16 from from_float; -1 if this unit should have the instruction's path and does not.
 int KVSLIM_ODR_WIDEN() {
   using namespace kvslim;
 #if defined(KVSLIM_ODR_NATIVE) && defined(__x86_64__) && !defined(__F16C__)
@@ -32,13 +32,21 @@ int KVSLIM_ODR_WIDEN() {
   int different = 0;
   for (unsigned i = 0; i < 65536; i += 16) {
     f16 in[16];
-    float got[16];
+    float got[16], in_float[16];
     for (unsigned j = 0; j < 16; ++j) in[j].bits = static_cast<std::uint16_t>(i + j);
     detail::widen16(in, got);
     for (unsigned j = 0; j < 16; ++j) {
       float const want = to_float(in[j]);
       bool const nan = want != want;
       different += nan ? got[j] == got[j] : detail::bit_cast<std::uint32_t>(got[j]) != detail::bit_cast<std::uint32_t>(want);
+    }
+    // Around every value and every tie, both signs; and floats spread over all patterns, NaN among them.
+    for (unsigned around : {0u, 1u, 0xfffu, 0x1000u, 0x1001u, 0x1fffu, 0x80000000u}) {
+      f16 narrow[16];
+      for (unsigned j = 0; j < 16; ++j)
+        in_float[j] = detail::bit_cast<float>(around == 0x80000000u ? (i + j) * 65537u + 12345u : detail::bit_cast<std::uint32_t>(to_float(in[j])) + around);
+      detail::narrow16(in_float, narrow);
+      for (unsigned j = 0; j < 16; ++j) different += narrow[j] != from_float<f16>(in_float[j]);
     }
   }
   return different;

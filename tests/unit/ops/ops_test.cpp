@@ -128,6 +128,37 @@ TEST_CASE("what no group holds still gets a code: NaN 0, infinities the ends", "
     }
 }
 
+TEST_CASE("codes of many values at once are those of one at a time", "[group_range]") {
+  std::mt19937 engine(3);
+  std::normal_distribution<float> normal(0.0f, 2.0f);
+  for (auto mode : {rounding::precise, rounding::authors})
+    for (int bits : {2, 4, 8})
+      for (int round = 0; round < 50; ++round) {
+        float x[32], scale[32], low[32];
+        ops::affine a[32];
+        for (std::size_t i = 0; i < 32; ++i) {
+          x[i] = i == 3 ? NAN : i == 5 ? INFINITY : i == 7 ? -INFINITY : normal(engine);
+          a[i] = {from_float<f16>(i == 9 ? 0.0f : std::fabs(normal(engine))), from_float<f16>(normal(engine))};
+          scale[i] = to_float(a[i].scale);
+          low[i] = to_float(a[i].low);
+          if (i % 4 == 0) x[i] = low[i] + scale[i] * (static_cast<float>(round % 4) + 0.5f);  // ties
+        }
+        std::uint8_t codes[32];
+        ops::encode_affine<32>(x, scale, low, bits, mode, codes);
+        for (std::size_t i = 0; i < 32; ++i) CHECK(codes[i] == ops::encode_affine(x[i], a[i], bits, mode));
+      }
+}
+
+TEST_CASE("words packed into a unit are the words unpacked", "[pack]") {
+  std::uint32_t words[32], back[32];
+  for (std::uint32_t i = 0; i < 32; ++i) words[i] = (i * 0x9e3779b9u) & 0x03030303u;
+  std::uint8_t unit[32];
+  ops::pack_words<2>(words, unit);
+  ops::unpack_words<2>(unit, back);
+  CHECK(std::equal(words, words + 32, back));
+  for (index_t e = 0; e < 128; ++e) CHECK(ops::get_unit<2>(unit, e) == ((words[e / 4] >> (8 * (e % 4))) & 3u));
+}
+
 TEST_CASE("rotation matches the reference and composes", "[rope]") {
   std::mt19937 engine(4);
   std::normal_distribution<float> normal;
