@@ -1,20 +1,43 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
-# CPU seconds that including a header costs above an empty unit: best of three, syntax only. include_cost.sh [COMPILER]
+# CPU seconds that including a header costs above an empty unit, best of three, beside its budget; fails above 1.5 times the budget.
+# Host headers are only parsed; with nvcc on the path, .cuh are compiled for sm_90. include_cost.sh [COMPILER]
 set -eu
 cd "$(dirname "$0")/../.."
 compiler=${1:-g++}
 unit=$(mktemp -d)
+trap 'rm -rf "$unit"' EXIT
+over=0
+# cost FILE TEXT COMMAND...: best of three
 cost() {
-  printf '%s\n' "$1" >"$unit/unit.cpp"
+  file=$unit/$1
+  printf '%s\n' "$2" >"$file"
+  shift 2
   for _ in 1 2 3; do
-    (ulimit -t 60 && /bin/sh -c "\"$compiler\" -std=c++20 -fsyntax-only -Iinclude \"$unit/unit.cpp\"; times" | sed -n 2p)
+    /bin/sh -c "$* -std=c++20 -Iinclude \"$file\" && times" | sed -n 2p
   done | sed 's/\([0-9]*\)m\([0-9.]*\)s \([0-9]*\)m\([0-9.]*\)s/\1 \2 \3 \4/' | awk '{t = $1 * 60 + $2 + $3 * 60 + $4; if (NR == 1 || t < best) best = t} END {printf "%.2f", best}'
 }
-empty=$(cost '')
-printf '%-44s %s\n' header "CPU s above an empty unit"
-for header in core/pipeline.hpp score/knorm.hpp score/snapkv.hpp select/top_k.hpp merge/kvmerger.hpp quant/kivi.hpp store/compress.hpp store/attend.hpp kvslim.hpp; do
-  printf '%-44s %s\n' "kvslim/$header" "$(awk -v a="$(cost "#include <kvslim/$header>")" -v b="$empty" 'BEGIN {printf "%.2f", a - b}')"
+# row HEADER BUDGET FILE EMPTY COMMAND...
+row() {
+  header=$1 budget=$2 file=$3 empty=$4
+  shift 4
+  above=$(awk -v a="$(cost "$file" "#include <kvslim/$header>" "$@")" -v b="$empty" 'BEGIN {printf "%.2f", a - b}')
+  printf '%-34s %8s %8s\n' "kvslim/$header" "$above" "$budget"
+  awk -v a="$above" -v b="$budget" 'BEGIN {exit a > 1.5 * b}' || over=1
+}
+printf '%-34s %8s %8s\n' "header ($compiler)" "CPU s" budget
+empty=$(cost unit.cpp '' "$compiler" -fsyntax-only)
+row core/pipeline.hpp 0.3 unit.cpp "$empty" "$compiler" -fsyntax-only
+for method in score/knorm score/snapkv score/streaming_llm select/top_k merge/kvmerger reuse/rerotate quant/kivi quant/int_per_token; do
+  row $method.hpp 0.4 unit.cpp "$empty" "$compiler" -fsyntax-only
 done
-rm -rf "$unit"
+row kvslim.hpp 0.8 unit.cpp "$empty" "$compiler" -fsyntax-only
+if command -v nvcc >/dev/null 2>&1; then
+  nvcc="nvcc -arch=sm_90 -c -o $unit/unit.o"
+  empty=$(cost unit.cu '' "$nvcc")
+  row ops/top_k.cuh 1.0 unit.cu "$empty" "$nvcc"
+  row store/attend.cuh 1.0 unit.cu "$empty" "$nvcc"
+  row kvslim.cuh 9 unit.cu "$empty" "$nvcc"
+fi
+exit $over
