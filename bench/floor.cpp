@@ -12,6 +12,10 @@
 #include <cstring>
 #include <string>
 
+// The instruction set of the library's inline namespace: which path the figures are of.
+#define KVSLIM_BENCH_TEXT_(x) #x
+#define KVSLIM_BENCH_TEXT(x) KVSLIM_BENCH_TEXT_(x)
+
 namespace {
 
 using namespace kvslim;
@@ -90,7 +94,7 @@ int main(int argc, char** argv) {
   bool const smoke = argc > 1 && std::string(argv[1]) == "--smoke";
   std::size_t const cold = smoke ? std::size_t{1} << 20 : std::size_t{256} << 20;
   int const rounds = smoke ? 3 : 9;
-  std::printf("one thread, 32 query and 8 KV heads of 128, K and V together\n");
+  std::printf("one thread, 32 query and 8 KV heads of 128, K and V together; compiled as %s\n", KVSLIM_BENCH_TEXT(KVSLIM_DETAIL_ABI));
   std::printf("%-16s %7s %10s %22s %9s %23s\n", "stored as", "tokens", "B/token", "attend: of plain read", "GB/s", "encode: of memcpy rate");
   for (index_t tokens : smoke ? std::vector<index_t>{512} : std::vector<index_t>{4096, 16384}) {
     measure("f16", dense<f16>{}, tokens, cold, rounds);

@@ -220,6 +220,7 @@ int main(int argc, char** argv) try {
   nlohmann::json report;
   report["model"] = file.text("general.name");
   report["context_tokens"] = context;
+  report["snapkv_pool"] = pool;
   report["scored_tokens"] = scored * texts;
   std::ofstream dat(out_dir + "/report.dat");
   dat << "# bytes_per_token kl name\n";

@@ -12,7 +12,6 @@ KVSLIM_BEGIN_NAMESPACE
 /// Post-RoPE queries of the last `queries.tokens` positions of every sequence: [sequence, q_head, window, head_dim].
 template <class T, class Space = host_space>
 struct window_queries {
-  static constexpr char const* name = "window_queries";
   rows_view<T const, Space> queries;
 };
 template <class T, class Space>

@@ -165,6 +165,12 @@ struct rows_view {
   [[nodiscard]] KVSLIM_HD constexpr T* row(index_t s, index_t h, index_t t = 0) const noexcept {
     return data + layout.offset(s, h, t);
   }
+  /// Rows that may be written may be read.
+  KVSLIM_HD constexpr operator rows_view<T const, Space>() const noexcept
+    requires(!std::is_const_v<T>)
+  {
+    return {data, sequences, heads, tokens, head_dim, layout};
+  }
 };
 
 /// What dense_rows is told.

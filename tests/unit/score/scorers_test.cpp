@@ -36,6 +36,18 @@ TEST_CASE("snapkv's scores match the reference", "[snapkv]") {
   }
 }
 
+TEST_CASE("queries may lie in memory that the caller writes to", "[snapkv]") {
+  data::cache c({.tokens = 100, .head_dim = 16});
+  index_t const heads = c.shape.kv_heads * c.shape.group;
+  std::vector<float> q(c.q.begin(), c.q.begin() + heads * 8 * 16);
+  rows_shape const shape{1, heads, 8, 16};
+  auto const policy = pipeline{snapkv{{.window = 8}}, top_k{{.budget = 30}}};
+  data::compressed const writable(policy, c.view(), evidence{window_queries{dense_rows(q.data(), shape)}});
+  data::compressed const constant(policy, c.view(), evidence{window_queries{dense_rows(std::as_const(q).data(), shape)}});
+  REQUIRE(writable.result.ok());
+  CHECK(writable.kept(0, 0) == constant.kept(0, 0));
+}
+
 TEST_CASE("snapkv's kept sets match the reference and keep the window", "[snapkv]") {
   data::cache const c({.kv_heads = 2, .group = 4, .tokens = 300, .head_dim = 64});
   std::vector<index_t> smaller;

@@ -115,8 +115,3 @@ TEST_CASE("invalid tokens and short sequences are never stored", "[matrix]") {
   CHECK(run.kept(0, 0).front() == 10);
   CHECK(run.packed.tokens(1, 0) == 0);
 }
-TEST_CASE("fp8 sources give the same bits in every layout", "[matrix]") {
-  auto const policy = pipeline{snapkv{{.window = 8, .pool = 3}}, top_k{{.budget = 30, .sinks = 2}}, kvmerger{{.threshold = 0.6f}}, kivi<2>{{.residual = 32}}};
-  over_layouts<e4m3>("e4m3", policy);
-  over_layouts<e5m2>("e5m2", policy);
-}
