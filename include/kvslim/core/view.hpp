@@ -166,9 +166,9 @@ struct rows_view {
     return data + layout.offset(s, h, t);
   }
   /// Rows that may be written may be read.
-  KVSLIM_HD constexpr operator rows_view<T const, Space>() const noexcept
-    requires(!std::is_const_v<T>)
-  {
+  template <class U>
+    requires(!std::is_const_v<T> && std::same_as<U, T const>)
+  KVSLIM_HD constexpr operator rows_view<U, Space>() const noexcept {
     return {data, sequences, heads, tokens, head_dim, layout};
   }
 };
