@@ -101,7 +101,8 @@ TEST_CASE("values that f16 parameters cannot hold are refused whatever the tail 
 TEST_CASE("positions that appending would overflow are refused", "[bad_input]") {
   data::cache const c(small);
   std::vector<std::int32_t> positions(64);
-  std::iota(positions.begin(), positions.end(), std::numeric_limits<std::int32_t>::max() - 63);
+  for (std::size_t i = 0; i < positions.size(); ++i)  // std::iota would count one past the largest
+    positions[i] = std::numeric_limits<std::int32_t>::max() - 63 + static_cast<std::int32_t>(i);
   auto view = c.view();
   view.positions = positions.data();
   CHECK(outcome(knorm_half, view, evidence<>{}) == errc::invalid_shape);
