@@ -55,7 +55,7 @@ void measure(char const* name, Policy const& policy, index_t tokens, std::size_t
   do {
     sets.push_back(std::make_unique<bench::run<Policy>>(policy, c));
     if (!sets.back()->compress(c)) return;
-    held += static_cast<std::size_t>(sets.back()->packed.bytes());
+    held += sets.back()->packed.bytes();
   } while (held < cold_bytes);
   std::vector<float> out(32 * 128), lse(32);
   auto const attend_all = [&] {
@@ -63,7 +63,7 @@ void measure(char const* name, Policy const& policy, index_t tokens, std::size_t
       if (!attend(cpu{}, c.queries(1), s->packed, dense_rows(out.data(), {1, 32, 1, 128}), lse.data())) std::abort();
   };
   auto const read_all = [&] {
-    for (auto const& s : sets) plain_read(s->storage.data(), static_cast<std::size_t>(s->packed.bytes()));
+    for (auto const& s : sets) plain_read(s->storage.data(), s->packed.bytes());
   };
   std::vector<std::byte> copy(c.k.size() * 4);
   auto const copy_source = [&] {

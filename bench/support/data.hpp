@@ -18,7 +18,7 @@ using kvslim::index_t;
 
 class buffer {
  public:
-  explicit buffer(index_t bytes) : size_(static_cast<std::size_t>(bytes)), data_(new (std::align_val_t{256}) std::byte[size_]()) {}
+  explicit buffer(std::size_t bytes) : size_(bytes), data_(new (std::align_val_t{256}) std::byte[size_]()) {}
   [[nodiscard]] std::byte* data() const { return data_.get(); }
   [[nodiscard]] std::size_t size() const { return size_; }
 

@@ -19,16 +19,16 @@ namespace example {
 /// Memory owned by the engine, aligned to whole cache lines.
 class aligned_buffer {
  public:
-  explicit aligned_buffer(index_t bytes) : size_(bytes), data_(new (align) std::byte[static_cast<std::size_t>(bytes)]) {}
+  explicit aligned_buffer(std::size_t bytes) : size_(bytes), data_(new (align) std::byte[bytes]) {}
   [[nodiscard]] std::byte* data() const { return data_.get(); }
-  [[nodiscard]] std::size_t size() const { return static_cast<std::size_t>(size_); }
+  [[nodiscard]] std::size_t size() const { return size_; }
 
  private:
   static constexpr std::align_val_t align{64};
   struct release {
     void operator()(std::byte* p) const { ::operator delete[](p, align); }
   };
-  index_t size_;
+  std::size_t size_;
   std::unique_ptr<std::byte[], release> data_;
 };
 
@@ -65,7 +65,7 @@ class prefilled {
 
 /// What compressing one text's cache cost.
 struct sizes {
-  index_t stored_bytes = 0, peak_bytes = 0, original_bytes = 0;
+  std::size_t stored_bytes = 0, peak_bytes = 0, original_bytes = 0;
   double compress_ms = 0;
 };
 
@@ -102,9 +102,10 @@ class policy_session final : public session {
       sizes_.stored_bytes += caches_.back().live_bytes();
     }
     sizes_.compress_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-    sizes_.original_bytes = 2 * 2 * s.layers * s.kv_heads * length * s.head_dim;  // as f16
-    sizes_.peak_bytes = sizes_.original_bytes + s.layers * plan.packed_bytes() + plan.workspace_bytes();
-    scratch_.resize(static_cast<std::size_t>(kvslim::append_scratch_floats(plan)));
+    auto const layers = static_cast<std::size_t>(s.layers);
+    sizes_.original_bytes = layers * 2 * 2 * static_cast<std::size_t>(s.kv_heads * length * s.head_dim);  // as f16
+    sizes_.peak_bytes = sizes_.original_bytes + layers * plan.packed_bytes() + plan.workspace_bytes();
+    scratch_.resize(kvslim::append_scratch_floats(plan));
     lse_.resize(static_cast<std::size_t>(s.q_heads));
   }
 

@@ -115,7 +115,7 @@ void compare(char const* name, Policy const& policy, bool exact, data::cache con
   device<float> const q(c.q), given(scores);
   auto const& plan = host.plan;
   using policy_type = typename std::remove_cvref_t<decltype(plan)>::policy_type;
-  device<std::byte> const storage(static_cast<std::size_t>(plan.packed_bytes())), scratch(static_cast<std::size_t>(plan.workspace_bytes()));
+  device<std::byte> const storage(plan.packed_bytes()), scratch(plan.workspace_bytes());
   packed_cache<policy_type, cuda_space> const packed(plan, storage.get(), plan.packed_bytes());
   auto const rows = [&](float const* data, index_t n) {
     return rows_view<float const, cuda_space>{data, shape.sequences, heads, n, dim, {heads * data::cache::window * dim, data::cache::window * dim, dim, 1}};
@@ -128,7 +128,7 @@ void compare(char const* name, Policy const& policy, bool exact, data::cache con
   check(cudaDeviceSynchronize() == cudaSuccess, "compress ran", name);
 
   rows_shape const one{shape.sequences, shape.kv_heads, 1, dim};
-  std::vector<float> appended_rows(static_cast<std::size_t>(rows_count * dim)), host_scratch(static_cast<std::size_t>(append_scratch_floats(plan)));
+  std::vector<float> appended_rows(static_cast<std::size_t>(rows_count * dim)), host_scratch(append_scratch_floats(plan));
   device<float> const device_scratch(host_scratch);
   for (index_t i = 0; i < appended; ++i) {
     for (std::size_t j = 0; j < appended_rows.size(); ++j) appended_rows[j] = static_cast<float>((i * 31 + static_cast<index_t>(j) * 17) % 64) / 16.0f - 2.0f;
@@ -140,7 +140,7 @@ void compare(char const* name, Policy const& policy, bool exact, data::cache con
     check(cudaDeviceSynchronize() == cudaSuccess, "append ran", name);
   }
   auto const bytes = storage.host();
-  auto const used = static_cast<std::size_t>(host.packed.bytes());
+  auto const used = host.packed.bytes();
   // Kept tokens must be the same for every method, whatever its scores were rounded to.
   data::buffer mirror(plan.packed_bytes());
   std::memcpy(mirror.data(), bytes.data(), bytes.size());

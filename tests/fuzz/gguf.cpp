@@ -10,7 +10,7 @@ extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size
     example::gguf const file({data, data + size});
     static_cast<void>(file.number("llama.block_count", 0));
     for (char const* name : {"a", "token_embd.weight", "output.weight"})
-      for (std::uint64_t rows : {1, 2, 4})
+      for (std::uint64_t rows : {1u, 2u, 4u})
         if (file.has_tensor(name)) static_cast<void>(file.tensor(name, rows, 32));
     static_cast<void>(example::tokenizer(file).encode("The code is 12345.\n"));
   } catch (example::gguf_error const&) {

@@ -24,9 +24,9 @@ extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size
     }
   }
   packed_cache const packed(plan, storage, sizeof storage);
-  if (!deserialize(bytes.data(), static_cast<index_t>(size), packed)) return 0;
+  if (!deserialize(bytes.data(), size, packed)) return 0;
   static float q[4 * 32], out[4 * 32], lse[4], k[2 * 32];
-  static std::vector<float> scratch(static_cast<std::size_t>(append_scratch_floats(plan)));
+  static std::vector<float> scratch(append_scratch_floats(plan));
   rows_shape const many{1, 4, 1, 32}, one{1, 2, 1, 32};
   static_cast<void>(attend(cpu{}, dense_rows<host_space, float const>(q, many), packed, dense_rows(out, many), lse));
   auto const row = dense_rows<host_space, float const>(k, one);

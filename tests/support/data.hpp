@@ -21,9 +21,8 @@ using kvslim::index_t;
 class buffer {
  public:
   /// `slack` guard bytes behind the buffer are filled with a pattern and checked by intact().
-  explicit buffer(index_t bytes, index_t slack = 256)
-      : size_(static_cast<std::size_t>(bytes)), slack_(static_cast<std::size_t>(slack)),
-        data_(new (std::align_val_t{256}) std::byte[size_ + slack_]) {
+  explicit buffer(std::size_t bytes, std::size_t slack = 256)
+      : size_(bytes), slack_(slack), data_(new (std::align_val_t{256}) std::byte[size_ + slack_]) {
     std::fill(data_.get(), data_.get() + size_ + slack_, std::byte{0xa5});
   }
   [[nodiscard]] std::byte* data() const { return data_.get(); }

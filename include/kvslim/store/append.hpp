@@ -54,12 +54,18 @@ KVSLIM_HD inline void store_row(Packed const& packed, index_t r, float const* k,
   entry.next_position += 1;
 }
 
+/// Floats of append's scratch that belong to one row.
+template <class Plan>
+[[nodiscard]] constexpr index_t append_row_floats(Plan const& plan) noexcept {
+  return (plan.block_rows() + 2) * plan.extents().head_dim;
+}
+
 }  // namespace detail
 
 /// Floats of scratch for append.
 template <class Policy>
-[[nodiscard]] constexpr index_t append_scratch_floats(compression_plan<Policy> const& plan) noexcept {
-  return plan.extents().rows() * (plan.block_rows() + 2) * plan.extents().head_dim;
+[[nodiscard]] constexpr std::size_t append_scratch_floats(compression_plan<Policy> const& plan) noexcept {
+  return static_cast<std::size_t>(plan.extents().rows() * detail::append_row_floats(plan));
 }
 
 /// Adds one token to every row, at next_position(). The new token is attended exactly by codecs that keep a tail.
@@ -86,7 +92,7 @@ status append(Exec const& exec, packed_cache<Policy, host_space> const& packed, 
         !ops::within(v.row(s, h), v.layout.channel, e.head_dim, value_limit))
       return detail::fail(errc::non_finite, "kvslim: the new token holds NaN, infinity or a value beyond the storage type's range");
   }
-  index_t const floats = append_scratch_floats(plan) / e.rows();
+  index_t const floats = detail::append_row_floats(plan);
   auto const load = [=](index_t r) {
     index_t const s = r / e.kv_heads, h = r % e.kv_heads;
     ops::load_row(k.row(s, h), k.layout.channel, e.head_dim, scratch + r * floats);

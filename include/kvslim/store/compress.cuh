@@ -101,7 +101,7 @@ struct append_body {
 /// Rows are encoded by one thread each: correct, and far from the floor.
 template <class Policy, class Cache, class Evidence>
 status compress(cuda exec, compression_plan<Policy> const& plan, Cache const& cache, Evidence const& evidence,
-                packed_cache<Policy, cuda_space> const& packed, std::byte* scratch, index_t scratch_bytes) {
+                packed_cache<Policy, cuda_space> const& packed, std::byte* scratch, std::size_t scratch_bytes) {
   using plan_type = compression_plan<Policy>;
   static_assert(std::same_as<typename Cache::space, cuda_space>,
                 "kvslim: a CUDA executor was given a host view: view device memory with kvslim::cuda_space");
@@ -136,7 +136,7 @@ status compress(cuda exec, compression_plan<Policy> const& plan, Cache const& ca
     if (s = detail::launch_for_each(exec, e.rows() * e.tokens, detail::flags_body<Cache>{cache, w.flags}); !s) return s;
   }
   if (s = detail::launch_for_each(exec, e.rows(), detail::list_body<plan_type, Cache>{plan, cache, w}); !s) return s;
-  if (s = detail::cuda_result(cudaMemsetAsync(packed.storage(), 0, static_cast<std::size_t>(plan.packed_bytes()), exec.stream)); !s) return s;
+  if (s = detail::cuda_result(cudaMemsetAsync(packed.storage(), 0, plan.packed_bytes(), exec.stream)); !s) return s;
   if (s = detail::launch_for_each(exec, 1, detail::place_body<plan_type, Cache, packed_type>{plan, cache, w, packed}); !s) return s;
   return detail::launch_for_each(exec, e.rows(), detail::encode_body<plan_type, Cache, packed_type>{plan, cache, w, packed});
 }
@@ -152,7 +152,7 @@ status append(cuda exec, packed_cache<Policy, cuda_space> const& packed, Rows co
   for (auto const* x : {&k, &v})
     if (x->sequences != e.sequences || x->heads != e.kv_heads || x->tokens != 1 || x->head_dim != e.head_dim)
       return detail::fail(errc::invalid_shape, "kvslim: append needs k and v as [sequences, kv_heads, 1, head_dim]");
-  index_t const floats = append_scratch_floats(packed.plan()) / e.rows();
+  index_t const floats = detail::append_row_floats(packed.plan());
   auto const run = [&](unsigned steps) {
     return detail::launch_for_each(exec, e.rows(), detail::append_body<packed_cache<Policy, cuda_space>, Rows>{packed, k, v, scratch, floats, steps});
   };

@@ -148,7 +148,7 @@ KVSLIM_HD inline index_t place_rows(Plan const& plan, Cache const& cache, worksp
 /// All checks of a compress call. Reads K and V once to refuse NaN, infinity and values that the storage type cannot hold.
 template <class Plan, class Cache, class Evidence, class Packed>
 [[nodiscard]] status check_compress(Plan const& plan, Cache const& cache, Evidence const& evidence, Packed const& packed,
-                                    std::byte const* scratch, index_t scratch_bytes) noexcept {
+                                    std::byte const* scratch, std::size_t scratch_bytes) noexcept {
   if (auto const s = plan.check(); !s) return s;
   if (auto const s = check_cache(cache); !s) return s;
   if (cache.log_weight != nullptr && !plan.keeps_log_weight())
@@ -259,7 +259,7 @@ status score(Exec const& exec, Plan const& plan, Cache const& cache, Evidence co
 /// no synchronisation.
 template <host_executor Exec, class Policy, class Cache, class Evidence>
 status compress(Exec const& exec, compression_plan<Policy> const& plan, Cache const& cache, Evidence const& evidence,
-                packed_cache<Policy, host_space> const& packed, std::byte* scratch, index_t scratch_bytes) {
+                packed_cache<Policy, host_space> const& packed, std::byte* scratch, std::size_t scratch_bytes) {
   using plan_type = compression_plan<Policy>;
   static_assert(std::same_as<typename Cache::space, host_space>,
                 "kvslim: a CPU executor was given a device view: pass kvslim::cuda{stream} or a host view");
@@ -318,7 +318,7 @@ template <class Exec, class Policy, class Cache, class Evidence, class Space, cl
   requires requires(Buffer& b) { b.data(); b.size(); }
 status compress(Exec const& exec, compression_plan<Policy> const& plan, Cache const& cache, Evidence const& evidence,
                 packed_cache<Policy, Space> const& packed, Buffer& scratch) {
-  return compress(exec, plan, cache, evidence, packed, reinterpret_cast<std::byte*>(scratch.data()), static_cast<index_t>(scratch.size()));
+  return compress(exec, plan, cache, evidence, packed, reinterpret_cast<std::byte*>(scratch.data()), scratch.size());
 }
 
 KVSLIM_END_NAMESPACE

@@ -45,7 +45,7 @@ class packed_cache {
   using plan_type = compression_plan<Policy>;
 
   /// Binds memory of at least plan.packed_bytes(), aligned to alignment_bytes; more is faster. Checked by compress().
-  constexpr packed_cache(plan_type const& plan, std::byte* storage, index_t bytes) noexcept
+  constexpr packed_cache(plan_type const& plan, std::byte* storage, std::size_t bytes) noexcept
       : plan_(plan), storage_(storage), size_(bytes) {}
   template <class Buffer>
     requires requires(Buffer& b) {
@@ -53,11 +53,11 @@ class packed_cache {
       b.size();
     }
   constexpr packed_cache(plan_type const& plan, Buffer& buffer) noexcept
-      : packed_cache(plan, buffer.data(), static_cast<index_t>(buffer.size())) {}
+      : packed_cache(plan, buffer.data(), buffer.size()) {}
 
   [[nodiscard]] KVSLIM_HD constexpr plan_type const& plan() const noexcept { return plan_; }
   [[nodiscard]] KVSLIM_HD constexpr std::byte* storage() const noexcept { return storage_; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t size() const noexcept { return size_; }
+  [[nodiscard]] KVSLIM_HD constexpr std::size_t size() const noexcept { return size_; }
   [[nodiscard]] KVSLIM_HD packed_header& header() const noexcept { return *reinterpret_cast<packed_header*>(storage_); }
   [[nodiscard]] KVSLIM_HD packed_row& row(index_t r) const noexcept {
     return reinterpret_cast<packed_row*>(storage_ + 128)[r];
@@ -66,12 +66,12 @@ class packed_cache {
 
   /// Bytes held from the start of the storage: header, row table, codes, scales, tails, positions, weights, reserved room
   /// and padding. Storage beyond it is free.
-  [[nodiscard]] index_t bytes() const noexcept { return header().used_bytes; }
+  [[nodiscard]] std::size_t bytes() const noexcept { return static_cast<std::size_t>(header().used_bytes); }
   /// Bytes that hold tokens now: as bytes(), without blocks and tail slots reserved for appending.
-  [[nodiscard]] index_t live_bytes() const noexcept {
+  [[nodiscard]] std::size_t live_bytes() const noexcept {
     index_t sum = plan_.table_bytes();
     for (index_t r = 0; r < plan_.extents().rows(); ++r) sum += plan_.layout(row(r).count, r).bytes;
-    return sum;
+    return static_cast<std::size_t>(sum);
   }
   /// Tokens held by one row.
   [[nodiscard]] index_t tokens(index_t sequence, index_t kv_head) const noexcept { return row(index(sequence, kv_head)).count; }
@@ -140,12 +140,12 @@ class packed_cache {
 
   plan_type plan_;
   std::byte* storage_;
-  index_t size_;
+  std::size_t size_;
 };
 template <class Policy, class Buffer>
 packed_cache(compression_plan<Policy> const&, Buffer&) -> packed_cache<Policy>;
 template <class Policy>
-packed_cache(compression_plan<Policy> const&, std::byte*, index_t) -> packed_cache<Policy>;
+packed_cache(compression_plan<Policy> const&, std::byte*, std::size_t) -> packed_cache<Policy>;
 
 namespace detail {
 

@@ -163,12 +163,12 @@ class compression_plan {
   }
 
   /// Upper bound of the storage for the compressed cache; see packed_cache::bytes() for what is really used.
-  [[nodiscard]] constexpr index_t packed_bytes() const noexcept {
+  [[nodiscard]] constexpr std::size_t packed_bytes() const noexcept {
     index_t const capacity = kept_capacity() + options_.append_tokens;
-    if (!grouped()) return table_bytes() + extents_.rows() * layout(capacity, 0).bytes;
     index_t bytes = table_bytes();
-    for (index_t r = 0; r < extents_.rows(); ++r) bytes += layout(capacity, r).bytes;
-    return bytes;
+    if (!grouped()) bytes += extents_.rows() * layout(capacity, 0).bytes;
+    for (index_t r = 0; r < extents_.rows() && grouped(); ++r) bytes += layout(capacity, r).bytes;
+    return static_cast<std::size_t>(bytes);
   }
   /// Rows of floats that one encode call may need: a block of every member.
   [[nodiscard]] KVSLIM_HD constexpr index_t block_rows() const noexcept {
@@ -178,10 +178,10 @@ class compression_plan {
   [[nodiscard]] KVSLIM_HD constexpr index_t table_bytes() const noexcept { return 128 + detail::round_up(extents_.rows() * 32, 64); }
 
   /// Bytes of scratch for compress, at most what a call touches.
-  [[nodiscard]] constexpr index_t workspace_bytes() const noexcept {
+  [[nodiscard]] constexpr std::size_t workspace_bytes() const noexcept {
     detail::carver count(nullptr);
     static_cast<void>(carve(count));
-    return count.used();
+    return static_cast<std::size_t>(count.used());
   }
 
   [[nodiscard]] constexpr detail::workspace carve(detail::carver& c) const noexcept {

@@ -61,18 +61,18 @@ template <class Plan>
 
 /// Bytes that serialize() writes.
 template <class Policy>
-[[nodiscard]] index_t serialized_bytes(packed_cache<Policy, host_space> const& packed) noexcept {
+[[nodiscard]] std::size_t serialized_bytes(packed_cache<Policy, host_space> const& packed) noexcept {
   return packed.ready() ? packed.bytes() : 0;
 }
 
 /// Writes a packed cache with scheme, shapes, version and checksum. The form is the storage itself, so reading needs no decode.
 /// Little-endian. Requires: `bytes` of at least serialized_bytes (buffer_too_small). Cost: one copy.
 template <class Policy>
-status serialize(packed_cache<Policy, host_space> const& packed, std::byte* out, index_t bytes) {
+status serialize(packed_cache<Policy, host_space> const& packed, std::byte* out, std::size_t bytes) {
   if (!packed.ready()) return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
   if (out == nullptr) return detail::fail(errc::invalid_pointer, "kvslim: serialize was given a null pointer");
   if (bytes < packed.bytes()) return detail::fail(errc::buffer_too_small, "kvslim: the buffer is below serialized_bytes()");
-  std::memcpy(out, packed.storage(), static_cast<std::size_t>(packed.bytes()));
+  std::memcpy(out, packed.storage(), packed.bytes());
   packed_header header = packed.header();
   header.checksum = detail::cache_checksum(out, header);
   std::memcpy(out, &header, sizeof header);
@@ -83,12 +83,12 @@ status serialize(packed_cache<Policy, host_space> const& packed, std::byte* out,
 /// Returns: foreign (not kvslim's, other version, other scheme, shape or options), corrupt (truncated, damaged, or a row table
 /// that does not add up), buffer_too_small; then `packed` was not written. Cost: one checksum pass and one copy.
 template <class Policy>
-status deserialize(std::byte const* data, index_t bytes, packed_cache<Policy, host_space> const& packed) {
+status deserialize(std::byte const* data, std::size_t bytes, packed_cache<Policy, host_space> const& packed) {
   if (data == nullptr || packed.storage() == nullptr) return detail::fail(errc::invalid_pointer, "kvslim: deserialize was given a null pointer");
   auto const& plan = packed.plan();
   if (auto const s = plan.check(); !s) return s;
   packed_header header;
-  if (bytes < static_cast<index_t>(sizeof header)) return detail::fail(errc::corrupt, "kvslim: the serialized cache is shorter than its header");
+  if (bytes < sizeof header) return detail::fail(errc::corrupt, "kvslim: the serialized cache is shorter than its header");
   std::memcpy(&header, data, sizeof header);
   auto const expected = detail::make_header(plan);
   if (header.magic != expected.magic) return detail::fail(errc::foreign, "kvslim: this is not a serialized kvslim cache");
@@ -99,7 +99,7 @@ status deserialize(std::byte const* data, index_t bytes, packed_cache<Policy, ho
       std::memcmp(header.geometry, expected.geometry, sizeof header.geometry) != 0)
     return detail::fail(errc::foreign, "kvslim: the serialized cache has other shapes or options");
   index_t const used = header.used_bytes;
-  if (used < plan.table_bytes() || used > bytes) return detail::fail(errc::corrupt, "kvslim: the serialized cache is truncated");
+  if (used < plan.table_bytes() || static_cast<std::size_t>(used) > bytes) return detail::fail(errc::corrupt, "kvslim: the serialized cache is truncated");
   if (header.checksum != detail::cache_checksum(data, header)) return detail::fail(errc::corrupt, "kvslim: the serialized cache's checksum is wrong");
   index_t begin = plan.table_bytes();
   for (index_t r = 0; r < plan.extents().rows(); ++r) {
@@ -110,7 +110,7 @@ status deserialize(std::byte const* data, index_t bytes, packed_cache<Policy, ho
     begin += plan.layout(entry.capacity, r).bytes;
   }
   if (begin != used) return detail::fail(errc::corrupt, "kvslim: the serialized cache's row table does not add up");
-  if (packed.size() < used) return detail::fail(errc::buffer_too_small, "kvslim: the packed storage is below the serialized size");
+  if (packed.size() < static_cast<std::size_t>(used)) return detail::fail(errc::buffer_too_small, "kvslim: the packed storage is below the serialized size");
   std::memcpy(packed.storage(), data, static_cast<std::size_t>(used));
   return {};
 }

@@ -308,10 +308,10 @@ TEST_CASE("sketch: two layers share a direction, keep their norms, and retain wh
   CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
   // The second layer's rows hold no blocks of their own: of 8 lanes 4 are stored.
   CHECK(run.plan.layout(54, 2).bytes == 0);
-  CHECK(run.packed.bytes() == run.plan.table_bytes() + run.plan.layout(54, 0).bytes + run.plan.layout(54, 1).bytes);
+  CHECK(static_cast<index_t>(run.packed.bytes()) == run.plan.table_bytes() + run.plan.layout(54, 0).bytes + run.plan.layout(54, 1).bytes);
   // An appended pair is merged too, and the retained list stays.
   auto const before = run.packed.key(2, 7, 3);
-  std::vector<float> scratch(static_cast<std::size_t>(append_scratch_floats(run.plan)));
+  std::vector<float> scratch(append_scratch_floats(run.plan));
   std::vector<float> fresh(64);
   for (float& x : fresh) x = normal(engine);
   rows_shape const one{2, 2, 1, 16};
@@ -323,9 +323,9 @@ TEST_CASE("sketch: two layers share a direction, keep their norms, and retain wh
   CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
   // The same bytes after a round trip.
   data::buffer saved(serialized_bytes(run.packed)), other(run.plan.packed_bytes());
-  REQUIRE(serialize(run.packed, saved.data(), static_cast<index_t>(saved.size())).ok());
+  REQUIRE(serialize(run.packed, saved.data(), saved.size()).ok());
   packed_cache const read(run.plan, other);
-  REQUIRE(deserialize(saved.data(), static_cast<index_t>(saved.size()), read).ok());
+  REQUIRE(deserialize(saved.data(), saved.size(), read).ok());
   CHECK(read.key(3, 50, 5) == run.packed.key(3, 50, 5));
 }
 
@@ -402,7 +402,7 @@ TEST_CASE("sketch: a low-rank key is stored before RoPE and rotated to where its
   cache_view<plane<float const, strided>> const prompt{shorter.extents(), {c.k.data(), {0, 60 * 16, 16, 1}}, {c.v.data(), {0, 60 * 16, 16, 1}}};
   data::compressed const grown(projected_key{basis.data()}, prompt, evidence<>{}, 20);
   REQUIRE(grown.result.ok());
-  std::vector<float> scratch(static_cast<std::size_t>(append_scratch_floats(grown.plan)));
+  std::vector<float> scratch(append_scratch_floats(grown.plan));
   for (index_t t = 40; t < 60; ++t) {
     rows_view<float const> const k{c.k.data() + t * 16, 1, 2, 1, 16, {0, 60 * 16, 16, 1}}, v{c.v.data() + t * 16, 1, 2, 1, 16, {0, 60 * 16, 16, 1}};
     REQUIRE(append(cpu{}, grown.packed, k, v, scratch.data()).ok());

@@ -155,7 +155,7 @@ TEST_CASE("small and misaligned memory is refused", "[bad_input]") {
   data::cache const c(small);
   auto const plan = make_plan(kivi<4>{{.residual = 32}}, c.shape.extents());
   data::buffer storage(plan.packed_bytes()), scratch(plan.workspace_bytes());
-  auto const run = [&](std::byte* s, index_t n, std::byte* w, index_t m) {
+  auto const run = [&](std::byte* s, std::size_t n, std::byte* w, std::size_t m) {
     return compress(cpu{}, plan, c.view(), evidence<>{}, packed_cache(plan, s, n), w, m).code;
   };
   CHECK(run(storage.data(), plan.packed_bytes() - 1, scratch.data(), plan.workspace_bytes()) == errc::buffer_too_small);
@@ -177,7 +177,7 @@ TEST_CASE("attend and append refuse shapes that disagree", "[bad_input]") {
   CHECK(attend(cpu{}, c.queries(1), run.packed, dense_rows(out.data(), {1, 2, 1, 32}), lse.data()).code == errc::invalid_shape);
   CHECK(attend(cpu{}, dense_rows<host_space, float const>(c.q.data(), {1, 3, 1, 32}), run.packed, good, lse.data()).code == errc::invalid_shape);
   CHECK(attend(cpu{}, c.queries(1), run.packed, good, nullptr).code == errc::invalid_pointer);
-  std::vector<float> k(2 * 32, 1.0f), scratch(static_cast<std::size_t>(append_scratch_floats(run.plan)));
+  std::vector<float> k(2 * 32, 1.0f), scratch(append_scratch_floats(run.plan));
   auto const one = dense_rows<host_space, float const>(k.data(), {1, 2, 1, 32}), wrong = dense_rows<host_space, float const>(k.data(), {1, 1, 1, 32});
   CHECK(append(cpu{}, run.packed, one, wrong, scratch.data()).code == errc::invalid_shape);
   k[3] = std::nanf("");

@@ -19,7 +19,7 @@ void check_attend(char const* name, Policy const& policy, data::shape shape, ind
   CHECK(run.scratch.intact());
   CHECK(run.packed.bytes() <= run.plan.packed_bytes());
   CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
-  std::vector<float> scratch(static_cast<std::size_t>(append_scratch_floats(run.plan)));
+  std::vector<float> scratch(append_scratch_floats(run.plan));
   rows_shape const one{shape.sequences, shape.kv_heads, 1, shape.head_dim};
   std::mt19937 engine(11);
   std::normal_distribution<float> normal;
@@ -104,7 +104,7 @@ TEST_CASE("appending equals compressing at once", "[store][kivi]") {
   auto part = c.view();
   part.extent.tokens = 32;
   data::compressed const grown(policy, part, evidence<>{}, 65);
-  std::vector<float> scratch(static_cast<std::size_t>(append_scratch_floats(grown.plan)));
+  std::vector<float> scratch(append_scratch_floats(grown.plan));
   for (index_t t = 32; t < 96; ++t) {
     rows_shape const one{1, 1, 1, 32};
     REQUIRE(append(cpu{}, grown.packed, dense_rows<host_space, float const>(c.k.data() + t * 32, one),
@@ -158,13 +158,13 @@ TEST_CASE("a serialized cache reads back and refuses damage", "[serialize]") {
   data::cache const c({.sequences = 2, .kv_heads = 2, .group = 2, .tokens = 100, .head_dim = 32});
   auto const policy = pipeline{knorm{}, top_k{{.budget = 60}}, kivi<4>{{.residual = 32}}};
   data::compressed const run(policy, c.view(), evidence<>{}, 10);
-  std::vector<std::byte> bytes(static_cast<std::size_t>(serialized_bytes(run.packed)));
-  REQUIRE(serialize(run.packed, bytes.data(), static_cast<index_t>(bytes.size())).ok());
-  CHECK(serialize(run.packed, bytes.data(), static_cast<index_t>(bytes.size()) - 1).code == errc::buffer_too_small);
+  std::vector<std::byte> bytes(serialized_bytes(run.packed));
+  REQUIRE(serialize(run.packed, bytes.data(), bytes.size()).ok());
+  CHECK(serialize(run.packed, bytes.data(), bytes.size() - 1).code == errc::buffer_too_small);
 
   data::buffer storage(run.plan.packed_bytes());
   packed_cache const other(run.plan, storage);
-  auto const read = [&](std::vector<std::byte> const& b) { return deserialize(b.data(), static_cast<index_t>(b.size()), other); };
+  auto const read = [&](std::vector<std::byte> const& b) { return deserialize(b.data(), b.size(), other); };
   SECTION("round trip") {
     REQUIRE(read(bytes).ok());
     CHECK(other.bytes() == run.packed.bytes());
@@ -193,7 +193,7 @@ TEST_CASE("a serialized cache reads back and refuses damage", "[serialize]") {
     auto const refuses = [&](auto const& p, extents e) {
       auto const plan = make_plan(p, e, {.append_tokens = 10});
       data::buffer s(plan.packed_bytes() + 4096);
-      return deserialize(bytes.data(), static_cast<index_t>(bytes.size()), packed_cache(plan, s)).code;
+      return deserialize(bytes.data(), bytes.size(), packed_cache(plan, s)).code;
     };
     CHECK(refuses(pipeline{knorm{}, top_k{{.budget = 60}}, kivi<2>{{.residual = 32}}}, c.shape.extents()) == errc::foreign);
     CHECK(refuses(pipeline{knorm{}, top_k{{.budget = 60}}, kivi<4>{{.residual = 64}}}, c.shape.extents()) == errc::foreign);
