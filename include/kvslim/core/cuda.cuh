@@ -6,6 +6,8 @@
 
 #include <cuda_runtime.h>
 
+#include <utility>
+
 KVSLIM_BEGIN_NAMESPACE
 
 /// The CUDA executor: everything is enqueued on the caller's stream; nothing synchronises or allocates.
@@ -34,6 +36,21 @@ template <class Body>
   if (count == 0) return {};
   for_each_kernel<<<static_cast<unsigned>(div_up(count, threads)), threads, 0, exec.stream>>>(count, body);
   return cuda_result(cudaPeekAtLastError());
+}
+
+inline constexpr int warp_threads = 32;
+
+/// Combines one value of every lane of a warp; every lane gets the result.
+template <class T, class Combine>
+__device__ T over_warp(T x, Combine const& combine) {
+  for (int step = warp_threads / 2; step > 0; step /= 2) x = combine(x, __shfl_xor_sync(0xffffffffu, x, step));
+  return x;
+}
+
+/// Calls f(i) for i in [0, N), each call of its own, so that arrays indexed by i stay in registers.
+template <int N, class F>
+__device__ void unrolled(F const& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) { (f(I), ...); }(std::make_integer_sequence<int, N>{});
 }
 
 }  // namespace detail

@@ -67,6 +67,13 @@ template <int Mantissa, int Bias>
 [[nodiscard]] KVSLIM_HD constexpr float to_float(float x) noexcept { return x; }
 
 [[nodiscard]] KVSLIM_HD constexpr float to_float(f16 x) noexcept {
+#if defined(__CUDA_ARCH__)
+  if (!__builtin_is_constant_evaluated()) {  // one instruction; the same value
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+  }
+#endif
   auto const sign = (x.bits & 0x8000u) << 16;
   auto const magnitude = x.bits & 0x7fffu;
   auto const special = 0x7f800000u | ((magnitude & 0x3ffu) << 13);

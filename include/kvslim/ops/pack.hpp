@@ -74,6 +74,21 @@ KVSLIM_HD inline void unpack_words(std::uint8_t const* unit, std::uint32_t* word
     for (index_t i = 0; i < each; ++i) words[plane * each + i] = (packed[i] >> (plane * Bits)) & mask;
 }
 
+/// Four bytes at an address divisible by four, as one word.
+[[nodiscard]] KVSLIM_HD inline std::uint32_t load_word(std::uint8_t const* at) noexcept {
+  std::uint32_t word;
+  std::memcpy(&word, __builtin_assume_aligned(at, 4), 4);
+  return word;
+}
+KVSLIM_HD inline void store_word(std::uint8_t* at, std::uint32_t word) noexcept { std::memcpy(__builtin_assume_aligned(at, 4), &word, 4); }
+
+/// Word i of unpack_words alone.
+template <int Bits>
+[[nodiscard]] KVSLIM_HD inline std::uint32_t unit_word(std::uint8_t const* unit, index_t i) noexcept {
+  constexpr index_t each = unit_bytes<Bits> / 4;
+  return (load_word(unit + i % each * 4) >> (i / each * Bits)) & (((1u << Bits) - 1u) * 0x01010101u);
+}
+
 /// The way back: 32 words of four codes become a unit.
 template <int Bits>
 KVSLIM_HD inline void pack_words(std::uint32_t const* words, std::uint8_t* unit) noexcept {

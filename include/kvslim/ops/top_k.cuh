@@ -21,10 +21,11 @@ __device__ inline int block_count(int mine, int* shared) {
   return *shared;
 }
 
-/// One block per row. The same total order as the CPU: the kept set is all keys at or above a threshold, found bit by bit.
+/// One block per row. The same total order as the CPU: the kept set is all keys at or above a threshold, found byte by byte from the
+/// top (radix select), until a bucket is wanted whole.
 template <class Cache>
 __global__ void select_kernel(top_k policy, Cache cache, float const* scores, std::uint8_t* all_flags, index_t protected_recent) {
-  __shared__ int shared;
+  __shared__ int shared, in_bucket[256];
   auto const& e = cache.extent;
   index_t const r = blockIdx.x, s = r / e.kv_heads, tokens = cache.length(s);
   float const* const score = scores + r * e.tokens;
@@ -47,15 +48,22 @@ __global__ void select_kernel(top_k policy, Cache cache, float const* scores, st
   }
   kept = block_count(kept, &shared);
   open = block_count(open, &shared);
-  index_t const room = min(policy.opt.budget - kept, open);
-  if (room <= 0) return;
-  std::uint64_t threshold = 0;  // the largest value with at least `room` keys at or above it
-  for (int bit = 63; bit >= 0; --bit) {
-    std::uint64_t const candidate = threshold | (std::uint64_t{1} << bit);
-    int mine = 0;
-    for (index_t t = threadIdx.x; t < tokens; t += blockDim.x)
-      if (flags[t] == 0 && ops::order_key(score[t], t) >= candidate) ++mine;
-    if (block_count(mine, &shared) >= room) threshold = candidate;
+  index_t wanted = min(policy.opt.budget - kept, open);
+  if (wanted <= 0) return;
+  std::uint64_t threshold = 0;
+  for (int shift = 56; shift >= 0; shift -= 8) {
+    for (unsigned i = threadIdx.x; i < 256; i += blockDim.x) in_bucket[i] = 0;
+    __syncthreads();
+    for (index_t t = threadIdx.x; t < tokens; t += blockDim.x) {
+      std::uint64_t const key = ops::order_key(score[t], t);
+      if (flags[t] == 0 && (shift == 56 || key >> (shift + 8) == threshold >> (shift + 8))) atomicAdd(in_bucket + ((key >> shift) & 255u), 1);
+    }
+    __syncthreads();
+    int bucket = 255;  // every thread walks down: the same answer without another barrier
+    for (; in_bucket[bucket] < wanted; --bucket) wanted -= in_bucket[bucket];
+    threshold |= static_cast<std::uint64_t>(bucket) << shift;
+    if (in_bucket[bucket] == wanted) break;
+    __syncthreads();
   }
   for (index_t t = threadIdx.x; t < tokens; t += blockDim.x)
     if (flags[t] == 0 && ops::order_key(score[t], t) >= threshold) flags[t] = 1;

@@ -11,8 +11,16 @@
 KVSLIM_BEGIN_NAMESPACE
 
 struct attend_options {
-  float scale = 0.0f;  ///< logit scale; 0 means 1 / sqrt(head_dim)
+  float scale = 0.0f;        ///< logit scale; 0 means 1 / sqrt(head_dim)
+  index_t splits = 1;        ///< CUDA: blocks that share a row; the CPU takes rows whole
+  float* scratch = nullptr;  ///< CUDA: attend_scratch_floats(plan, q_heads, splits) floats of device memory, null with one split
 };
+
+/// Floats of device memory for attend on CUDA with `splits` blocks to a row.
+template <class Plan>
+[[nodiscard]] constexpr std::size_t attend_scratch_floats(Plan const& plan, index_t q_heads, index_t splits) noexcept {
+  return splits <= 1 ? 0 : static_cast<std::size_t>(plan.extents().sequences * q_heads * splits * (plan.extents().head_dim + 1));
+}
 
 namespace detail {
 

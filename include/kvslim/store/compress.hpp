@@ -90,6 +90,12 @@ KVSLIM_HD inline void encode_row(Plan const& plan, Cache const& cache, workspace
   lane(packed.values(r), false);
 }
 
+/// Whether a token with this flag is kept: 255 is padding, 0 was not selected.
+template <class Plan>
+[[nodiscard]] KVSLIM_HD constexpr bool stays(std::uint8_t flag) noexcept {
+  return flag != 255 && (!Plan::has_selector || flag != 0);
+}
+
 /// Turns flags (and merge runs) into the ascending kept list of one row; returns how many.
 template <class Plan, class Cache>
 KVSLIM_HD inline index_t list_kept(Plan const& plan, Cache const& cache, workspace const& w, index_t r) noexcept {
@@ -112,7 +118,7 @@ KVSLIM_HD inline index_t list_kept(Plan const& plan, Cache const& cache, workspa
       if (runs[t] == t && count < capacity) kept[count++] = static_cast<std::int32_t>(t);
   } else {
     for (index_t t = 0; t < length; ++t)
-      if (flags[t] != 255 && (!Plan::has_selector || flags[t] != 0) && count < capacity) kept[count++] = static_cast<std::int32_t>(t);
+      if (stays<Plan>(flags[t]) && count < capacity) kept[count++] = static_cast<std::int32_t>(t);
   }
   return count;
 }
@@ -210,13 +216,11 @@ template <class Plan, class Cache>
   return true;
 }
 
-/// Means the scores of `count` rows into each of them, so that they select the same tokens.
-KVSLIM_HD inline void share_scores(float* rows, index_t count, index_t tokens) noexcept {
-  for (index_t t = 0; t < tokens; ++t) {
-    float sum = 0.0f;
-    for (index_t r = 0; r < count; ++r) sum += rows[r * tokens + t];
-    for (index_t r = 0; r < count; ++r) rows[r * tokens + t] = sum / static_cast<float>(count);
-  }
+/// Means the scores that `count` rows give token t into each of them, so that they select the same tokens.
+KVSLIM_HD inline void share_score(float* rows, index_t count, index_t tokens, index_t t) noexcept {
+  float sum = 0.0f;
+  for (index_t r = 0; r < count; ++r) sum += rows[r * tokens + t];
+  for (index_t r = 0; r < count; ++r) rows[r * tokens + t] = sum / static_cast<float>(count);
 }
 
 template <class Policy>
@@ -276,7 +280,9 @@ status compress(Exec const& exec, compression_plan<Policy> const& plan, Cache co
     auto const& selector = plan.policy().template get<selector_tag>();
     if constexpr (requires { selector.shared_sequences(); })
       if (index_t const n = selector.shared_sequences() * e.kv_heads; n > 0)
-        exec.for_each(e.rows() / n, [=](index_t g) { detail::share_scores(w.scores + g * n * e.tokens, n, e.tokens); });
+        exec.for_each(e.rows() / n, [=](index_t g) {
+          for (index_t t = 0; t < e.tokens; ++t) detail::share_score(w.scores + g * n * e.tokens, n, e.tokens, t);
+        });
   }
   index_t const recent = detail::protected_recent(plan.policy());
   exec.for_each(e.rows(), [=](index_t r) {

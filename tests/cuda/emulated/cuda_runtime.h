@@ -9,18 +9,21 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <barrier>
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <map>
 #include <thread>
 #include <vector>
 
 #define __global__
 #define __device__
+#define __launch_bounds__(threads)
 #define __shared__ static  // blocks run one after another
 
 using cudaStream_t = void*;
@@ -61,15 +64,44 @@ class on_device {
   }
 };
 
-inline thread_local index3 thread, block;
-inline thread_local std::barrier<>* wait;
-inline thread_local long waits;
-inline index3 block_size;
+/// The threads of a block, or of one of its warps.
+class team {
+ public:
+  explicit team(std::size_t threads) : barrier_(static_cast<std::ptrdiff_t>(threads)), waits_(threads), values_(threads) {}
 
-inline void synchronize() {
-  ++waits;
-  wait->arrive_and_wait();
-}
+  void synchronize(std::size_t rank) {
+    ++waits_[rank];
+    barrier_.arrive_and_wait();
+  }
+  /// Where all threads end together; one that reached fewer or other barriers than the rest is found here. A GPU would hang, or worse.
+  void finish(std::size_t rank) {
+    long const mine = waits_[rank];
+    barrier_.arrive_and_wait();
+    if (mine != waits_[0]) {
+      std::fputs("emulated: not every thread of a block or warp reached the same barriers\n", stderr);
+      std::abort();
+    }
+    barrier_.arrive_and_wait();
+  }
+  template <class T>
+  T exchange(std::size_t rank, T mine, std::size_t from) {
+    std::memcpy(&values_[rank], &mine, sizeof mine);
+    synchronize(rank);
+    std::memcpy(&mine, &values_[from], sizeof mine);
+    synchronize(rank);
+    return mine;
+  }
+
+ private:
+  std::barrier<> barrier_;
+  std::vector<long> waits_;  // how often each thread has waited
+  std::vector<double> values_;
+};
+
+inline thread_local index3 thread, block;
+inline thread_local team *block_team, *warp_team;
+inline index3 block_size;
+constexpr unsigned warp_size = 32;
 
 /// What kernel<<<grid, threads, shared, stream>>> becomes: a callable over the kernel's arguments, which it copies as a launch does.
 template <class Kernel>
@@ -78,22 +110,18 @@ auto launch(Kernel kernel, unsigned grid, int threads, std::size_t shared, cudaS
     on_device const access;
     memory.dynamic_shared.assign(shared, std::byte{0xa5});
     block_size.x = static_cast<unsigned>(threads);
-    std::barrier<> barrier(threads);
-    std::vector<long> counts(block_size.x);
+    team all(block_size.x);
+    std::deque<team> warps;
+    for (unsigned first = 0; first < block_size.x; first += warp_size) warps.emplace_back(std::min(warp_size, block_size.x - first));
     auto const run = [&](unsigned index) {
       thread.x = index;
-      wait = &barrier;
+      block_team = &all;
+      warp_team = &warps[index / warp_size];
       for (unsigned b = 0; b < grid; ++b) {
         block.x = b;
-        waits = 0;
         kernel(arguments...);
-        counts[index] = waits;
-        barrier.arrive_and_wait();
-        if (counts[index] != counts[0]) {  // a GPU would hang, or worse
-          std::fputs("emulated: not every thread of a block reached the same barriers\n", stderr);
-          std::abort();
-        }
-        barrier.arrive_and_wait();
+        warp_team->finish(index % warp_size);
+        all.finish(index);
       }
     };
     std::vector<std::jthread> pool;
@@ -107,8 +135,13 @@ auto launch(Kernel kernel, unsigned grid, int threads, std::size_t shared, cudaS
 #define blockIdx ::emulated::block
 #define blockDim ::emulated::block_size
 
-inline void __syncthreads() { ::emulated::synchronize(); }
-inline void __syncwarp() { ::emulated::synchronize(); }  // where it is used, a block is one warp
+inline void __syncthreads() { ::emulated::block_team->synchronize(::emulated::thread.x); }
+inline void __syncwarp() { ::emulated::warp_team->synchronize(::emulated::thread.x % ::emulated::warp_size); }
+template <class T>
+T __shfl_xor_sync(unsigned, T mine, int lanes) {
+  auto const rank = ::emulated::thread.x % ::emulated::warp_size;
+  return ::emulated::warp_team->exchange(rank, mine, rank ^ static_cast<unsigned>(lanes));
+}
 inline int atomicAdd(int* target, int value) { return __atomic_fetch_add(target, value, __ATOMIC_RELAXED); }
 
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
