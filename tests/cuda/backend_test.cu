@@ -166,9 +166,8 @@ void compare(char const* name, Policy const& policy, bool exact, data::cache con
 
   device<float> const q(c.q), given(scores);
   auto const& plan = host.plan;
-  using policy_type = typename std::remove_cvref_t<decltype(plan)>::policy_type;
   device<std::byte> const storage(plan.packed_bytes()), scratch(plan.workspace_bytes());
-  packed_cache<policy_type, cuda_space> const packed(plan, storage.get(), plan.packed_bytes());
+  packed_cache const packed(plan, storage.get(), plan.packed_bytes(), cuda_space{});
   auto const rows = [&](float const* data, index_t n) {
     return rows_view<float const, cuda_space>{data, shape.sequences, heads, n, dim, {heads * data::cache::window * dim, data::cache::window * dim, dim, 1}};
   };
@@ -196,7 +195,7 @@ void compare(char const* name, Policy const& policy, bool exact, data::cache con
   // Kept tokens must be the same for every method, whatever its scores were rounded to.
   data::buffer mirror(plan.packed_bytes());
   std::memcpy(mirror.data(), bytes.data(), bytes.size());
-  packed_cache<policy_type> const read_back(plan, mirror);
+  packed_cache const read_back(plan, mirror);
   for (index_t s = 0; s < shape.sequences; ++s)
     for (index_t h = 0; h < shape.kv_heads; ++h) {
       bool same = read_back.tokens(s, h) == host.packed.tokens(s, h) && read_back.next_position(s, h) == host.packed.next_position(s, h);
@@ -207,7 +206,7 @@ void compare(char const* name, Policy const& policy, bool exact, data::cache con
 
   // Attention of both backends over the CPU's stored bytes, so that this check stands alone.
   device<std::byte> const same(std::vector<std::byte>(host.storage.data(), host.storage.data() + plan.packed_bytes()));
-  packed_cache<policy_type, cuda_space> const copy(plan, same.get(), plan.packed_bytes());
+  packed_cache const copy(plan, same.get(), plan.packed_bytes(), cuda_space{});
   std::vector<float> out(static_cast<std::size_t>(shape.sequences * heads * dim)), lse(static_cast<std::size_t>(shape.sequences * heads));
   rows_shape const out_shape{shape.sequences, heads, 1, dim};
   check(attend(cpu{}, c.queries(1), host.packed, dense_rows(out.data(), out_shape), lse.data()).ok(), "attend on the CPU", name);

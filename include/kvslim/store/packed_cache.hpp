@@ -45,7 +45,8 @@ class packed_cache {
   using plan_type = compression_plan<Policy>;
 
   /// Binds memory of at least plan.packed_bytes(), aligned to alignment_bytes; more is faster. Checked by compress().
-  constexpr packed_cache(plan_type const& plan, std::byte* storage, std::size_t bytes) noexcept
+  /// `space` is cuda_space{} for device memory.
+  constexpr packed_cache(plan_type const& plan, std::byte* storage, std::size_t bytes, Space = {}) noexcept
       : plan_(plan), storage_(storage), size_(bytes) {}
   template <class Buffer>
     requires requires(Buffer& b) {
@@ -146,6 +147,8 @@ template <class Policy, class Buffer>
 packed_cache(compression_plan<Policy> const&, Buffer&) -> packed_cache<Policy>;
 template <class Policy>
 packed_cache(compression_plan<Policy> const&, std::byte*, std::size_t) -> packed_cache<Policy>;
+template <class Policy, class Space>
+packed_cache(compression_plan<Policy> const&, std::byte*, std::size_t, Space) -> packed_cache<Policy, Space>;
 
 namespace detail {
 
