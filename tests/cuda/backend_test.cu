@@ -99,6 +99,8 @@ struct paired {
         for (index_t d = 0; d < run.dim; ++d) out[h * run.dim + d] += p[h * run_tokens + i] * decode(block + i * block_bytes(run.dim), run, d);
   }
 };
+static_assert(fitted_codec<paired> && !fitted_codec<own_key>);  // nvcc has its own mind about requirements
+
 struct paired_sequences {
   using stage = quantizer_tag;
   [[nodiscard]] KVSLIM_HD constexpr paired key_codec() const noexcept { return {}; }

@@ -89,6 +89,15 @@ template <class C>
     return {};
 }
 
+namespace detail {
+
+/// Stands for `read` where only its type counts. A lambda would do, but nvcc then calls every requirement unmet.
+struct no_rows {
+  KVSLIM_HD void operator()(index_t, index_t, float*) const noexcept {}
+};
+
+}  // namespace detail
+
 /// `state_bytes(dim, tokens)`, `fit_floats(dim, tokens)` and `fit(read, tokens, run, state, scratch)`: something computed from the whole
 /// lane before its blocks (a basis, a codebook, a list of outliers) and stored once per row group. `read(member, token, out)` gives one
 /// row; `tokens` may be 0. append() leaves the state as it is.
@@ -96,7 +105,7 @@ template <class C>
 concept fitted_codec = requires(C const c, index_t i, block_run const run, std::byte* state, float* scratch) {
   { c.state_bytes(i, i) } -> std::same_as<index_t>;
   { c.fit_floats(i, i) } -> std::same_as<index_t>;
-  c.fit([](index_t, index_t, float*) {}, i, run, state, scratch);
+  c.fit(detail::no_rows{}, i, run, state, scratch);
 };
 template <class C>
 [[nodiscard]] KVSLIM_HD constexpr index_t state_bytes_of(C const& codec, index_t dim, index_t tokens) noexcept {

@@ -129,8 +129,8 @@ class compression_plan {
       if (auto const s = policy_.template get<position_tag>().check(e); !s) return s;
     if (!group_of(key_codec()).divides(e) || !group_of(value_codec()).divides(e))
       return detail::fail(errc::invalid_shape, "kvslim: the codec's row group must divide the view's sequences and kv_heads");
-    if (auto const s = key_codec().check(e.head_dim); !s) return s;
-    return value_codec().check(e.head_dim);
+    if (auto const s = check_codec(key_codec()); !s) return s;
+    return check_codec(value_codec());
   }
 
   /// Bytes and places of row `row` if it can hold `capacity` tokens.
@@ -204,6 +204,16 @@ class compression_plan {
   }
 
  private:
+  template <class Codec>
+  [[nodiscard]] constexpr status check_codec(Codec const& codec) const noexcept {
+    if (auto const s = codec.check(extents_.head_dim); !s) return s;
+    // Never called: nvcc would warn that what the concept asked of a codec in an unnamed namespace is declared and not used.
+    if constexpr (fitted_codec<Codec>)
+      static_cast<void>([](Codec const& c, block_run const& run, std::byte* state, float* scratch) { c.fit(detail::no_rows{}, 0, run, state, scratch); });
+    if (codec.whole_blocks() && codec.coded(extents_.tokens) % codec.block_tokens() != 0)
+      return detail::fail(errc::invalid_option, "kvslim: the codec writes whole blocks, yet codes a part of one");
+    return {};
+  }
   template <class Dense>
   [[nodiscard]] KVSLIM_HD constexpr index_t tail_bytes(index_t slots, index_t capacity) const noexcept {
     Dense const tail;
