@@ -11,9 +11,7 @@ set(CMAKE_CXX_EXTENSIONS OFF)
 add_library(kvslim_developer INTERFACE)
 target_link_libraries(kvslim_developer INTERFACE kvslim)
 target_compile_options(kvslim_developer INTERFACE
-  $<$<COMPILE_LANG_AND_ID:CXX,GNU>:-Wall -Wextra -Wconversion -Wshadow -Werror>
-  # clang counts sign changes as conversions; sizes are signed here and in no place else
-  $<$<COMPILE_LANG_AND_ID:CXX,Clang>:-Wall -Wextra -Wconversion -Wno-sign-conversion -Wshadow -Werror>)
+  $<$<COMPILE_LANG_AND_ID:CXX,GNU,Clang>:-Wall -Wextra -Wconversion -Wshadow -Werror>)
 
 # Optimised for the machine that builds: examples and benchmarks only, never what a consumer gets.
 add_library(kvslim_native INTERFACE)
