@@ -5,8 +5,8 @@
 // Cold data: several caches are rotated so that every call reads from memory. Prints medians and quartiles of per-round ratios.
 
 #include "support/data.hpp"
+#include "support/floor.hpp"
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstring>
@@ -37,14 +37,6 @@ void plain_read(std::byte const* data, std::size_t bytes) {
   std::uint64_t all = 0;
   for (auto s : sum) all += s;
   sink = all;
-}
-
-struct spread {
-  double low, median, high;
-};
-spread quartiles(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return {x[x.size() / 4], x[x.size() / 2], x[x.size() * 3 / 4]};
 }
 
 template <class Policy>
@@ -81,11 +73,7 @@ void measure(char const* name, Policy const& policy, index_t tokens, std::size_t
     input.push_back(m / e);
     gigabytes.push_back(static_cast<double>(held) / a * 1e-9);
   }
-  auto const f = quartiles(floor), g = quartiles(input);
-  std::printf("%-16s %7lld %10.1f %8.1f %% [%4.1f-%4.1f] %9.2f %9.1f %% [%4.1f-%4.1f]\n", name, static_cast<long long>(tokens),
-              static_cast<double>(sets.front()->packed.bytes()) / static_cast<double>(tokens), 100 * f.median, 100 * f.low, 100 * f.high,
-              quartiles(gigabytes).median, 100 * g.median, 100 * g.low, 100 * g.high);
-  std::fflush(stdout);
+  bench::print_floor(name, tokens, static_cast<double>(sets.front()->packed.bytes()) / static_cast<double>(tokens), {floor, input, gigabytes});
 }
 
 }  // namespace
@@ -95,7 +83,7 @@ int main(int argc, char** argv) {
   std::size_t const cold = smoke ? std::size_t{1} << 20 : std::size_t{256} << 20;
   int const rounds = smoke ? 3 : 9;
   std::printf("one thread, 32 query and 8 KV heads of 128, K and V together; compiled as %s\n", KVSLIM_BENCH_TEXT(KVSLIM_DETAIL_ABI));
-  std::printf("%-16s %7s %10s %22s %9s %23s\n", "stored as", "tokens", "B/token", "attend: of plain read", "GB/s", "encode: of memcpy rate");
+  bench::print_floor_head();
   for (index_t tokens : smoke ? std::vector<index_t>{512} : std::vector<index_t>{4096, 16384}) {
     measure("f16", dense<f16>{}, tokens, cold, rounds);
     measure("int8 per token", int_per_token<8>{}, tokens, cold, rounds);

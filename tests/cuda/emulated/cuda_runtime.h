@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <barrier>
+#include <chrono>
 #include <cmath>
 #include <cstddef>
 #include <cstdio>
@@ -27,8 +28,12 @@
 #define __shared__ static  // blocks run one after another
 
 using cudaStream_t = void*;
+using cudaEvent_t = std::chrono::steady_clock::time_point*;
 enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+struct uint4 {
+  unsigned x, y, z, w;
+};
 struct cudaDeviceProp {
   char name[64];
   int major, minor;
@@ -100,7 +105,7 @@ class team {
 
 inline thread_local index3 thread, block;
 inline thread_local team *block_team, *warp_team;
-inline index3 block_size;
+inline index3 block_size, grid_size;
 constexpr unsigned warp_size = 32;
 
 /// What kernel<<<grid, threads, shared, stream>>> becomes: a callable over the kernel's arguments, which it copies as a launch does.
@@ -110,6 +115,7 @@ auto launch(Kernel kernel, unsigned grid, int threads, std::size_t shared, cudaS
     on_device const access;
     memory.dynamic_shared.assign(shared, std::byte{0xa5});
     block_size.x = static_cast<unsigned>(threads);
+    grid_size.x = grid;
     team all(block_size.x);
     std::deque<team> warps;
     for (unsigned first = 0; first < block_size.x; first += warp_size) warps.emplace_back(std::min(warp_size, block_size.x - first));
@@ -134,6 +140,7 @@ auto launch(Kernel kernel, unsigned grid, int threads, std::size_t shared, cudaS
 #define threadIdx ::emulated::thread
 #define blockIdx ::emulated::block
 #define blockDim ::emulated::block_size
+#define gridDim ::emulated::grid_size
 
 inline void __syncthreads() { ::emulated::block_team->synchronize(::emulated::thread.x); }
 inline void __syncwarp() { ::emulated::warp_team->synchronize(::emulated::thread.x % ::emulated::warp_size); }
@@ -151,6 +158,14 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = new std::chrono::steady_clock::time_point, cudaSuccess; }
+inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) { return *event = std::chrono::steady_clock::now(), cudaSuccess; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) {
+  *ms = std::chrono::duration<float, std::milli>(*end - *begin).count();
+  return cudaSuccess;
+}
 
 template <class T>
 cudaError_t cudaMalloc(T** out, std::size_t bytes) {
