@@ -22,7 +22,7 @@ namespace detail {
   return r;
 }
 
-/// Word i of a unit, stored: code(token) gives the four codes of one token.
+/// Stores the words of a key unit: codes(token) gives the four codes of one token, a byte each.
 template <int Bits, class Code>
 __device__ void store_key_words(std::uint8_t* unit, Code const& codes) {
   constexpr int each = static_cast<int>(ops::unit_bytes<Bits>) / 4;
@@ -33,7 +33,7 @@ __device__ void store_key_words(std::uint8_t* unit, Code const& codes) {
   }
 }
 
-/// Four channels of one token as codes, a byte each.
+/// What store_key_words asks for: four channels of one token, encoded.
 template <class Parameters>
 [[nodiscard]] __device__ std::uint32_t quad_codes(float const* x, Parameters const& parameters, int bits, rounding mode) {
   std::uint32_t word = 0;
@@ -41,7 +41,7 @@ template <class Parameters>
   return word;
 }
 
-/// Calls use(d, code) for every channel of one token of a run of 32.
+/// Calls use(d, code) for every channel of one token of a run of 32 (its place in the run).
 template <int Bits, class Use>
 __device__ void each_key_code(std::uint8_t const* units, int token, int dim, Use const& use) {
   for (int quad = 0; quad < dim / 4; ++quad) {
