@@ -8,6 +8,16 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
+#if defined(__AVX512F__) && defined(__F16C__) && !defined(__CUDACC__)
+/// A mask of all lanes in the integer type that the compiler's builtin takes; g++ and clang, old and new, differ in its sign.
+struct all_lanes {
+  template <class Mask>
+  constexpr operator Mask() const noexcept {
+    return static_cast<Mask>(-1);
+  }
+};
+#endif
+
 /// Sixteen stored values as floats. Uses the conversion instruction where the consumer's flags have it (the builtin spares every
 /// consumer <immintrin.h>); the result is the same.
 template <class T>
@@ -18,7 +28,7 @@ KVSLIM_HD inline void widen16(T const* in, float* out) noexcept {
     // One store of the width that the loop reads back: narrower ones could not be forwarded.
     using half16 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = short;
     using float16 [[gnu::vector_size(64), gnu::aligned(1), gnu::may_alias]] = float;
-    *reinterpret_cast<float16*>(out) = __builtin_ia32_vcvtph2ps512_mask(*reinterpret_cast<half16 const*>(in), float16{}, static_cast<short>(-1), 4);
+    *reinterpret_cast<float16*>(out) = __builtin_ia32_vcvtph2ps512_mask(*reinterpret_cast<half16 const*>(in), float16{}, all_lanes{}, 4);
 #else
     using half8 [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = short;
     using float8 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = float;
@@ -40,7 +50,7 @@ KVSLIM_HD inline void narrow16(float const* in, T* out) noexcept {
     constexpr index_t width = 16;
     using halfs [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = short;
     using floats [[gnu::vector_size(64), gnu::aligned(1), gnu::may_alias]] = float;
-    auto const convert = [](floats x) { return halfs(__builtin_ia32_vcvtps2ph512_mask(x, 0, halfs{}, static_cast<short>(-1))); };
+    auto const convert = [](floats x) { return halfs(__builtin_ia32_vcvtps2ph512_mask(x, 0, halfs{}, all_lanes{})); };
 #else
     constexpr index_t width = 8;
     using halfs [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = short;
