@@ -71,6 +71,7 @@ TEST_CASE("packed codes survive in both orders", "[pack]") {
     for (index_t e = 127; e >= 0; --e) ops::put_unit<b>(unit.data(), e, codes[static_cast<std::size_t>(e)]);
     ops::unpack_words<b>(unit.data(), words.data());
     std::vector<std::uint8_t> packed(unit.size());
+    for (std::size_t i = 0; i < words.size(); ++i) CHECK(ops::unit_word<b>(unit.data(), static_cast<index_t>(i)) == words[i]);
     ops::pack_words<b>(words.data(), packed.data());
     CHECK(packed == unit);
     for (index_t e = 0; e < 128; ++e) {

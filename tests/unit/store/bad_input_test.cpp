@@ -28,6 +28,17 @@ data::shape const small{.sequences = 1, .kv_heads = 2, .group = 2, .tokens = 64,
 
 constexpr pipeline knorm_half{knorm{}, top_k{{.budget = 32}}};
 
+/// Says that it writes whole blocks and would code any number of tokens.
+struct careless_key : channel_key<4> {
+  [[nodiscard]] KVSLIM_HD constexpr index_t coded(index_t tokens) const noexcept { return tokens; }
+};
+struct careless {
+  using stage = quantizer_tag;
+  [[nodiscard]] constexpr careless_key key_codec() const { return {}; }
+  [[nodiscard]] constexpr dense_value<f16> value_codec() const { return {}; }
+  [[nodiscard]] static constexpr std::uint32_t scheme() { return 0xf005; }
+};
+
 }  // namespace
 
 TEST_CASE("wrong shapes and options are refused before anything is written", "[bad_input]") {
@@ -96,6 +107,11 @@ TEST_CASE("values that f16 parameters cannot hold are refused whatever the tail 
   for (std::size_t i = 0; i < c.k.size(); ++i) c.k[i] = i / 32 % 2 == 0 ? 50000.0f : -50000.0f;  // a span that the authors' f16 cannot hold
   CHECK(outcome(kivi<2>{{.residual = 32}}, c.view(), evidence<>{}) == errc::ok);
   CHECK(outcome(kivi<2>{{.residual = 32, .rounding = rounding::authors}}, c.view(), evidence<>{}) == errc::non_finite);
+}
+
+TEST_CASE("a codec that would code a part of a whole block is refused", "[bad_input]") {
+  CHECK(make_plan(careless{}, {1, 1, 64, 32}).check().ok());
+  CHECK(make_plan(careless{}, {1, 1, 65, 32}).check().code == errc::invalid_option);
 }
 
 TEST_CASE("positions that appending would overflow are refused", "[bad_input]") {
