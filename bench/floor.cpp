@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// attend() against a plain read of the bytes it stores, and compress() against memcpy of its input, sampled alternately in one run.
-// Cold data: several caches are rotated so that every call reads from memory. Prints medians and quartiles of per-round ratios.
+// attend() against a plain read of the bytes it stores, and compress() against memcpy of its input,
+// sampled alternately in one run. Cold data: several caches are rotated so that every call reads
+// from memory. Prints medians and quartiles of per-round ratios.
 
-#include "support/data.hpp"
 #include "support/floor.hpp"
 
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <string>
+
+#include "support/data.hpp"
 
 // The instruction set of the library's inline namespace: which path the figures are of.
 #define KVSLIM_BENCH_TEXT_(x) #x
@@ -40,7 +42,8 @@ void plain_read(std::byte const* data, std::size_t bytes) {
 }
 
 template <class Policy>
-void measure(char const* name, Policy const& policy, index_t tokens, std::size_t cold_bytes, int rounds) {
+void measure(char const* name, Policy const& policy, index_t tokens, std::size_t cold_bytes,
+             int rounds) {
   bench::cache const c({1, 8, tokens, 128}, 32);
   std::vector<std::unique_ptr<bench::run<Policy>>> sets;
   std::size_t held = 0;
@@ -52,7 +55,9 @@ void measure(char const* name, Policy const& policy, index_t tokens, std::size_t
   std::vector<float> out(32 * 128), lse(32);
   auto const attend_all = [&] {
     for (auto const& s : sets)
-      if (!attend(cpu{}, c.queries(1), s->packed, dense_rows(out.data(), {1, 32, 1, 128}), lse.data())) std::abort();
+      if (!attend(cpu{}, c.queries(1), s->packed, dense_rows(out.data(), {1, 32, 1, 128}),
+                  lse.data()))
+        std::abort();
   };
   auto const read_all = [&] {
     for (auto const& s : sets) plain_read(s->storage.data(), s->packed.bytes());
@@ -68,12 +73,15 @@ void measure(char const* name, Policy const& policy, index_t tokens, std::size_t
   };
   std::vector<double> floor, input, gigabytes;
   for (int i = 0; i < rounds; ++i) {
-    double const a = seconds(attend_all), r = seconds(read_all), m = seconds(copy_source), e = seconds(encode);
+    double const a = seconds(attend_all), r = seconds(read_all), m = seconds(copy_source),
+                 e = seconds(encode);
     floor.push_back(r / a);
     input.push_back(m / e);
     gigabytes.push_back(static_cast<double>(held) / a * 1e-9);
   }
-  bench::print_floor(name, tokens, static_cast<double>(sets.front()->packed.bytes()) / static_cast<double>(tokens), {floor, input, gigabytes});
+  bench::print_floor(
+      name, tokens, static_cast<double>(sets.front()->packed.bytes()) / static_cast<double>(tokens),
+      {floor, input, gigabytes});
 }
 
 }  // namespace
@@ -82,7 +90,8 @@ int main(int argc, char** argv) {
   bool const smoke = argc > 1 && std::string(argv[1]) == "--smoke";
   std::size_t const cold = smoke ? std::size_t{1} << 20 : std::size_t{256} << 20;
   int const rounds = smoke ? 3 : 9;
-  std::printf("one thread, 32 query and 8 KV heads of 128, K and V together; compiled as %s\n", KVSLIM_BENCH_TEXT(KVSLIM_DETAIL_ABI));
+  std::printf("one thread, 32 query and 8 KV heads of 128, K and V together; compiled as %s\n",
+              KVSLIM_BENCH_TEXT(KVSLIM_DETAIL_ABI));
   bench::print_floor_head();
   for (index_t tokens : smoke ? std::vector<index_t>{512} : std::vector<index_t>{4096, 16384}) {
     measure("f16", dense<f16>{}, tokens, cold, rounds);

@@ -5,7 +5,6 @@
 // What the small examples share: a random cache.
 
 #include <kvslim/core/view.hpp>
-
 #include <random>
 #include <vector>
 

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// bench/floor.cpp on a GPU: attend() against a plain read of the bytes it stores, compress() against a copy of its input on the device,
-// then every kind of scorer against the same copy. Events time the stream; caches are rotated so that nothing stays in L2.
-// Exits 77 where there is no GPU.
-
-#include "support/floor.hpp"
-
-#include <kvslim/kvslim.cuh>
+// bench/floor.cpp on a GPU: attend() against a plain read of the bytes it stores, compress()
+// against a copy of its input on the device, then every kind of scorer against the same copy.
+// Events time the stream; caches are rotated so that nothing stays in L2. Exits 77 where there is
+// no GPU.
 
 #include <cstdlib>
+#include <kvslim/kvslim.cuh>
 #include <memory>
 #include <string>
+
+#include "support/floor.hpp"
 
 namespace {
 
@@ -63,7 +63,8 @@ struct noise_body {
 /// Sums memory, 16 bytes per thread and step.
 __global__ void plain_read_kernel(uint4 const* words, index_t count, unsigned* sink) {
   unsigned sum = 0;
-  for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += static_cast<index_t>(gridDim.x) * blockDim.x) {
+  for (index_t i = static_cast<index_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count;
+       i += static_cast<index_t>(gridDim.x) * blockDim.x) {
     uint4 const w = words[i];
     sum += w.x + w.y + w.z + w.w;
   }
@@ -107,20 +108,32 @@ struct source {
   device<float> q, scores;
 
   source(index_t sequences, index_t tokens)
-      : e{sequences, kv_heads, tokens, dim}, elements(static_cast<std::size_t>(e.rows() * tokens * dim)), k(allocate<f16>(elements)),
-        v(allocate<f16>(elements)), copy(allocate<f16>(2 * elements)), q(allocate<float>(static_cast<std::size_t>(sequences * q_heads * window * dim))),
+      : e{sequences, kv_heads, tokens, dim},
+        elements(static_cast<std::size_t>(e.rows() * tokens * dim)),
+        k(allocate<f16>(elements)),
+        v(allocate<f16>(elements)),
+        copy(allocate<f16>(2 * elements)),
+        q(allocate<float>(static_cast<std::size_t>(sequences * q_heads * window * dim))),
         scores(allocate<float>(static_cast<std::size_t>(e.rows() * tokens))) {
     cuda const exec{nullptr};
-    require(detail::launch_for_each(exec, static_cast<index_t>(elements), noise_body<f16>{k.get(), dim, 1, 6.0f}));
-    require(detail::launch_for_each(exec, static_cast<index_t>(elements), noise_body<f16>{v.get(), dim, 2, 0.0f}));
-    require(detail::launch_for_each(exec, sequences * q_heads * window * dim, noise_body<float>{q.get(), dim, 3, 0.0f}));
-    require(detail::launch_for_each(exec, e.rows() * tokens, noise_body<float>{scores.get(), dim, 4, 0.0f}));
+    require(detail::launch_for_each(exec, static_cast<index_t>(elements),
+                                    noise_body<f16>{k.get(), dim, 1, 6.0f}));
+    require(detail::launch_for_each(exec, static_cast<index_t>(elements),
+                                    noise_body<f16>{v.get(), dim, 2, 0.0f}));
+    require(detail::launch_for_each(exec, sequences * q_heads * window * dim,
+                                    noise_body<float>{q.get(), dim, 3, 0.0f}));
+    require(detail::launch_for_each(exec, e.rows() * tokens,
+                                    noise_body<float>{scores.get(), dim, 4, 0.0f}));
   }
-  auto queries(index_t n) const { return dense_rows<cuda_space, float const>(q.get(), {e.sequences, q_heads, n, dim}); }
+  auto queries(index_t n) const {
+    return dense_rows<cuda_space, float const>(q.get(), {e.sequences, q_heads, n, dim});
+  }
   auto view() const { return dense_cache<cuda_space, f16 const>(k.get(), v.get(), e); }
   void memcpy() const {
-    require(cudaMemcpyAsync(copy.get(), k.get(), elements * sizeof(f16), cudaMemcpyDeviceToDevice, nullptr));
-    require(cudaMemcpyAsync(copy.get() + elements, v.get(), elements * sizeof(f16), cudaMemcpyDeviceToDevice, nullptr));
+    require(cudaMemcpyAsync(copy.get(), k.get(), elements * sizeof(f16), cudaMemcpyDeviceToDevice,
+                            nullptr));
+    require(cudaMemcpyAsync(copy.get() + elements, v.get(), elements * sizeof(f16),
+                            cudaMemcpyDeviceToDevice, nullptr));
   }
 };
 
@@ -132,10 +145,14 @@ struct stored {
   packed_cache<typename plan_type::policy_type, cuda_space> packed;
 
   stored(Policy const& policy, source const& from)
-      : plan(make_plan(policy, from.e)), storage(allocate<std::byte>(plan.packed_bytes())), packed(plan, storage.get(), plan.packed_bytes()) {}
+      : plan(make_plan(policy, from.e)),
+        storage(allocate<std::byte>(plan.packed_bytes())),
+        packed(plan, storage.get(), plan.packed_bytes()) {}
   void compress(source const& from, device<std::byte> const& scratch) const {
-    evidence const ev{window_queries<float, cuda_space>{from.queries(window)}, token_scores<cuda_space>{from.scores.get()}};
-    require(kvslim::compress(cuda{nullptr}, plan, from.view(), ev, packed, scratch.get(), plan.workspace_bytes()));
+    evidence const ev{window_queries<float, cuda_space>{from.queries(window)},
+                      token_scores<cuda_space>{from.scores.get()}};
+    require(kvslim::compress(cuda{nullptr}, plan, from.view(), ev, packed, scratch.get(),
+                             plan.workspace_bytes()));
   }
   /// Bytes held; read back once, outside of any timing.
   std::size_t bytes() const {
@@ -164,30 +181,38 @@ void measure(char const* name, Policy const& policy, sizes const& s) {
     bytes = sets.back()->bytes();
   } while (bytes * sets.size() < s.cold_bytes);
   index_t const splits = detail::max(1, index_t{s.blocks} / 2 / from.e.rows());
-  auto const parts = allocate<float>(attend_scratch_floats(sets.front()->plan, q_heads, splits) + 1);
+  auto const parts =
+      allocate<float>(attend_scratch_floats(sets.front()->plan, q_heads, splits) + 1);
   auto const out = allocate<float>(static_cast<std::size_t>(s.sequences * q_heads * (dim + 1)));
   auto const sink = allocate<unsigned>(1);
   auto const attend_all = [&] {
     for (auto const& set : sets)
-      require(attend(cuda{nullptr}, from.queries(1), set->packed, dense_rows<cuda_space>(out.get(), {s.sequences, q_heads, 1, dim}),
-                     out.get() + s.sequences * q_heads * dim, {.splits = splits, .scratch = parts.get()}));
+      require(attend(cuda{nullptr}, from.queries(1), set->packed,
+                     dense_rows<cuda_space>(out.get(), {s.sequences, q_heads, 1, dim}),
+                     out.get() + s.sequences * q_heads * dim,
+                     {.splits = splits, .scratch = parts.get()}));
   };
   auto const read_all = [&] {
     for (auto const& set : sets)
-      plain_read_kernel<<<s.blocks, 256, 0, nullptr>>>(reinterpret_cast<uint4 const*>(set->storage.get()), static_cast<index_t>(bytes / 16), sink.get());
+      plain_read_kernel<<<s.blocks, 256, 0, nullptr>>>(
+          reinterpret_cast<uint4 const*>(set->storage.get()), static_cast<index_t>(bytes / 16),
+          sink.get());
     require(cudaPeekAtLastError());
   };
   auto const encode = [&] { sets.front()->compress(from, scratch); };
   bench::floor_rounds rounds;
   stopwatch clock;
   for (int i = -1; i < s.rounds; ++i) {  // the first warms up
-    double const a = clock.seconds(attend_all), r = clock.seconds(read_all), m = clock.seconds([&] { from.memcpy(); }), e = clock.seconds(encode);
+    double const a = clock.seconds(attend_all), r = clock.seconds(read_all),
+                 m = clock.seconds([&] { from.memcpy(); }), e = clock.seconds(encode);
     if (i < 0) continue;
     rounds.attend.push_back(r / a);
     rounds.encode.push_back(m / e);
     rounds.gigabytes.push_back(static_cast<double>(bytes * sets.size()) / a * 1e-9);
   }
-  bench::print_floor(name, s.tokens, static_cast<double>(bytes) / static_cast<double>(s.tokens * s.sequences), rounds);
+  bench::print_floor(name, s.tokens,
+                     static_cast<double>(bytes) / static_cast<double>(s.tokens * s.sequences),
+                     rounds);
 }
 
 }  // namespace
@@ -202,8 +227,11 @@ int main(int argc, char** argv) {
   cudaDeviceProp properties;
   require(cudaGetDeviceProperties(&properties, 0));
   constexpr std::size_t cold = std::size_t{1} << 30;
-  for (sizes const& s : smoke ? std::vector<sizes>{{1, 64, 1, 1, 4}} : std::vector<sizes>{{1, 32768, cold, 9, 1056}, {32, 4096, cold, 9, 1056}}) {
-    std::printf("%s, %lld sequences, 32 query and 8 KV heads of 128, K and V together\n", properties.name, static_cast<long long>(s.sequences));
+  for (sizes const& s :
+       smoke ? std::vector<sizes>{{1, 64, 1, 1, 4}}
+             : std::vector<sizes>{{1, 32768, cold, 9, 1056}, {32, 4096, cold, 9, 1056}}) {
+    std::printf("%s, %lld sequences, 32 query and 8 KV heads of 128, K and V together\n",
+                properties.name, static_cast<long long>(s.sequences));
     bench::print_floor_head();
     measure("f16", dense<f16>{}, s);
     if (smoke) break;

@@ -7,7 +7,10 @@ using namespace kvslim;
 namespace {
 
 [[maybe_unused]] int const registered[] = {
-    bench::add("rerotate_25", [](index_t tokens) { return pipeline{streaming_llm{}, top_k{{.budget = tokens / 4}}, rerotate{}}; }),
+    bench::add("rerotate_25",
+               [](index_t tokens) {
+                 return pipeline{streaming_llm{}, top_k{{.budget = tokens / 4}}, rerotate{}};
+               }),
 };
 
 }  // namespace

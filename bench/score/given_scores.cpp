@@ -7,7 +7,10 @@ using namespace kvslim;
 namespace {
 
 [[maybe_unused]] int const registered[] = {
-    bench::add("given_scores_25", [](index_t tokens) { return pipeline{given_scores{}, top_k{{.budget = tokens / 4}}}; }),
+    bench::add("given_scores_25",
+               [](index_t tokens) {
+                 return pipeline{given_scores{}, top_k{{.budget = tokens / 4}}};
+               }),
 };
 
 }  // namespace

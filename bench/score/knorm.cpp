@@ -7,7 +7,10 @@ using namespace kvslim;
 namespace {
 
 [[maybe_unused]] int const registered[] = {
-    bench::add("knorm_25", [](index_t tokens) { return pipeline{knorm{}, top_k{{.budget = tokens / 4}}}; }),
+    bench::add("knorm_25",
+               [](index_t tokens) {
+                 return pipeline{knorm{}, top_k{{.budget = tokens / 4}}};
+               }),
 };
 
 }  // namespace

@@ -7,7 +7,10 @@ using namespace kvslim;
 namespace {
 
 [[maybe_unused]] int const registered[] = {
-    bench::add("snapkv_25", [](index_t tokens) { return pipeline{snapkv{{.window = 32}}, top_k{{.budget = tokens / 4}}}; }),
+    bench::add("snapkv_25",
+               [](index_t tokens) {
+                 return pipeline{snapkv{{.window = 32}}, top_k{{.budget = tokens / 4}}};
+               }),
 };
 
 }  // namespace

@@ -7,7 +7,10 @@ using namespace kvslim;
 namespace {
 
 [[maybe_unused]] int const registered[] = {
-    bench::add("streaming_llm_25", [](index_t tokens) { return pipeline{streaming_llm{}, top_k{{.budget = tokens / 4}}}; }),
+    bench::add("streaming_llm_25",
+               [](index_t tokens) {
+                 return pipeline{streaming_llm{}, top_k{{.budget = tokens / 4}}};
+               }),
 };
 
 }  // namespace

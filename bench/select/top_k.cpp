@@ -7,7 +7,11 @@ using namespace kvslim;
 namespace {
 
 [[maybe_unused]] int const registered[] = {
-    bench::add("top_k_per_layer_25", [](index_t tokens) { return pipeline{given_scores{}, top_k{{.budget = tokens / 4, .granularity = granularity::per_layer}}}; }),
+    bench::add("top_k_per_layer_25",
+               [](index_t tokens) {
+                 return pipeline{given_scores{}, top_k{{.budget = tokens / 4,
+                                                        .granularity = granularity::per_layer}}};
+               }),
 };
 
 }  // namespace

@@ -2,11 +2,11 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// A seeded f16 cache with outlier channels, the buffers of one compression, and its quality against the uncompressed cache.
-
-#include <kvslim/kvslim.hpp>
+// A seeded f16 cache with outlier channels, the buffers of one compression, and its quality against
+// the uncompressed cache.
 
 #include <cmath>
+#include <kvslim/kvslim.hpp>
 #include <memory>
 #include <new>
 #include <random>
@@ -18,7 +18,8 @@ using kvslim::index_t;
 
 class buffer {
  public:
-  explicit buffer(std::size_t bytes) : size_(bytes), data_(new (std::align_val_t{256}) std::byte[size_]()) {}
+  explicit buffer(std::size_t bytes)
+      : size_(bytes), data_(new (std::align_val_t{256}) std::byte[size_]()) {}
   [[nodiscard]] std::byte* data() const { return data_.get(); }
   [[nodiscard]] std::size_t size() const { return size_; }
 
@@ -42,7 +43,8 @@ struct cache {
     auto const n = static_cast<std::size_t>(e.rows() * e.tokens * e.head_dim);
     k.reserve(n);
     v.reserve(n);
-    // A short random sequence repeated with an odd period: cheap to make, too long for any predictor.
+    // A short random sequence repeated with an odd period: cheap to make, too long for any
+    // predictor.
     std::vector<float> noise(65537);
     for (float& x : noise) x = normal(engine);
     for (std::size_t i = 0; i < n; ++i) {
@@ -50,7 +52,8 @@ struct cache {
       k.push_back(kvslim::from_float<kvslim::f16>(noise[i % 65537] + (d % 29 == 3 ? 6.0f : 0.0f)));
       v.push_back(kvslim::from_float<kvslim::f16>(noise[(i * 7) % 65537]));
     }
-    for (index_t i = 0; i < e.sequences * q_heads * 64 * e.head_dim; ++i) q.push_back(normal(engine));
+    for (index_t i = 0; i < e.sequences * q_heads * 64 * e.head_dim; ++i)
+      q.push_back(normal(engine));
     for (index_t i = 0; i < e.rows() * e.tokens; ++i) scores.push_back(std::exp(normal(engine)));
   }
   [[nodiscard]] auto view() const { return kvslim::dense_cache(k.data(), v.data(), extent); }
@@ -58,7 +61,8 @@ struct cache {
     return kvslim::dense_rows(q.data(), {extent.sequences, q_heads, n, extent.head_dim});
   }
   [[nodiscard]] auto evidence() const {
-    return kvslim::evidence{kvslim::window_queries{queries(32)}, kvslim::token_scores<>{scores.data()}};
+    return kvslim::evidence{kvslim::window_queries{queries(32)},
+                            kvslim::token_scores<>{scores.data()}};
   }
 };
 
@@ -71,7 +75,10 @@ struct run {
   kvslim::packed_cache<typename plan_type::policy_type> packed;
 
   run(Policy const& policy, cache const& c)
-      : plan(kvslim::make_plan(policy, c.extent)), storage(plan.packed_bytes()), scratch(plan.workspace_bytes()), packed(plan, storage) {}
+      : plan(kvslim::make_plan(policy, c.extent)),
+        storage(plan.packed_bytes()),
+        scratch(plan.workspace_bytes()),
+        packed(plan, storage) {}
   [[nodiscard]] bool compress(cache const& c) const {
     return kvslim::compress(kvslim::cpu{}, plan, c.view(), c.evidence(), packed, scratch).ok();
   }
@@ -85,8 +92,12 @@ double attention_error(Run const& r, cache const& c) {
   auto const n = static_cast<std::size_t>(c.extent.sequences * c.q_heads * c.extent.head_dim);
   std::vector<float> a(n), b(n), lse(static_cast<std::size_t>(c.extent.sequences * c.q_heads));
   kvslim::rows_shape const shape{c.extent.sequences, c.q_heads, 1, c.extent.head_dim};
-  if (!kvslim::attend(kvslim::cpu{}, c.queries(1), exact.packed, kvslim::dense_rows(a.data(), shape), lse.data())) return -1;
-  if (!kvslim::attend(kvslim::cpu{}, c.queries(1), r.packed, kvslim::dense_rows(b.data(), shape), lse.data())) return -1;
+  if (!kvslim::attend(kvslim::cpu{}, c.queries(1), exact.packed,
+                      kvslim::dense_rows(a.data(), shape), lse.data()))
+    return -1;
+  if (!kvslim::attend(kvslim::cpu{}, c.queries(1), r.packed, kvslim::dense_rows(b.data(), shape),
+                      lse.data()))
+    return -1;
   double error = 0, norm = 0;
   for (std::size_t i = 0; i < n; ++i) error += std::pow(a[i] - b[i], 2), norm += std::pow(a[i], 2);
   return std::sqrt(error / norm);

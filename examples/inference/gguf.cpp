@@ -2,11 +2,10 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include "gguf.hpp"
 
-#include <kvslim/core/types.hpp>
-
 #include <algorithm>
 #include <cstring>
 #include <fstream>
+#include <kvslim/core/types.hpp>
 
 namespace example {
 
@@ -42,33 +41,68 @@ class cursor {
   std::uint64_t at_ = 0;
 };
 
-enum value_type : std::uint32_t { u8, i8, u16, i16, u32, i32, f32, boolean, string, array, u64, i64, f64 };
-enum tensor_type : std::uint32_t { tensor_f32 = 0, tensor_f16 = 1, tensor_q8_0 = 8, tensor_bf16 = 30 };
+enum value_type : std::uint32_t {
+  u8,
+  i8,
+  u16,
+  i16,
+  u32,
+  i32,
+  f32,
+  boolean,
+  string,
+  array,
+  u64,
+  i64,
+  f64
+};
+enum tensor_type : std::uint32_t {
+  tensor_f32 = 0,
+  tensor_f16 = 1,
+  tensor_q8_0 = 8,
+  tensor_bf16 = 30
+};
 
 double read_number(cursor& in, std::uint32_t type) {
   switch (type) {
-    case u8: return in.read<std::uint8_t>();
-    case i8: return in.read<std::int8_t>();
-    case u16: return in.read<std::uint16_t>();
-    case i16: return in.read<std::int16_t>();
-    case u32: return in.read<std::uint32_t>();
-    case i32: return in.read<std::int32_t>();
-    case f32: return static_cast<double>(in.read<float>());
-    case boolean: return in.read<std::uint8_t>() != 0 ? 1.0 : 0.0;
-    case u64: return static_cast<double>(in.read<std::uint64_t>());
-    case i64: return static_cast<double>(in.read<std::int64_t>());
-    case f64: return in.read<double>();
-    default: throw gguf_error("GGUF: unknown metadata type");
+    case u8:
+      return in.read<std::uint8_t>();
+    case i8:
+      return in.read<std::int8_t>();
+    case u16:
+      return in.read<std::uint16_t>();
+    case i16:
+      return in.read<std::int16_t>();
+    case u32:
+      return in.read<std::uint32_t>();
+    case i32:
+      return in.read<std::int32_t>();
+    case f32:
+      return static_cast<double>(in.read<float>());
+    case boolean:
+      return in.read<std::uint8_t>() != 0 ? 1.0 : 0.0;
+    case u64:
+      return static_cast<double>(in.read<std::uint64_t>());
+    case i64:
+      return static_cast<double>(in.read<std::int64_t>());
+    case f64:
+      return in.read<double>();
+    default:
+      throw gguf_error("GGUF: unknown metadata type");
   }
 }
 
 std::uint64_t tensor_bytes(std::uint32_t type, std::uint64_t count) {
   switch (type) {
-    case tensor_f32: return count * 4;
+    case tensor_f32:
+      return count * 4;
     case tensor_f16:
-    case tensor_bf16: return count * 2;
-    case tensor_q8_0: return count / 32 * 34;
-    default: throw gguf_error("GGUF: only f32, f16, bf16 and q8_0 tensors can be read");
+    case tensor_bf16:
+      return count * 2;
+    case tensor_q8_0:
+      return count / 32 * 34;
+    default:
+      throw gguf_error("GGUF: only f32, f16, bf16 and q8_0 tensors can be read");
   }
 }
 
@@ -79,7 +113,8 @@ gguf gguf::open(std::string const& path) {
   if (!file) throw gguf_error("GGUF: cannot open " + path);
   std::vector<std::uint8_t> bytes(static_cast<std::size_t>(file.tellg()));
   file.seekg(0);
-  if (!file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size()))) throw gguf_error("GGUF: cannot read " + path);
+  if (!file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size())))
+    throw gguf_error("GGUF: cannot read " + path);
   return gguf(std::move(bytes));
 }
 
@@ -113,7 +148,8 @@ gguf::gguf(std::vector<std::uint8_t> bytes) : bytes_(std::move(bytes)) {
     auto const name = in.string();
     entry e;
     auto const dimensions = in.read<std::uint32_t>();
-    if (dimensions < 1 || dimensions > 4) throw gguf_error("GGUF: a tensor has a wrong number of dimensions");
+    if (dimensions < 1 || dimensions > 4)
+      throw gguf_error("GGUF: a tensor has a wrong number of dimensions");
     for (std::uint32_t d = 0; d < dimensions; ++d) e.shape.push_back(in.read<std::uint64_t>());
     e.type = in.read<std::uint32_t>();
     e.offset = in.read<std::uint64_t>();
@@ -144,18 +180,24 @@ std::vector<std::string> const& gguf::strings(std::string const& key) const {
   return found == lists_.end() ? none : found->second;
 }
 
-std::vector<float> gguf::tensor(std::string const& name, std::uint64_t rows, std::uint64_t columns) const {
+std::vector<float> gguf::tensor(std::string const& name, std::uint64_t rows,
+                                std::uint64_t columns) const {
   auto const found = tensors_.find(name);
   if (found == tensors_.end()) throw gguf_error("GGUF: missing tensor " + name);
   auto const& e = found->second;
   std::uint64_t const have_rows = e.shape.size() > 1 ? e.shape[1] : 1;
-  bool const flat = std::all_of(e.shape.begin() + std::min<std::ptrdiff_t>(2, std::ssize(e.shape)), e.shape.end(), [](auto n) { return n == 1; });
-  if (e.shape[0] != columns || have_rows != rows || !flat) throw gguf_error("GGUF: tensor " + name + " has an unexpected shape");
-  if (rows == 0 || columns == 0 || columns > (std::uint64_t{1} << 40) / rows) throw gguf_error("GGUF: tensor " + name + " is too large");
+  bool const flat = std::all_of(e.shape.begin() + std::min<std::ptrdiff_t>(2, std::ssize(e.shape)),
+                                e.shape.end(), [](auto n) { return n == 1; });
+  if (e.shape[0] != columns || have_rows != rows || !flat)
+    throw gguf_error("GGUF: tensor " + name + " has an unexpected shape");
+  if (rows == 0 || columns == 0 || columns > (std::uint64_t{1} << 40) / rows)
+    throw gguf_error("GGUF: tensor " + name + " is too large");
   std::uint64_t const count = rows * columns;
-  if (e.type == tensor_q8_0 && columns % 32 != 0) throw gguf_error("GGUF: a q8_0 tensor needs rows of 32");
+  if (e.type == tensor_q8_0 && columns % 32 != 0)
+    throw gguf_error("GGUF: a q8_0 tensor needs rows of 32");
   std::uint64_t const size = tensor_bytes(e.type, count);
-  if (data_ > bytes_.size() || e.offset > bytes_.size() - data_ || size > bytes_.size() - data_ - e.offset)
+  if (data_ > bytes_.size() || e.offset > bytes_.size() - data_ ||
+      size > bytes_.size() - data_ - e.offset)
     throw gguf_error("GGUF: tensor " + name + " lies outside the file");
   std::uint8_t const* const from = bytes_.data() + data_ + e.offset;
   std::vector<float> out(count);
@@ -170,7 +212,8 @@ std::vector<float> gguf::tensor(std::string const& name, std::uint64_t rows, std
     if (e.type == tensor_bf16) out[i] = kvslim::to_float(kvslim::bf16{half(i * 2)});
     if (e.type == tensor_q8_0) {
       std::uint64_t const block = i / 32 * 34;
-      out[i] = kvslim::to_float(kvslim::f16{half(block)}) * static_cast<float>(static_cast<std::int8_t>(from[block + 2 + i % 32]));
+      out[i] = kvslim::to_float(kvslim::f16{half(block)}) *
+               static_cast<float>(static_cast<std::int8_t>(from[block + 2 + i % 32]));
     }
   }
   return out;

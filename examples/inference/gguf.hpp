@@ -2,8 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// A reader of GGUF files (versions 2 and 3): metadata and f32, f16, bf16 and q8_0 tensors. Every length is checked against
-// the file before it is used; a damaged file is one error message, never a crash. Format: ggml's gguf.md.
+// A reader of GGUF files (versions 2 and 3): metadata and f32, f16, bf16 and q8_0 tensors. Every
+// length is checked against the file before it is used; a damaged file is one error message, never
+// a crash. Format: ggml's gguf.md.
 
 #include <cstdint>
 #include <map>
@@ -31,8 +32,10 @@ class gguf {
   [[nodiscard]] std::string text(std::string const& key) const;
   [[nodiscard]] std::vector<std::string> const& strings(std::string const& key) const;
   [[nodiscard]] bool has_tensor(std::string const& name) const { return tensors_.contains(name); }
-  /// A tensor as floats, row-major with `columns` the fastest axis. Throws if it is missing or has another shape.
-  [[nodiscard]] std::vector<float> tensor(std::string const& name, std::uint64_t rows, std::uint64_t columns) const;
+  /// A tensor as floats, row-major with `columns` the fastest axis. Throws if it is missing or has
+  /// another shape.
+  [[nodiscard]] std::vector<float> tensor(std::string const& name, std::uint64_t rows,
+                                          std::uint64_t columns) const;
 
  private:
   struct entry {

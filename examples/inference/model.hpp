@@ -2,16 +2,16 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// A llama-architecture decoder (RMSNorm, RoPE, grouped-query attention, SwiGLU) in plain loops. Attention is the caller's: the
-// model hands over rotated queries, keys and values of one token and takes back the attention output.
-
-#include "gguf.hpp"
-
-#include <kvslim/ops/rope.hpp>
+// A llama-architecture decoder (RMSNorm, RoPE, grouped-query attention, SwiGLU) in plain loops.
+// Attention is the caller's: the model hands over rotated queries, keys and values of one token and
+// takes back the attention output.
 
 #include <functional>
+#include <kvslim/ops/rope.hpp>
 #include <span>
 #include <vector>
+
+#include "gguf.hpp"
 
 namespace example {
 
@@ -31,7 +31,8 @@ class model {
   [[nodiscard]] kvslim::rope rope() const;
 
   /// attention(layer, q [q_heads, head_dim], k [kv_heads, head_dim], v, out [q_heads, head_dim])
-  using attention = std::function<void(index_t, std::span<float const>, std::span<float const>, std::span<float const>, std::span<float>)>;
+  using attention = std::function<void(index_t, std::span<float const>, std::span<float const>,
+                                       std::span<float const>, std::span<float>)>;
 
   /// Runs one token at one position; returns the logits, valid until the next call.
   std::span<float const> step(index_t token, index_t position, attention const& attend);

@@ -2,17 +2,17 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// A model's cache as an inference engine holds it: dense while prefilling, then one kvslim cache per layer.
-
-#include "model.hpp"
-
-#include <kvslim/core/openmp.hpp>
-#include <kvslim/kvslim.hpp>
+// A model's cache as an inference engine holds it: dense while prefilling, then one kvslim cache
+// per layer.
 
 #include <chrono>
+#include <kvslim/core/openmp.hpp>
+#include <kvslim/kvslim.hpp>
 #include <memory>
 #include <new>
 #include <stdexcept>
+
+#include "model.hpp"
 
 namespace example {
 
@@ -36,7 +36,8 @@ inline void require(kvslim::status s) {
   if (!s) throw std::runtime_error(s.message);
 }
 
-/// One text's exact cache in the engine's own memory: K, V and queries of every position, f32 [layer, head, token, dim].
+/// One text's exact cache in the engine's own memory: K, V and queries of every position, f32
+/// [layer, head, token, dim].
 class prefilled {
  public:
   prefilled(model& m, std::vector<index_t> const& tokens);
@@ -48,12 +49,18 @@ class prefilled {
     using plane = kvslim::plane<float const, kvslim::strided>;
     index_t const d = shape_.head_dim, at = layer * shape_.kv_heads * tokens_ * d;
     kvslim::strided const layout{shape_.kv_heads * tokens_ * d, tokens_ * d, d, 1};
-    return kvslim::cache_view<plane>{{1, shape_.kv_heads, length, d}, {k_.data() + at, layout}, {v_.data() + at, layout}};
+    return kvslim::cache_view<plane>{
+        {1, shape_.kv_heads, length, d}, {k_.data() + at, layout}, {v_.data() + at, layout}};
   }
   /// The queries of the `window` positions before `length`.
-  [[nodiscard]] kvslim::rows_view<float const> window(index_t layer, index_t length, index_t window) const {
+  [[nodiscard]] kvslim::rows_view<float const> window(index_t layer, index_t length,
+                                                      index_t window) const {
     index_t const d = shape_.head_dim;
-    return {q_.data() + layer * shape_.q_heads * tokens_ * d + (length - window) * d, 1, shape_.q_heads, window, d,
+    return {q_.data() + layer * shape_.q_heads * tokens_ * d + (length - window) * d,
+            1,
+            shape_.q_heads,
+            window,
+            d,
             {shape_.q_heads * tokens_ * d, tokens_ * d, d, 1}};
   }
 
@@ -69,7 +76,8 @@ struct sizes {
   double compress_ms = 0;
 };
 
-/// A compressed cache that can decode. One virtual call per token; the policy is a compile-time type behind it.
+/// A compressed cache that can decode. One virtual call per token; the policy is a compile-time
+/// type behind it.
 class session {
  public:
   virtual ~session() = default;
@@ -98,13 +106,17 @@ class policy_session final : public session {
       storage_.emplace_back(plan.packed_bytes());
       caches_.emplace_back(plan, storage_.back());
       kvslim::evidence const evidence{kvslim::window_queries{text.window(l, length, window)}};
-      require(kvslim::compress(kvslim::cpu{}, plan, text.cache(l, length), evidence, caches_.back(), scratch));
+      require(kvslim::compress(kvslim::cpu{}, plan, text.cache(l, length), evidence, caches_.back(),
+                               scratch));
       sizes_.stored_bytes += caches_.back().live_bytes();
     }
-    sizes_.compress_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+    sizes_.compress_ms =
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
     auto const layers = static_cast<std::size_t>(s.layers);
-    sizes_.original_bytes = layers * 2 * 2 * static_cast<std::size_t>(s.kv_heads * length * s.head_dim);  // as f16
-    sizes_.peak_bytes = sizes_.original_bytes + layers * plan.packed_bytes() + plan.workspace_bytes();
+    sizes_.original_bytes =
+        layers * 2 * 2 * static_cast<std::size_t>(s.kv_heads * length * s.head_dim);  // as f16
+    sizes_.peak_bytes =
+        sizes_.original_bytes + layers * plan.packed_bytes() + plan.workspace_bytes();
     scratch_.resize(kvslim::append_scratch_floats(plan));
     lse_.resize(static_cast<std::size_t>(s.q_heads));
   }
@@ -113,12 +125,16 @@ class policy_session final : public session {
 
   std::span<float const> decode(model& m, index_t token) override {
     auto const& s = m.shape();
-    return m.step(token, caches_.front().next_position(0), [&](index_t l, auto q, auto k, auto v, auto out) {
-      auto const& cache = caches_[static_cast<std::size_t>(l)];
-      kvslim::rows_shape const one{1, s.kv_heads, 1, s.head_dim}, many{1, s.q_heads, 1, s.head_dim};
-      require(kvslim::append(kvslim::cpu{}, cache, kvslim::dense_rows(k.data(), one), kvslim::dense_rows(v.data(), one), scratch_.data()));
-      require(kvslim::attend(kvslim::cpu{}, kvslim::dense_rows(q.data(), many), cache, kvslim::dense_rows(out.data(), many), lse_.data()));
-    });
+    return m.step(token, caches_.front().next_position(0),
+                  [&](index_t l, auto q, auto k, auto v, auto out) {
+                    auto const& cache = caches_[static_cast<std::size_t>(l)];
+                    kvslim::rows_shape const one{1, s.kv_heads, 1, s.head_dim},
+                        many{1, s.q_heads, 1, s.head_dim};
+                    require(kvslim::append(kvslim::cpu{}, cache, kvslim::dense_rows(k.data(), one),
+                                           kvslim::dense_rows(v.data(), one), scratch_.data()));
+                    require(kvslim::attend(kvslim::cpu{}, kvslim::dense_rows(q.data(), many), cache,
+                                           kvslim::dense_rows(out.data(), many), lse_.data()));
+                  });
   }
 
  private:

@@ -28,7 +28,8 @@ std::unordered_map<std::string, char> stand_ins() {
 /// What a sentence-piece token spells: <0xNN> is a byte, U+2581 a space.
 std::string spelled_by_piece(std::string const& name) {
   unsigned byte = 0;
-  if (name.size() == 6 && std::sscanf(name.c_str(), "<0x%02X>", &byte) == 1) return {static_cast<char>(byte)};
+  if (name.size() == 6 && std::sscanf(name.c_str(), "<0x%02X>", &byte) == 1)
+    return {static_cast<char>(byte)};
   if (name.size() > 2 && name.front() == '<' && name.back() == '>') return {};  // <s>, <unk>, ...
   std::string out;
   for (std::size_t i = 0; i < name.size(); ++i) {
@@ -40,7 +41,8 @@ std::string spelled_by_piece(std::string const& name) {
 }
 
 /// What a byte-pair token spells; nothing if a character is no stand-in (special tokens).
-std::string spelled_by_pair(std::string const& name, std::unordered_map<std::string, char> const& table) {
+std::string spelled_by_pair(std::string const& name,
+                            std::unordered_map<std::string, char> const& table) {
   if (name.starts_with("<|") && name.ends_with("|>")) return {};
   std::string out;
   for (std::size_t i = 0; i < name.size();) {
@@ -67,21 +69,26 @@ tokenizer::tokenizer(gguf const& file) {
     auto const table = stand_ins();
     for (auto const& name : names) bytes_.push_back(spelled_by_pair(name, table));
   } else {
-    throw gguf_error("GGUF: tokenizer '" + kind + "' is not read: it must be llama (sentence-piece), gpt2 (byte-pair) or none");
+    throw gguf_error("GGUF: tokenizer '" + kind +
+                     "' is not read: it must be llama (sentence-piece), gpt2 (byte-pair) or none");
   }
   double const opening = file.number("tokenizer.ggml.bos_token_id", 0);
-  if (!(opening >= 0 && opening < static_cast<double>(bytes_.size()))) throw gguf_error("GGUF: the opening token is not in the vocabulary");
+  if (!(opening >= 0 && opening < static_cast<double>(bytes_.size())))
+    throw gguf_error("GGUF: the opening token is not in the vocabulary");
   opening_ = static_cast<index_t>(opening);
   // A piece is preferred to the byte token that spells the same.
   for (std::size_t i = bytes_.size(); i-- > 0;)
-    if (!bytes_[i].empty() && (names.empty() || names[i].size() != 6 || names[i].rfind("<0x", 0) != 0)) tokens_[bytes_[i]] = static_cast<index_t>(i);
+    if (!bytes_[i].empty() &&
+        (names.empty() || names[i].size() != 6 || names[i].rfind("<0x", 0) != 0))
+      tokens_[bytes_[i]] = static_cast<index_t>(i);
   for (std::size_t i = 0; i < bytes_.size(); ++i) {
     if (!bytes_[i].empty()) tokens_.emplace(bytes_[i], static_cast<index_t>(i));
     longest_ = std::max(longest_, bytes_[i].size());
   }
   longest_ = std::min<std::size_t>(longest_, 64);
   for (unsigned b = 0; b < 256; ++b)
-    if (char const c = static_cast<char>(b); !tokens_.contains(std::string_view(&c, 1)) && kind != "gpt2")
+    if (char const c = static_cast<char>(b);
+        !tokens_.contains(std::string_view(&c, 1)) && kind != "gpt2")
       throw gguf_error("GGUF: the vocabulary cannot spell every byte");
 }
 
@@ -91,7 +98,8 @@ std::vector<index_t> tokenizer::encode(std::string_view text) const {
     std::size_t n = std::min(longest_, text.size() - i);
     auto found = tokens_.find(text.substr(i, n));
     while (found == tokens_.end() && n > 1) found = tokens_.find(text.substr(i, --n));
-    if (found == tokens_.end()) throw gguf_error("GGUF: the vocabulary cannot spell every byte of the text");
+    if (found == tokens_.end())
+      throw gguf_error("GGUF: the vocabulary cannot spell every byte of the text");
     out.push_back(found->second);
     i += n;
   }

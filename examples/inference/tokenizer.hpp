@@ -2,21 +2,22 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// Text to tokens and back, from what a GGUF says of its vocabulary: none (a token is a byte, token 0 opens), sentence-piece ("llama") or byte-pair ("gpt2").
-
-#include "gguf.hpp"
+// Text to tokens and back, from what a GGUF says of its vocabulary: none (a token is a byte, token
+// 0 opens), sentence-piece ("llama") or byte-pair ("gpt2").
 
 #include <kvslim/core/config.hpp>
-
 #include <string_view>
 #include <unordered_map>
+
+#include "gguf.hpp"
 
 namespace example {
 
 using kvslim::index_t;
 
-/// Takes the longest token that matches, again and again. That is a valid encoding of every text, though not always the one that the
-/// model's own merge rules give, so bits per byte come out slightly high on models with merges; every method pays the same.
+/// Takes the longest token that matches, again and again. That is a valid encoding of every text,
+/// though not always the one that the model's own merge rules give, so bits per byte come out
+/// slightly high on models with merges; every method pays the same.
 class tokenizer {
  public:
   /// Throws gguf_error for a vocabulary of another kind or one that cannot spell every byte.
@@ -28,7 +29,9 @@ class tokenizer {
   [[nodiscard]] index_t opening_token() const { return opening_; }
   [[nodiscard]] std::vector<index_t> encode(std::string_view text) const;
   /// The bytes that a token stands for; control tokens stand for none.
-  [[nodiscard]] std::string const& bytes(index_t token) const { return bytes_[static_cast<std::size_t>(token)]; }
+  [[nodiscard]] std::string const& bytes(index_t token) const {
+    return bytes_[static_cast<std::size_t>(token)];
+  }
 
  private:
   std::vector<std::string> bytes_;

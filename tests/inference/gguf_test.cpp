@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 #include "inference/gguf.hpp"
-#include "support/catch.hpp"
 
 #include <fstream>
 #include <iterator>
 
+#include "support/catch.hpp"
+
 namespace {
 
 std::vector<std::uint8_t> reference_model() {
-  std::ifstream in(KVSLIM_SOURCE_DIR "/examples/reference_model/kvslim-reference.gguf", std::ios::binary);
+  std::ifstream in(KVSLIM_SOURCE_DIR "/examples/reference_model/kvslim-reference.gguf",
+                   std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
@@ -21,7 +23,8 @@ TEST_CASE("a GGUF cut anywhere is a clear error", "[gguf]") {
   CHECK_NOTHROW(example::gguf(whole));
   std::size_t refused = 0;
   for (std::size_t n = 0; n < whole.size(); n += n < 4000 ? 13 : 200001) {
-    std::vector<std::uint8_t> const cut(whole.begin(), whole.begin() + static_cast<std::ptrdiff_t>(n));
+    std::vector<std::uint8_t> const cut(whole.begin(),
+                                        whole.begin() + static_cast<std::ptrdiff_t>(n));
     try {
       example::gguf const file(cut);
       static_cast<void>(file.tensor("blk.5.ffn_down.weight", 192, 512));

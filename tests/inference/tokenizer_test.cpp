@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 #include "inference/tokenizer.hpp"
-#include "support/catch.hpp"
 
 #include <cstdio>
+
+#include "support/catch.hpp"
 
 namespace {
 
@@ -44,25 +45,33 @@ std::string spelled(example::tokenizer const& words, std::vector<example::index_
 }  // namespace
 
 TEST_CASE("without a vocabulary a token is a byte", "[tokenizer]") {
-  example::tokenizer const words(example::gguf::open(KVSLIM_SOURCE_DIR "/examples/reference_model/kvslim-reference.gguf"));
+  example::tokenizer const words(
+      example::gguf::open(KVSLIM_SOURCE_DIR "/examples/reference_model/kvslim-reference.gguf"));
   CHECK(words.size() == 256);
   CHECK(words.opening_token() == 0);
   CHECK(words.encode("A\xc3") == std::vector<example::index_t>{65, 0xc3});
 }
 
-TEST_CASE("a sentence-piece vocabulary takes the longest piece and falls back to bytes", "[tokenizer]") {
+TEST_CASE("a sentence-piece vocabulary takes the longest piece and falls back to bytes",
+          "[tokenizer]") {
   std::vector<std::string> names{"<unk>", "<s>", "</s>"};
   for (unsigned b = 0; b < 256; ++b) {
     char name[8];
     std::snprintf(name, sizeof name, "<0x%02X>", b);
     names.push_back(name);
   }
-  for (char const* piece : {"\xe2\x96\x81", "a", "\xe2\x96\x81" "the", "\xe2\x96\x81" "th", "e", "\xc3\xa9"}) names.push_back(piece);
+  for (char const* piece : {"\xe2\x96\x81", "a",
+                            "\xe2\x96\x81"
+                            "the",
+                            "\xe2\x96\x81"
+                            "th",
+                            "e", "\xc3\xa9"})
+    names.push_back(piece);
   example::tokenizer const words(vocabulary("llama", names));
   CHECK(words.opening_token() == 1);
-  CHECK(words.encode(" the a").size() == 3);                    // " the", " ", "a"
+  CHECK(words.encode(" the a").size() == 3);  // " the", " ", "a"
   CHECK(words.encode(" the")[0] == 261);
-  CHECK(words.encode("a")[0] == 260);                           // the piece, not the byte token
+  CHECK(words.encode("a")[0] == 260);  // the piece, not the byte token
   CHECK(words.encode("\xc3\xa9")[0] == 264);
   CHECK(words.encode("\xc3") == std::vector<example::index_t>{3 + 0xc3});
   std::string const text = "the \xc3\xa9 \n\xff the";
@@ -73,7 +82,9 @@ TEST_CASE("a sentence-piece vocabulary takes the longest piece and falls back to
 }
 
 TEST_CASE("a byte-pair vocabulary is spelled through GPT-2's stand-ins", "[tokenizer]") {
-  std::vector<std::string> const names{"<|x|>", "<|begin|>", "\xc4\xa0", "h", "i", "\xc4\xa0hi", "\xc4\x8a"};  // U+0120 space, U+010A newline
+  std::vector<std::string> const names{
+      "<|x|>", "<|begin|>",  "\xc4\xa0", "h",
+      "i",     "\xc4\xa0hi", "\xc4\x8a"};  // U+0120 space, U+010A newline
   example::tokenizer const words(vocabulary("gpt2", names));
   CHECK(words.encode(" hi\nh ") == std::vector<example::index_t>{5, 6, 3, 2});
   CHECK(spelled(words, words.encode(" hi\nh ")) == " hi\nh ");

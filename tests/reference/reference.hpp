@@ -2,7 +2,8 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// Naive double-precision references, written from the method cards. They share no code with include/.
+// Naive double-precision references, written from the method cards. They share no code with
+// include/.
 
 #include <algorithm>
 #include <cmath>
@@ -15,17 +16,21 @@ namespace reference {
 
 using matrix = std::vector<std::vector<double>>;  // [token][channel]
 
-inline double dot(std::vector<double> const& a, std::vector<double> const& b) { return std::inner_product(a.begin(), a.end(), b.begin(), 0.0); }
+inline double dot(std::vector<double> const& a, std::vector<double> const& b) {
+  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
+}
 
 /// Softmax attention of one query; `bias` per key may be empty.
 struct attention_result {
   std::vector<double> out;
   double lse;
 };
-inline attention_result attention(std::vector<double> const& q, matrix const& k, matrix const& v, std::vector<double> const& bias = {}) {
+inline attention_result attention(std::vector<double> const& q, matrix const& k, matrix const& v,
+                                  std::vector<double> const& bias = {}) {
   std::vector<double> logit;
   for (std::size_t t = 0; t < k.size(); ++t)
-    logit.push_back(dot(q, k[t]) / std::sqrt(static_cast<double>(q.size())) + (bias.empty() ? 0.0 : bias[t]));
+    logit.push_back(dot(q, k[t]) / std::sqrt(static_cast<double>(q.size())) +
+                    (bias.empty() ? 0.0 : bias[t]));
   double const most = *std::max_element(logit.begin(), logit.end());
   double total = 0;
   for (double& x : logit) total += x = std::exp(x - most);
@@ -37,18 +42,21 @@ inline attention_result attention(std::vector<double> const& q, matrix const& k,
 
 /// SnapKV: queries [q_head][window][channel] of one KV head's group; scores of the prefix.
 enum class reduce { mean, maximum, sum };
-inline std::vector<double> snapkv(std::vector<matrix> const& queries, matrix const& k, int kernel, bool max_pool, reduce how) {
+inline std::vector<double> snapkv(std::vector<matrix> const& queries, matrix const& k, int kernel,
+                                  bool max_pool, reduce how) {
   std::size_t const window = queries[0].size(), prefix = k.size() - window;
   std::vector<double> result(prefix, how == reduce::maximum ? -1.0 : 0.0);
   for (auto const& head : queries) {
     std::vector<double> mass(prefix, 0.0);
     for (std::size_t w = 0; w < window; ++w) {
       std::vector<double> p(prefix + w + 1);
-      for (std::size_t t = 0; t < p.size(); ++t) p[t] = dot(head[w], k[t]) / std::sqrt(static_cast<double>(k[0].size()));
+      for (std::size_t t = 0; t < p.size(); ++t)
+        p[t] = dot(head[w], k[t]) / std::sqrt(static_cast<double>(k[0].size()));
       double const most = *std::max_element(p.begin(), p.end());
       double total = 0;
       for (double& x : p) total += x = std::exp(x - most);
-      for (std::size_t t = 0; t < prefix; ++t) mass[t] += p[t] / total / static_cast<double>(window);
+      for (std::size_t t = 0; t < prefix; ++t)
+        mass[t] += p[t] / total / static_cast<double>(window);
     }
     for (std::size_t t = 0; t < prefix; ++t) {
       double sum = 0, most = 0;
@@ -67,12 +75,15 @@ inline std::vector<double> snapkv(std::vector<matrix> const& queries, matrix con
   return result;
 }
 
-/// Indices of the `budget` best: sinks, then newest, then by (score descending, index ascending), NaN last; ascending.
-inline std::vector<std::int64_t> keep(std::vector<double> const& score, std::int64_t budget, std::int64_t sinks, std::int64_t recent) {
+/// Indices of the `budget` best: sinks, then newest, then by (score descending, index ascending),
+/// NaN last; ascending.
+inline std::vector<std::int64_t> keep(std::vector<double> const& score, std::int64_t budget,
+                                      std::int64_t sinks, std::int64_t recent) {
   auto const n = static_cast<std::int64_t>(score.size());
   std::vector<std::int64_t> order;
   for (std::int64_t t = 0; t < std::min(sinks, n); ++t) order.push_back(t);
-  for (std::int64_t t = n - 1; t >= std::max<std::int64_t>(sinks, n - recent); --t) order.push_back(t);
+  for (std::int64_t t = n - 1; t >= std::max<std::int64_t>(sinks, n - recent); --t)
+    order.push_back(t);
   std::vector<std::int64_t> rest;
   for (std::int64_t t = std::min(sinks, n); t < n - recent; ++t) rest.push_back(t);
   std::stable_sort(rest.begin(), rest.end(), [&](auto a, auto b) {
@@ -86,26 +97,32 @@ inline std::vector<std::int64_t> keep(std::vector<double> const& score, std::int
   return order;
 }
 
-/// KVMerger without a selector: runs of consecutive unprotected tokens whose neighbours have cosine > threshold.
+/// KVMerger without a selector: runs of consecutive unprotected tokens whose neighbours have cosine
+/// > threshold.
 struct merged {
   std::vector<std::int64_t> pivots;
   std::vector<std::int64_t> members;
   matrix k, v;
 };
-inline double cosine(std::vector<double> const& a, std::vector<double> const& b) { return dot(a, b) / std::sqrt(dot(a, a) * dot(b, b)); }
-inline merged kvmerger(matrix const& k, matrix const& v, std::vector<double> const& score, std::vector<bool> const& fixed, double threshold, double sigma) {
+inline double cosine(std::vector<double> const& a, std::vector<double> const& b) {
+  return dot(a, b) / std::sqrt(dot(a, a) * dot(b, b));
+}
+inline merged kvmerger(matrix const& k, matrix const& v, std::vector<double> const& score,
+                       std::vector<bool> const& fixed, double threshold, double sigma) {
   merged out;
   std::size_t const n = k.size();
   for (std::size_t begin = 0; begin < n;) {
     std::size_t end = begin + 1;
-    while (end < n && !fixed[end - 1] && !fixed[end] && cosine(k[end - 1], k[end]) > threshold) ++end;
+    while (end < n && !fixed[end - 1] && !fixed[end] && cosine(k[end - 1], k[end]) > threshold)
+      ++end;
     std::size_t pivot = begin;
     for (std::size_t i = begin; i < end; ++i)
       if (score[i] > score[pivot]) pivot = i;
     auto const count = static_cast<double>(end - begin);
     auto const d2 = [&](std::size_t i) {
       double s = 0;
-      for (std::size_t d = 0; d < k[i].size(); ++d) s += (k[i][d] - k[pivot][d]) * (k[i][d] - k[pivot][d]);
+      for (std::size_t d = 0; d < k[i].size(); ++d)
+        s += (k[i][d] - k[pivot][d]) * (k[i][d] - k[pivot][d]);
       return s;
     };
     double width = sigma;
@@ -149,9 +166,11 @@ inline group affine(std::vector<double> const& x, int bits) {
 }
 
 /// RoPE of one row by `position`, angles base^(-2i/n), in double.
-inline std::vector<double> rope(std::vector<double> x, double base, std::size_t n, bool interleaved, double position) {
+inline std::vector<double> rope(std::vector<double> x, double base, std::size_t n, bool interleaved,
+                                double position) {
   for (std::size_t i = 0; i < n / 2; ++i) {
-    double const angle = position * std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(n));
+    double const angle =
+        position * std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(n));
     std::size_t const a = interleaved ? 2 * i : i, b = interleaved ? 2 * i + 1 : i + n / 2;
     double const p = x[a], q = x[b];
     x[a] = p * std::cos(angle) - q * std::sin(angle);

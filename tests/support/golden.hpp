@@ -2,9 +2,8 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/core/types.hpp>
-
 #include <fstream>
+#include <kvslim/core/types.hpp>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -16,7 +15,8 @@ class golden {
   explicit golden(std::string const& name) {
     std::ifstream in(std::string(KVSLIM_GOLDEN_DIR) + "/" + name + ".txt");
     std::string provenance;
-    if (!std::getline(in, provenance) || provenance.rfind("# ", 0) != 0) throw std::runtime_error("golden file without provenance: " + name);
+    if (!std::getline(in, provenance) || provenance.rfind("# ", 0) != 0)
+      throw std::runtime_error("golden file without provenance: " + name);
     std::string entry, kind;
     std::size_t count = 0;
     while (in >> entry >> kind >> count) {
@@ -26,13 +26,19 @@ class golden {
         in >> word;
         if (kind == "int") values.push_back(std::stod(word));
         auto const bits = kind == "int" ? 0ul : std::stoul(word, nullptr, 16);
-        if (kind == "f16") values.push_back(kvslim::to_float(kvslim::f16{static_cast<std::uint16_t>(bits)}));
-        if (kind == "f32") values.push_back(kvslim::detail::bit_cast<float>(static_cast<std::uint32_t>(bits)));
+        if (kind == "f16")
+          values.push_back(kvslim::to_float(kvslim::f16{static_cast<std::uint16_t>(bits)}));
+        if (kind == "f32")
+          values.push_back(kvslim::detail::bit_cast<float>(static_cast<std::uint32_t>(bits)));
       }
     }
   }
-  [[nodiscard]] std::vector<double> const& operator[](std::string const& name) const { return data_.at(name); }
-  [[nodiscard]] std::vector<float> floats(std::string const& name) const { return {data_.at(name).begin(), data_.at(name).end()}; }
+  [[nodiscard]] std::vector<double> const& operator[](std::string const& name) const {
+    return data_.at(name);
+  }
+  [[nodiscard]] std::vector<float> floats(std::string const& name) const {
+    return {data_.at(name).begin(), data_.at(name).end()};
+  }
 
  private:
   std::map<std::string, std::vector<double>> data_;

@@ -27,7 +27,8 @@ inline reference::matrix values(data::cache const& c, index_t s, index_t h, inde
   }
   return m;
 }
-inline std::vector<reference::matrix> window(data::cache const& c, index_t s, index_t h, index_t n) {
+inline std::vector<reference::matrix> window(data::cache const& c, index_t s, index_t h,
+                                             index_t n) {
   std::vector<reference::matrix> heads;
   auto const view = c.queries(n);
   for (index_t g = 0; g < c.shape.group; ++g) {
@@ -40,15 +41,18 @@ inline std::vector<reference::matrix> window(data::cache const& c, index_t s, in
   return heads;
 }
 
-/// Relative L2 error of attend() over a packed cache against attention over its decoded form; also checks lse.
+/// Relative L2 error of attend() over a packed cache against attention over its decoded form; also
+/// checks lse.
 template <class Packed>
 double attend_error(Packed const& packed, data::cache const& c) {
   auto const& s = c.shape;
   index_t const heads = s.kv_heads * s.group, d = s.head_dim;
-  std::vector<float> out(static_cast<std::size_t>(s.sequences * heads * d)), lse(static_cast<std::size_t>(s.sequences * heads));
+  std::vector<float> out(static_cast<std::size_t>(s.sequences * heads * d)),
+      lse(static_cast<std::size_t>(s.sequences * heads));
   auto const q = c.queries(1);
   kvslim::rows_shape const shape{s.sequences, heads, 1, d};
-  auto const done = kvslim::attend(kvslim::cpu{}, q, packed, kvslim::dense_rows(out.data(), shape), lse.data());
+  auto const done =
+      kvslim::attend(kvslim::cpu{}, q, packed, kvslim::dense_rows(out.data(), shape), lse.data());
   if (!done) return 1e9;
   double error = 0, norm = 0;
   for (index_t i = 0; i < s.sequences; ++i)
@@ -67,9 +71,11 @@ double attend_error(Packed const& packed, data::cache const& c) {
       }
       auto const expected = reference::attention({q.row(i, h), q.row(i, h) + d}, k, v, bias);
       for (index_t x = 0; x < d; ++x) {
-        double const delta = expected.out[static_cast<std::size_t>(x)] - out[static_cast<std::size_t>((i * heads + h) * d + x)];
+        double const delta = expected.out[static_cast<std::size_t>(x)] -
+                             out[static_cast<std::size_t>((i * heads + h) * d + x)];
         error += delta * delta;
-        norm += expected.out[static_cast<std::size_t>(x)] * expected.out[static_cast<std::size_t>(x)];
+        norm +=
+            expected.out[static_cast<std::size_t>(x)] * expected.out[static_cast<std::size_t>(x)];
       }
       error += std::pow(expected.lse - lse[static_cast<std::size_t>(i * heads + h)], 2) * 1e-2;
     }

@@ -14,7 +14,8 @@ struct flashinfer_cache {
   T* v = nullptr;
   std::int32_t const* indptr = nullptr;   ///< [sequences + 1]
   std::int32_t const* indices = nullptr;  ///< page of each (sequence, page number)
-  std::int32_t const* lengths = nullptr;  ///< tokens per sequence: page_size * (pages - 1) + last_page_len
+  std::int32_t const* lengths =
+      nullptr;  ///< tokens per sequence: page_size * (pages - 1) + last_page_len
   kvslim::extents extent = {};
   index_t page_size = 16;
   index_t k_page = 0, k_head = 0, k_token = 0;  ///< strides in elements, as in paged_kv_t

@@ -17,7 +17,8 @@ struct hugging_face_cache {
   std::int32_t const* lengths = nullptr;
 };
 
-/// Hugging Face (and ONNX Runtime GenAI) keys and values [B, H, T, D], contiguous or preallocated. No copy.
+/// Hugging Face (and ONNX Runtime GenAI) keys and values [B, H, T, D], contiguous or preallocated.
+/// No copy.
 template <element T, class Space = host_space>
 [[nodiscard]] constexpr auto hugging_face(hugging_face_cache<T> const& c) noexcept {
   using plane_type = plane<T, strided, Space>;

@@ -18,17 +18,24 @@ struct vllm_cache {
   index_t page_size = 16;
   index_t table_width = 0;
   bool heads_first = false;  ///< HND: [blocks, kv_head, page_size, dim]
-  index_t page_stride = 0;   ///< elements between pages; 0: page_size * kv_heads * dim (K and V in planes of their own)
+  index_t page_stride = 0;   ///< elements between pages; 0: page_size * kv_heads * dim (K and V in
+                             ///< planes of their own)
 };
 
-/// vLLM's paged cache (v1 shape, NHD or HND; either order of the K/V axis through pointers and page_stride). No copy.
+/// vLLM's paged cache (v1 shape, NHD or HND; either order of the K/V axis through pointers and
+/// page_stride). No copy.
 template <element T, class Space = host_space>
 [[nodiscard]] constexpr auto vllm(vllm_cache<T> const& c) noexcept {
   using plane_type = plane<T, block_table, Space>;
   index_t const d = c.extent.head_dim, h = c.extent.kv_heads;
   index_t const page = c.page_stride == 0 ? c.page_size * h * d : c.page_stride;
-  block_table const layout{c.block_table, c.table_width, c.page_size, page, c.heads_first ? c.page_size * d : d,
-                           c.heads_first ? d : h * d, 1};
+  block_table const layout{c.block_table,
+                           c.table_width,
+                           c.page_size,
+                           page,
+                           c.heads_first ? c.page_size * d : d,
+                           c.heads_first ? d : h * d,
+                           1};
   return cache_view<plane_type>{c.extent, {c.k, layout}, {c.v, layout}, c.lengths};
 }
 

@@ -7,13 +7,16 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// What a warp does with a codec. This primary template asks for nothing beyond the codec concept: one lane encodes, and codes are
-/// decoded one by one. A `.cuh` beside a codec may specialise it for speed; bytes and values stay the same.
+/// What a warp does with a codec. This primary template asks for nothing beyond the codec concept:
+/// one lane encodes, and codes are decoded one by one. A `.cuh` beside a codec may specialise it
+/// for speed; bytes and values stay the same.
 template <class Codec>
 struct warp_codec {
-  /// Writes run.n tokens. Every lane calls; rows [members, run.n, dim] are visible to all of them. Blocks of fewer than run_tokens tokens
-  /// are handed several at once (then members is 1), larger ones whole. The caller synchronises afterwards.
-  static __device__ void encode(Codec const& codec, float const* rows, block_run const& run, std::byte* block) {
+  /// Writes run.n tokens. Every lane calls; rows [members, run.n, dim] are visible to all of them.
+  /// Blocks of fewer than run_tokens tokens are handed several at once (then members is 1), larger
+  /// ones whole. The caller synchronises afterwards.
+  static __device__ void encode(Codec const& codec, float const* rows, block_run const& run,
+                                std::byte* block) {
     if (threadIdx.x % detail::warp_threads != 0) return;
     if (codec.block_tokens() >= run_tokens) return codec.encode(rows, run, block);
     for (index_t done = 0; done < run.n;) {
@@ -26,14 +29,18 @@ struct warp_codec {
 
   /// Calls use(d, x) for every channel of token run.first, in order: how one lane reads a key.
   template <class Use>
-  static __device__ void each_channel(Codec const& codec, std::byte const* block, block_run const& run, Use const& use) {
+  static __device__ void each_channel(Codec const& codec, std::byte const* block,
+                                      block_run const& run, Use const& use) {
     for (index_t d = 0; d < run.dim; ++d) use(d, codec.decode(block, run, d));
   }
 
-  /// Calls use(i, x) for channel d of each of the run.n tokens, in order: how one lane reads values.
+  /// Calls use(i, x) for channel d of each of the run.n tokens, in order: how one lane reads
+  /// values.
   template <class Use>
-  static __device__ void each_token(Codec const& codec, std::byte const* block, block_run const& run, index_t d, Use const& use) {
-    for (index_t i = 0; i < run.n; ++i) use(i, codec.decode(at(codec, run, i, block), token(codec, run, i), d));
+  static __device__ void each_token(Codec const& codec, std::byte const* block,
+                                    block_run const& run, index_t d, Use const& use) {
+    for (index_t i = 0; i < run.n; ++i)
+      use(i, codec.decode(at(codec, run, i, block), token(codec, run, i), d));
   }
 
  private:

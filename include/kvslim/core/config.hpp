@@ -4,8 +4,9 @@
 
 /// The only header that looks at the compiler. Everything else is decided by types.
 ///
-/// Bodies live in an inline namespace that names the version and the instruction-set level, because a linker merges
-/// inline functions of one name, and two translation units compiled with different flags must not share a body.
+/// Bodies live in an inline namespace that names the version and the instruction-set level, because
+/// a linker merges inline functions of one name, and two translation units compiled with different
+/// flags must not share a body.
 
 #include <cstddef>
 #include <cstdint>
@@ -66,10 +67,18 @@ struct cuda_space {};
 
 namespace detail {
 
-[[nodiscard]] KVSLIM_HD constexpr index_t div_up(index_t a, index_t b) noexcept { return (a + b - 1) / b; }
-[[nodiscard]] KVSLIM_HD constexpr index_t round_up(index_t a, index_t b) noexcept { return div_up(a, b) * b; }
-[[nodiscard]] KVSLIM_HD constexpr index_t min(index_t a, index_t b) noexcept { return a < b ? a : b; }
-[[nodiscard]] KVSLIM_HD constexpr index_t max(index_t a, index_t b) noexcept { return a > b ? a : b; }
+[[nodiscard]] KVSLIM_HD constexpr index_t div_up(index_t a, index_t b) noexcept {
+  return (a + b - 1) / b;
+}
+[[nodiscard]] KVSLIM_HD constexpr index_t round_up(index_t a, index_t b) noexcept {
+  return div_up(a, b) * b;
+}
+[[nodiscard]] KVSLIM_HD constexpr index_t min(index_t a, index_t b) noexcept {
+  return a < b ? a : b;
+}
+[[nodiscard]] KVSLIM_HD constexpr index_t max(index_t a, index_t b) noexcept {
+  return a > b ? a : b;
+}
 
 /// std::bit_cast for device code too, without a compiler option.
 template <class To, class From>

@@ -9,7 +9,8 @@ KVSLIM_BEGIN_NAMESPACE
 namespace detail {
 
 #if defined(__AVX512F__) && defined(__F16C__) && !defined(__CUDACC__)
-/// A mask of all lanes in the integer type that the compiler's builtin takes; g++ and clang, old and new, differ in its sign.
+/// A mask of all lanes in the integer type that the compiler's builtin takes; g++ and clang, old
+/// and new, differ in its sign.
 struct all_lanes {
   template <class Mask>
   constexpr operator Mask() const noexcept {
@@ -18,8 +19,8 @@ struct all_lanes {
 };
 #endif
 
-/// Sixteen stored values as floats. Uses the conversion instruction where the consumer's flags have it (the builtin spares every
-/// consumer <immintrin.h>); the result is the same.
+/// Sixteen stored values as floats. Uses the conversion instruction where the consumer's flags have
+/// it (the builtin spares every consumer <immintrin.h>); the result is the same.
 template <class T>
 KVSLIM_HD inline void widen16(T const* in, float* out) noexcept {
 #if defined(__F16C__) && !defined(__CUDACC__)
@@ -28,12 +29,14 @@ KVSLIM_HD inline void widen16(T const* in, float* out) noexcept {
     // One store of the width that the loop reads back: narrower ones could not be forwarded.
     using half16 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = short;
     using float16 [[gnu::vector_size(64), gnu::aligned(1), gnu::may_alias]] = float;
-    *reinterpret_cast<float16*>(out) = __builtin_ia32_vcvtph2ps512_mask(*reinterpret_cast<half16 const*>(in), float16{}, all_lanes{}, 4);
+    *reinterpret_cast<float16*>(out) = __builtin_ia32_vcvtph2ps512_mask(
+        *reinterpret_cast<half16 const*>(in), float16{}, all_lanes{}, 4);
 #else
     using half8 [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = short;
     using float8 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = float;
     for (index_t i = 0; i < 16; i += 8)
-      *reinterpret_cast<float8*>(out + i) = __builtin_ia32_vcvtph2ps256(*reinterpret_cast<half8 const*>(in + i));
+      *reinterpret_cast<float8*>(out + i) =
+          __builtin_ia32_vcvtph2ps256(*reinterpret_cast<half8 const*>(in + i));
 #endif
     return;
   }
@@ -50,7 +53,9 @@ KVSLIM_HD inline void narrow16(float const* in, T* out) noexcept {
     constexpr index_t width = 16;
     using halfs [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = short;
     using floats [[gnu::vector_size(64), gnu::aligned(1), gnu::may_alias]] = float;
-    auto const convert = [](floats x) { return halfs(__builtin_ia32_vcvtps2ph512_mask(x, 0, halfs{}, all_lanes{})); };
+    auto const convert = [](floats x) {
+      return halfs(__builtin_ia32_vcvtps2ph512_mask(x, 0, halfs{}, all_lanes{}));
+    };
 #else
     constexpr index_t width = 8;
     using halfs [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = short;
@@ -59,7 +64,8 @@ KVSLIM_HD inline void narrow16(float const* in, T* out) noexcept {
 #endif
     for (index_t i = 0; i < 16; i += width) {
       auto const x = *reinterpret_cast<floats const*>(in + i);
-      auto const nan = __builtin_convertvector(x != x, halfs);  // all ones; the instruction would keep sign and payload
+      auto const nan = __builtin_convertvector(
+          x != x, halfs);  // all ones; the instruction would keep sign and payload
       *reinterpret_cast<halfs*>(out + i) = (convert(x) & ~nan) | (nan & static_cast<short>(0x7fff));
     }
     return;

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <kvslim/core/config.hpp>
-
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -18,8 +17,9 @@ struct cpu {
   }
 };
 
-/// A CPU executor over the caller's own pool: `Pool` needs `for_each(index_t count, body)` that calls body(i) once for
-/// each i, in any order, and returns when all are done. Iterations never share memory, so results do not depend on it.
+/// A CPU executor over the caller's own pool: `Pool` needs `for_each(index_t count, body)` that
+/// calls body(i) once for each i, in any order, and returns when all are done. Iterations never
+/// share memory, so results do not depend on it.
 template <class Pool>
 struct cpu_with {
   using space = host_space;
@@ -33,19 +33,22 @@ struct cpu_with {
 template <class Pool>
 cpu_with(Pool*) -> cpu_with<Pool>;
 
-/// Where an op's code for an executor is looked up. A backend header adds a specialisation that did not exist; none is ever
-/// replaced. The primary is what a missing include looks like.
+/// Where an op's code for an executor is looked up. A backend header adds a specialisation that did
+/// not exist; none is ever replaced. The primary is what a missing include looks like.
 template <class Op, class Exec>
 struct implementation {
   template <class... Arguments>
   static void run(Arguments&&...) {
-    static_assert(sizeof(Op) == 0, "kvslim: this op has no code for the executor: include <kvslim/kvslim.cuh> for CUDA");
+    static_assert(
+        sizeof(Op) == 0,
+        "kvslim: this op has no code for the executor: include <kvslim/kvslim.cuh> for CUDA");
   }
 };
 
 /// Something with a memory space and a way to run independent iterations there.
 template <class E>
-concept host_executor = std::is_same_v<typename E::space, host_space> && requires(E const e, void (*body)(index_t)) {
+concept host_executor = std::is_same_v<typename E::space, host_space> &&
+    requires(E const e, void (*body)(index_t)) {
   e.for_each(index_t{}, body);
 };
 

@@ -6,7 +6,8 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// CPU executor over OpenMP. Compile with the compiler's OpenMP flag; without it the loop is serial.
+/// CPU executor over OpenMP. Compile with the compiler's OpenMP flag; without it the loop is
+/// serial.
 struct openmp {
   using space = host_space;
   int threads = 1;

@@ -22,7 +22,9 @@ template <>
 struct stage_rank<quantizer_tag> : std::integral_constant<int, 4> {};
 
 template <class S>
-concept has_stage = requires { typename S::stage; };
+concept has_stage = requires {
+  typename S::stage;
+};
 
 template <class S>
 [[nodiscard]] constexpr int rank_of() noexcept {
@@ -46,16 +48,22 @@ inline constexpr bool not_rank = !has_stage<S> || rank_of<S>() != Rank;
 
 template <class S>
 struct check_stage {
-  static_assert(has_stage<S>, "kvslim: a policy must say what it is: add `using stage = kvslim::scorer_tag;` (or another tag)");
-  static_assert(std::is_trivially_copyable_v<S>, "kvslim: a policy must be trivially copyable: options only, nothing it owns");
+  static_assert(has_stage<S>,
+                "kvslim: a policy must say what it is: add `using stage = kvslim::scorer_tag;` (or "
+                "another tag)");
+  static_assert(std::is_trivially_copyable_v<S>,
+                "kvslim: a policy must be trivially copyable: options only, nothing it owns");
   static_assert(!has_stage<S> || !std::is_trivially_copyable_v<S> || not_rank<S, 0> || scorer<S>,
-                "kvslim: a scorer needs `float score(auto const& token) const` (or the members of bulk_scorer)");
-  static_assert(!has_stage<S> || not_rank<S, 1> || selector<S>,
-                "kvslim: a selector needs `capacity(tokens)`, `check(extents)` and `select(selection_row)`");
+                "kvslim: a scorer needs `float score(auto const& token) const` (or the members of "
+                "bulk_scorer)");
+  static_assert(
+      !has_stage<S> || not_rank<S, 1> || selector<S>,
+      "kvslim: a selector needs `capacity(tokens)`, `check(extents)` and `select(selection_row)`");
   static_assert(!has_stage<S> || not_rank<S, 2> || merger<S>,
                 "kvslim: a merger needs `check()` and `mass_bias()`, see core/concepts.hpp");
-  static_assert(!has_stage<S> || not_rank<S, 3> || repositioner<S>,
-                "kvslim: a repositioner needs `move(key, head_dim, from, to)` and `check(extents)`");
+  static_assert(
+      !has_stage<S> || not_rank<S, 3> || repositioner<S>,
+      "kvslim: a repositioner needs `move(key, head_dim, from, to)` and `check(extents)`");
   static_assert(!has_stage<S> || not_rank<S, 4> || quantizer<S>,
                 "kvslim: a quantizer needs `key_codec()`, `value_codec()` and a static `scheme()`");
 };
@@ -63,10 +71,13 @@ struct check_stage {
 template <class... S>
 struct check_pipeline : check_stage<S>... {
   static_assert((!has_stage<S> || ...) || in_order<S...>(),
-                "kvslim: stages must come in the order score, select, merge, reposition, quantize, each at most once");
-  static_assert((!has_stage<S> || ...) || !((rank_of<S>() == 1) || ...) || ((rank_of<S>() == 0) || ...),
+                "kvslim: stages must come in the order score, select, merge, reposition, quantize, "
+                "each at most once");
+  static_assert((!has_stage<S> || ...) || !((rank_of<S>() == 1) || ...) ||
+                    ((rank_of<S>() == 0) || ...),
                 "kvslim: a selector needs a scorer before it");
-  static_assert((!has_stage<S> || ...) || !((rank_of<S>() == 2) || ...) || ((rank_of<S>() == 0) || ...),
+  static_assert((!has_stage<S> || ...) || !((rank_of<S>() == 2) || ...) ||
+                    ((rank_of<S>() == 0) || ...),
                 "kvslim: a merger needs a scorer before it");
 };
 
@@ -83,13 +94,15 @@ struct find_stage {
 };
 template <int Rank, class First, class... Rest>
 struct find_stage<Rank, First, Rest...> {
-  using type = std::conditional_t<rank_of<First>() == Rank, First, typename find_stage<Rank, Rest...>::type>;
+  using type =
+      std::conditional_t<rank_of<First>() == Rank, First, typename find_stage<Rank, Rest...>::type>;
 };
 
 }  // namespace detail
 
-/// Stages run in one pass: score, select, merge, reposition, quantize; each optional, each at most once. Without a
-/// scorer everything is kept; without a quantizer rows are stored as f16. Checked when the type is named.
+/// Stages run in one pass: score, select, merge, reposition, quantize; each optional, each at most
+/// once. Without a scorer everything is kept; without a quantizer rows are stored as f16. Checked
+/// when the type is named.
 template <class... Stages>
 struct pipeline : private detail::check_pipeline<Stages...>, private detail::slot<Stages>... {
   constexpr explicit pipeline(Stages... stages) noexcept : detail::slot<Stages>{stages}... {}

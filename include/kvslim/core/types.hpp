@@ -2,13 +2,13 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-/// Storage-only element types: bit patterns with conversions, no arithmetic. All conversions are exact upwards and
-/// round to nearest even downwards; they agree bit for bit with the CUDA toolkit's host functions (tested
-/// for every value upwards and every float downwards). e4m3 and e5m2 saturate to the largest finite value, as the toolkit's __NV_SATFINITE does.
-
-#include <kvslim/core/config.hpp>
+/// Storage-only element types: bit patterns with conversions, no arithmetic. All conversions are
+/// exact upwards and round to nearest even downwards; they agree bit for bit with the CUDA
+/// toolkit's host functions (tested for every value upwards and every float downwards). e4m3 and
+/// e5m2 saturate to the largest finite value, as the toolkit's __NV_SATFINITE does.
 
 #include <concepts>
+#include <kvslim/core/config.hpp>
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -32,8 +32,8 @@ struct e5m2 {
 
 namespace detail {
 
-/// Rounds a float to a small binary format with `Mantissa` bits and exponent bias `Bias`; subnormals included. Returns
-/// the magnitude bits; the caller deals with sign, overflow and NaN.
+/// Rounds a float to a small binary format with `Mantissa` bits and exponent bias `Bias`;
+/// subnormals included. Returns the magnitude bits; the caller deals with sign, overflow and NaN.
 template <int Mantissa, int Bias>
 [[nodiscard]] KVSLIM_HD constexpr std::uint32_t round_magnitude(std::uint32_t magnitude) noexcept {
   constexpr int shift = 23 - Mantissa;
@@ -53,7 +53,8 @@ template <int Mantissa, int Bias>
 
 template <int Mantissa, int Bias>
 [[nodiscard]] KVSLIM_HD constexpr float widen(std::uint32_t magnitude) noexcept {
-  // The bit pattern read with a float's exponent field is the value times 2^(Bias - 127), subnormals included.
+  // The bit pattern read with a float's exponent field is the value times 2^(Bias - 127),
+  // subnormals included.
   auto const scale = detail::bit_cast<float>(static_cast<std::uint32_t>(254 - Bias) << 23);
   return detail::bit_cast<float>(magnitude << (23 - Mantissa)) * scale;
 }
@@ -96,7 +97,8 @@ template <int Mantissa, int Bias>
   return to_float(f16{static_cast<std::uint16_t>(x.bits << 8)});
 }
 
-/// Rounds to nearest even. Overflow: infinity for f16 and bf16, the largest finite value for e4m3 and e5m2.
+/// Rounds to nearest even. Overflow: infinity for f16 and bf16, the largest finite value for e4m3
+/// and e5m2.
 template <class T>
 [[nodiscard]] KVSLIM_HD constexpr T from_float(float x) noexcept {
   auto const bits = detail::bit_cast<std::uint32_t>(x);
@@ -107,28 +109,33 @@ template <class T>
     return x;
   } else if constexpr (std::same_as<T, f16>) {
     if (magnitude > 0x7f800000u) return {0x7fff};
-    if (magnitude >= 0x477ff000u) return {static_cast<std::uint16_t>(0x7c00u | sign16)};  // 65520 and above
+    if (magnitude >= 0x477ff000u)
+      return {static_cast<std::uint16_t>(0x7c00u | sign16)};  // 65520 and above
     return {static_cast<std::uint16_t>(detail::round_magnitude<10, 15>(magnitude) | sign16)};
   } else if constexpr (std::same_as<T, bf16>) {
     if (magnitude > 0x7f800000u) return {0x7fff};
     return {static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
   } else if constexpr (std::same_as<T, e4m3>) {
     if (magnitude > 0x7f800000u) return {0x7f};
-    auto const rounded = magnitude >= 0x43e80000u ? 0x7eu : detail::round_magnitude<3, 7>(magnitude);  // 464
+    auto const rounded =
+        magnitude >= 0x43e80000u ? 0x7eu : detail::round_magnitude<3, 7>(magnitude);  // 464
     return {static_cast<std::uint8_t>((rounded > 0x7eu ? 0x7eu : rounded) | sign8)};
   } else {
-    static_assert(std::same_as<T, e5m2>, "kvslim: from_float knows float, f16, bf16, e4m3 and e5m2");
+    static_assert(std::same_as<T, e5m2>,
+                  "kvslim: from_float knows float, f16, bf16, e4m3 and e5m2");
     if (magnitude > 0x7f800000u) return {0x7f};
-    auto const rounded = magnitude >= 0x47700000u ? 0x7bu : detail::round_magnitude<2, 15>(magnitude);  // 61440
+    auto const rounded =
+        magnitude >= 0x47700000u ? 0x7bu : detail::round_magnitude<2, 15>(magnitude);  // 61440
     return {static_cast<std::uint8_t>((rounded > 0x7bu ? 0x7bu : rounded) | sign8)};
   }
 }
 
 /// Element types a view may hold.
 template <class T>
-concept element = std::same_as<std::remove_const_t<T>, float> || std::same_as<std::remove_const_t<T>, f16> ||
-                  std::same_as<std::remove_const_t<T>, bf16> || std::same_as<std::remove_const_t<T>, e4m3> ||
-                  std::same_as<std::remove_const_t<T>, e5m2>;
+concept element = std::same_as < std::remove_const_t<T>,
+float > || std::same_as<std::remove_const_t<T>, f16> ||
+    std::same_as<std::remove_const_t<T>, bf16> || std::same_as<std::remove_const_t<T>, e4m3> ||
+    std::same_as<std::remove_const_t<T>, e5m2>;
 
 /// Not NaN and not infinite.
 [[nodiscard]] KVSLIM_HD constexpr bool is_finite(float x) noexcept {

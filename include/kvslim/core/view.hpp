@@ -2,21 +2,23 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-/// Views over an engine's memory. Nothing here owns, allocates or copies; everything is trivially copyable and usable
-/// in device code. Axes are always [sequence, kv_head, token, head_dim]; strides are signed and in elements.
+/// Views over an engine's memory. Nothing here owns, allocates or copies; everything is trivially
+/// copyable and usable in device code. Axes are always [sequence, kv_head, token, head_dim];
+/// strides are signed and in elements.
 ///
-/// A *layout* maps (sequence, kv_head, token) to the element offset of channel 0 and has one channel stride. K and V
-/// each have their own plane, so their layouts, strides and element types may differ.
-
-#include <kvslim/core/status.hpp>
-#include <kvslim/core/types.hpp>
+/// A *layout* maps (sequence, kv_head, token) to the element offset of channel 0 and has one
+/// channel stride. K and V each have their own plane, so their layouts, strides and element types
+/// may differ.
 
 #include <concepts>
+#include <kvslim/core/status.hpp>
+#include <kvslim/core/types.hpp>
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Logical shape of one layer's cache. `tokens` is the longest sequence; `lengths` in the view gives ragged ones.
+/// Logical shape of one layer's cache. `tokens` is the longest sequence; `lengths` in the view
+/// gives ragged ones.
 struct extents {
   index_t sequences = 1;
   index_t kv_heads = 1;
@@ -27,29 +29,34 @@ struct extents {
   friend constexpr bool operator==(extents const&, extents const&) = default;
 };
 
-/// Rows that belong together: that many consecutive sequences of a view (the layers of one sequence, say) times kv heads. They share a
-/// keep set, or a codec's blocks. Members are counted sequence-major.
+/// Rows that belong together: that many consecutive sequences of a view (the layers of one
+/// sequence, say) times kv heads. They share a keep set, or a codec's blocks. Members are counted
+/// sequence-major.
 struct row_group {
   index_t sequences = 1, kv_heads = 1;
 
   [[nodiscard]] KVSLIM_HD constexpr index_t size() const noexcept { return sequences * kv_heads; }
   [[nodiscard]] KVSLIM_HD constexpr bool divides(extents const& e) const noexcept {
-    return sequences > 0 && kv_heads > 0 && e.sequences % sequences == 0 && e.kv_heads % kv_heads == 0;
+    return sequences > 0 && kv_heads > 0 && e.sequences % sequences == 0 &&
+           e.kv_heads % kv_heads == 0;
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t member(extents const& e, index_t row) const noexcept {
     return row / e.kv_heads % sequences * kv_heads + row % e.kv_heads % kv_heads;
   }
   /// First row of row's group; the row of one of its members.
-  [[nodiscard]] KVSLIM_HD constexpr index_t first_row(extents const& e, index_t row) const noexcept {
+  [[nodiscard]] KVSLIM_HD constexpr index_t first_row(extents const& e,
+                                                      index_t row) const noexcept {
     index_t const s = row / e.kv_heads, h = row % e.kv_heads;
     return (s - s % sequences) * e.kv_heads + h - h % kv_heads;
   }
-  [[nodiscard]] KVSLIM_HD constexpr index_t member_row(extents const& e, index_t first, index_t member) const noexcept {
+  [[nodiscard]] KVSLIM_HD constexpr index_t member_row(extents const& e, index_t first,
+                                                       index_t member) const noexcept {
     return first + member / kv_heads * e.kv_heads + member % kv_heads;
   }
 };
 
-/// Dense or strided memory: Hugging Face [B,H,T,D], llama.cpp cells, transposed V (a channel stride that is not 1).
+/// Dense or strided memory: Hugging Face [B,H,T,D], llama.cpp cells, transposed V (a channel stride
+/// that is not 1).
 struct strided {
   index_t sequence = 0, kv_head = 0, token = 0, channel = 1;  // strides in elements
 
@@ -58,7 +65,8 @@ struct strided {
   }
 };
 
-/// A slot list: token t of sequence s lives in slot `slots[s * slots_per_sequence + t]` (SGLang, llama.cpp cells).
+/// A slot list: token t of sequence s lives in slot `slots[s * slots_per_sequence + t]` (SGLang,
+/// llama.cpp cells).
 struct slot_list {
   std::int32_t const* slots = nullptr;
   index_t slots_per_sequence = 0;
@@ -69,11 +77,12 @@ struct slot_list {
   }
 };
 
-/// A block table: page `table[s * table_width + t / page_size]` (vLLM, FlashAttention, TensorRT-LLM).
+/// A block table: page `table[s * table_width + t / page_size]` (vLLM, FlashAttention,
+/// TensorRT-LLM).
 struct block_table {
   std::int32_t const* table = nullptr;
   index_t table_width = 0;
-  index_t page_size = 1;                                       // tokens
+  index_t page_size = 1;                                  // tokens
   index_t page = 0, kv_head = 0, token = 0, channel = 1;  // strides in elements
 
   [[nodiscard]] KVSLIM_HD constexpr index_t offset(index_t s, index_t h, index_t t) const noexcept {
@@ -81,11 +90,12 @@ struct block_table {
   }
 };
 
-/// CSR pages: pages of sequence s are `indices[indptr[s]] .. indices[indptr[s + 1] - 1]` (FlashInfer).
+/// CSR pages: pages of sequence s are `indices[indptr[s]] .. indices[indptr[s + 1] - 1]`
+/// (FlashInfer).
 struct csr_pages {
   std::int32_t const* indptr = nullptr;
   std::int32_t const* indices = nullptr;
-  index_t page_size = 1;                                       // tokens
+  index_t page_size = 1;                                  // tokens
   index_t page = 0, kv_head = 0, token = 0, channel = 1;  // strides in elements
 
   [[nodiscard]] KVSLIM_HD constexpr index_t offset(index_t s, index_t h, index_t t) const noexcept {
@@ -110,7 +120,8 @@ struct plane {
   T* data = nullptr;
   Layout layout = {};
 
-  [[nodiscard]] KVSLIM_HD constexpr T& at(index_t s, index_t h, index_t t, index_t d) const noexcept {
+  [[nodiscard]] KVSLIM_HD constexpr T& at(index_t s, index_t h, index_t t,
+                                          index_t d) const noexcept {
     return data[layout.offset(s, h, t) + d * layout.channel];
   }
   [[nodiscard]] KVSLIM_HD constexpr T* row(index_t s, index_t h, index_t t) const noexcept {
@@ -118,7 +129,8 @@ struct plane {
   }
 };
 
-/// One layer's cache: K, V and what is known about each token. Null optional arrays mean "not given".
+/// One layer's cache: K, V and what is known about each token. Null optional arrays mean "not
+/// given".
 ///
 /// Shapes: `lengths` [sequences]; `positions`, `valid`, `log_weight` [sequences, tokens].
 template <class Key, class Value = Key>
@@ -132,7 +144,7 @@ struct cache_view {
   kvslim::extents extent = {};
   Key k = {};
   Value v = {};
-  std::int32_t const* lengths = nullptr;    ///< tokens of each sequence; null: all have extent.tokens
+  std::int32_t const* lengths = nullptr;  ///< tokens of each sequence; null: all have extent.tokens
   std::int32_t const* positions = nullptr;  ///< logical position of each token; null: its index
   std::uint8_t const* valid = nullptr;      ///< 0 marks padding: never kept
   float const* log_weight = nullptr;        ///< added to the attention logit of a token
@@ -149,7 +161,9 @@ struct cache_view {
   [[nodiscard]] KVSLIM_HD constexpr float weight(index_t s, index_t t) const noexcept {
     return log_weight == nullptr ? 0.0f : log_weight[s * extent.tokens + t];
   }
-  [[nodiscard]] KVSLIM_HD constexpr kvslim::extents const& extents() const noexcept { return extent; }
+  [[nodiscard]] KVSLIM_HD constexpr kvslim::extents const& extents() const noexcept {
+    return extent;
+  }
 };
 
 /// Plain strided rows [sequence, head, token, head_dim]: queries, outputs, windows of queries.
@@ -167,8 +181,8 @@ struct rows_view {
   }
   /// Rows that may be written may be read.
   template <class U>
-    requires(!std::is_const_v<T> && std::same_as<U, T const>)
-  KVSLIM_HD constexpr operator rows_view<U, Space>() const noexcept {
+  requires(!std::is_const_v<T> && std::same_as<U, T const>) KVSLIM_HD constexpr
+  operator rows_view<U, Space>() const noexcept {
     return {data, sequences, heads, tokens, head_dim, layout};
   }
 };
@@ -180,9 +194,15 @@ struct rows_shape {
 
 /// Contiguous rows in [sequence, head, token, head_dim] order.
 template <class Space = host_space, element T>
-[[nodiscard]] KVSLIM_HD constexpr rows_view<T, Space> dense_rows(T* data, rows_shape shape) noexcept {
-  return {data, shape.sequences, shape.heads, shape.tokens, shape.head_dim,
-          {shape.heads * shape.tokens * shape.head_dim, shape.tokens * shape.head_dim, shape.head_dim, 1}};
+[[nodiscard]] KVSLIM_HD constexpr rows_view<T, Space> dense_rows(T* data,
+                                                                 rows_shape shape) noexcept {
+  return {data,
+          shape.sequences,
+          shape.heads,
+          shape.tokens,
+          shape.head_dim,
+          {shape.heads * shape.tokens * shape.head_dim, shape.tokens * shape.head_dim,
+           shape.head_dim, 1}};
 }
 
 /// Contiguous K and V in [sequence, kv_head, token, head_dim] order.
@@ -203,14 +223,16 @@ template <class Cache>
   if (e.sequences <= 0 || e.kv_heads <= 0 || e.head_dim <= 0 || e.tokens < 0)
     return fail(errc::invalid_shape, "kvslim: extents must be positive");
   if (e.sequences > limit / e.kv_heads || e.tokens > (index_t{1} << 31) - 1 || e.head_dim > 1024)
-    return fail(errc::invalid_shape, "kvslim: extents are out of range (head_dim <= 1024, tokens < 2^31)");
+    return fail(errc::invalid_shape,
+                "kvslim: extents are out of range (head_dim <= 1024, tokens < 2^31)");
   if (e.tokens == 0) return fail(errc::invalid_shape, "kvslim: the cache holds no tokens");
   if (cache.k.data == nullptr || cache.v.data == nullptr)
     return fail(errc::invalid_pointer, "kvslim: K or V is a null pointer");
   if constexpr (std::same_as<typename Cache::space, host_space>) {
     for (index_t s = 0; s < e.sequences; ++s)
       if (cache.length(s) < 0 || cache.length(s) > e.tokens)
-        return fail(errc::invalid_shape, "kvslim: a sequence length is negative or above extents.tokens");
+        return fail(errc::invalid_shape,
+                    "kvslim: a sequence length is negative or above extents.tokens");
   }
   return {};
 }

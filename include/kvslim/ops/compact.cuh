@@ -32,12 +32,15 @@ struct compact_body {
 
 namespace ops {
 
-/// The CUDA side of compact: one thread per (row, channel), tokens in ascending order, so that in place is allowed. `kept` and
-/// `counts` are device memory and are not checked.
+/// The CUDA side of compact: one thread per (row, channel), tokens in ascending order, so that in
+/// place is allowed. `kept` and `counts` are device memory and are not checked.
 template <class Source, class Target>
-status compact(cuda exec, Source const& source, Target const& target, std::int32_t const* kept, index_t const* counts, index_t capacity) {
-  static_assert(std::same_as<typename Source::space, cuda_space> && std::same_as<typename Target::space, cuda_space>,
-                "kvslim: a CUDA executor was given a host view: view device memory with kvslim::cuda_space");
+status compact(cuda exec, Source const& source, Target const& target, std::int32_t const* kept,
+               index_t const* counts, index_t capacity) {
+  static_assert(
+      std::same_as<typename Source::space, cuda_space> &&
+          std::same_as<typename Target::space, cuda_space>,
+      "kvslim: a CUDA executor was given a host view: view device memory with kvslim::cuda_space");
   detail::compact_body<Source, Target> const body{source, target, kept, counts, capacity};
   return detail::launch_for_each(exec, source.extent.rows() * source.extent.head_dim, body);
 }

@@ -8,8 +8,9 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace ops {
 
-/// e^x for x <= 0 without branches or calls, so that loops over it become vector code; one formula for both backends. Below -87 the result
-/// is 0. Relative error below 2e-7 (tested for every float in [-87, 0]). Cephes' reduction: x = n ln 2 + r with |r| <= ln 2 / 2.
+/// e^x for x <= 0 without branches or calls, so that loops over it become vector code; one formula
+/// for both backends. Below -87 the result is 0. Relative error below 2e-7 (tested for every float
+/// in [-87, 0]). Cephes' reduction: x = n ln 2 + r with |r| <= ln 2 / 2.
 [[nodiscard]] KVSLIM_HD inline float exp_nonpositive(float x) noexcept {
   float const clamped = x > -87.0f ? x : -87.0f;
   // Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits.

@@ -2,14 +2,14 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/core/types.hpp>
-
 #include <cmath>
+#include <kvslim/core/types.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Where intermediate results of a quantizer are rounded. `precise`: float arithmetic with the stored (f16) parameters.
-/// `authors`: every subtraction and division rounds to f16, as a half-precision tensor library does (bit parity).
+/// Where intermediate results of a quantizer are rounded. `precise`: float arithmetic with the
+/// stored (f16) parameters. `authors`: every subtraction and division rounds to f16, as a
+/// half-precision tensor library does (bit parity).
 enum class rounding : std::uint8_t { precise, authors };
 
 namespace ops {
@@ -28,7 +28,8 @@ KVSLIM_HD inline void widen_ranges(float const* x, float* low, float* high) noex
 }
 
 /// Minimum and maximum of `count` values `stride` apart; count >= 1.
-[[nodiscard]] KVSLIM_HD inline range group_range(float const* x, index_t count, index_t stride) noexcept {
+[[nodiscard]] KVSLIM_HD inline range group_range(float const* x, index_t count,
+                                                 index_t stride) noexcept {
   range r{x[0], x[0]};
   index_t i = 1;
   if (stride == 1 && count >= 32) {
@@ -46,7 +47,8 @@ KVSLIM_HD inline void widen_ranges(float const* x, float* low, float* high) noex
   return r;
 }
 
-/// One group's affine code: x ~ code * scale + low, both stored as f16. A zero scale means that every code is 0.
+/// One group's affine code: x ~ code * scale + low, both stored as f16. A zero scale means that
+/// every code is 0.
 struct affine {
   f16 scale, low;
 
@@ -55,10 +57,14 @@ struct affine {
   }
 };
 
-[[nodiscard]] KVSLIM_HD inline float round_f16(float x) noexcept { return to_float(from_float<f16>(x)); }
+[[nodiscard]] KVSLIM_HD inline float round_f16(float x) noexcept {
+  return to_float(from_float<f16>(x));
+}
 
 /// Largest magnitude whose groups have finite parameters: the authors round the span to f16.
-[[nodiscard]] KVSLIM_HD constexpr float largest_affine(rounding mode) noexcept { return mode == rounding::authors ? 32752.0f : 65504.0f; }
+[[nodiscard]] KVSLIM_HD constexpr float largest_affine(rounding mode) noexcept {
+  return mode == rounding::authors ? 32752.0f : 65504.0f;
+}
 
 [[nodiscard]] KVSLIM_HD inline affine fit_affine(range r, int bits, rounding mode) noexcept {
   auto const steps = static_cast<float>((1 << bits) - 1);
@@ -73,7 +79,8 @@ struct affine {
 }
 
 /// Nearest code, ties to even, clamped to [0, 2^bits - 1]; NaN (from a damaged tail) is 0.
-[[nodiscard]] KVSLIM_HD inline std::uint32_t encode_affine(float x, affine a, int bits, rounding mode) noexcept {
+[[nodiscard]] KVSLIM_HD inline std::uint32_t encode_affine(float x, affine a, int bits,
+                                                           rounding mode) noexcept {
   float const scale = to_float(a.scale);
   if (scale == 0.0f) return 0;
   float y = x - to_float(a.low);
@@ -83,9 +90,11 @@ struct affine {
   return round_code(y, static_cast<float>((1 << bits) - 1));
 }
 
-/// encode_affine of N values in a row, each with its own parameters (as floats): without branches, for vector registers.
+/// encode_affine of N values in a row, each with its own parameters (as floats): without branches,
+/// for vector registers.
 template <index_t N>
-KVSLIM_HD inline void encode_affine(float const* x, float const* scale, float const* low, int bits, rounding mode, std::uint8_t* codes) noexcept {
+KVSLIM_HD inline void encode_affine(float const* x, float const* scale, float const* low, int bits,
+                                    rounding mode, std::uint8_t* codes) noexcept {
   auto const most = static_cast<float>((1 << bits) - 1);
   auto const all = [&](auto const& rounded) {
     for (index_t i = 0; i < N; ++i) {

@@ -10,9 +10,11 @@ enum class pooling : std::uint8_t { average, maximum };
 
 namespace ops {
 
-/// Pools along tokens with stride 1 and an odd kernel. Average pads with zeros and always divides by `kernel` (so edges
-/// shrink, as the authors' pooling does); maximum pads with -inf. `out` may not alias `in`. Cost: tokens * kernel.
-KVSLIM_HD inline void pool(pooling kind, float const* in, index_t tokens, index_t kernel, float* out) noexcept {
+/// Pools along tokens with stride 1 and an odd kernel. Average pads with zeros and always divides
+/// by `kernel` (so edges shrink, as the authors' pooling does); maximum pads with -inf. `out` may
+/// not alias `in`. Cost: tokens * kernel.
+KVSLIM_HD inline void pool(pooling kind, float const* in, index_t tokens, index_t kernel,
+                           float* out) noexcept {
   index_t const half = kernel / 2;
   for (index_t t = 0; t < tokens; ++t) {
     index_t const first = detail::max(0, t - half), last = detail::min(tokens - 1, t + half);

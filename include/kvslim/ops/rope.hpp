@@ -2,21 +2,23 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/core/config.hpp>
-
 #include <cmath>
+#include <kvslim/core/config.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// How a model rotates its keys. An attention factor (YaRN, LongRoPE) is already inside a stored key and is never applied
-/// again. Source: arXiv:2104.09864; pair conventions as in Hugging Face (half-split) and llama.cpp (interleaved).
+/// How a model rotates its keys. An attention factor (YaRN, LongRoPE) is already inside a stored
+/// key and is never applied again. Source: arXiv:2104.09864; pair conventions as in Hugging Face
+/// (half-split) and llama.cpp (interleaved).
 struct rope {
   float base = 10000.0f;
-  index_t dims = 0;                           ///< rotated channels, even; 0 means all of head_dim
-  bool interleaved = false;                   ///< pairs (2i, 2i+1) instead of (i, i + dims/2)
-  float const* inverse_frequency = nullptr;   ///< dims/2 angles per position; null: base^(-2i/dims)
+  index_t dims = 0;                          ///< rotated channels, even; 0 means all of head_dim
+  bool interleaved = false;                  ///< pairs (2i, 2i+1) instead of (i, i + dims/2)
+  float const* inverse_frequency = nullptr;  ///< dims/2 angles per position; null: base^(-2i/dims)
 
-  [[nodiscard]] KVSLIM_HD index_t rotated(index_t head_dim) const noexcept { return dims == 0 ? head_dim : dims; }
+  [[nodiscard]] KVSLIM_HD index_t rotated(index_t head_dim) const noexcept {
+    return dims == 0 ? head_dim : dims;
+  }
   [[nodiscard]] KVSLIM_HD bool fits(index_t head_dim) const noexcept {
     index_t const n = rotated(head_dim);
     return n >= 0 && n <= head_dim && n % 2 == 0 && base > 0.0f;
@@ -25,15 +27,18 @@ struct rope {
 
 namespace ops {
 
-/// Rotates one row in place by `delta` positions; negative un-rotates. Angles in double, products in float.
-/// Rotating by a and then by b equals rotating by a + b up to rounding; delta 0 is bit-exact.
-KVSLIM_HD inline void rotate(rope const& r, index_t head_dim, std::int64_t delta, float* row) noexcept {
+/// Rotates one row in place by `delta` positions; negative un-rotates. Angles in double, products
+/// in float. Rotating by a and then by b equals rotating by a + b up to rounding; delta 0 is
+/// bit-exact.
+KVSLIM_HD inline void rotate(rope const& r, index_t head_dim, std::int64_t delta,
+                             float* row) noexcept {
   if (delta == 0) return;
   index_t const n = r.rotated(head_dim), half = n / 2;
   for (index_t i = 0; i < half; ++i) {
     double const frequency = r.inverse_frequency != nullptr
                                  ? static_cast<double>(r.inverse_frequency[i])
-                                 : std::pow(static_cast<double>(r.base), -2.0 * static_cast<double>(i) / static_cast<double>(n));
+                                 : std::pow(static_cast<double>(r.base),
+                                            -2.0 * static_cast<double>(i) / static_cast<double>(n));
     double const angle = static_cast<double>(delta) * frequency;
     auto const c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
     index_t const a = r.interleaved ? 2 * i : i, b = r.interleaved ? 2 * i + 1 : i + half;

@@ -2,13 +2,13 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-/// Rows of head_dim channels as floats: load, store, dot, norm, cosine, finiteness. Accumulation is in float, in channel order
-/// with eight interleaved partial sums, so that every layout and every caller gets the same bits.
-
-#include <kvslim/core/convert.hpp>
-#include <kvslim/core/view.hpp>
+/// Rows of head_dim channels as floats: load, store, dot, norm, cosine, finiteness. Accumulation is
+/// in float, in channel order with eight interleaved partial sums, so that every layout and every
+/// caller gets the same bits.
 
 #include <cmath>
+#include <kvslim/core/convert.hpp>
+#include <kvslim/core/view.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -16,15 +16,18 @@ namespace ops {
 
 /// Reads one row of any element type and stride. Cost: one pass over head_dim.
 template <class T>
-KVSLIM_HD inline void load_row(T const* source, index_t stride, index_t head_dim, float* out) noexcept {
+KVSLIM_HD inline void load_row(T const* source, index_t stride, index_t head_dim,
+                               float* out) noexcept {
   index_t const whole = stride == 1 ? head_dim - head_dim % 16 : 0;
   for (index_t d = 0; d < whole; d += 16) detail::widen16(source + d, out + d);
   for (index_t d = whole; d < head_dim; ++d) out[d] = to_float(source[d * stride]);
 }
 
 template <class Plane>
-KVSLIM_HD inline void load_row(Plane const& plane, index_t s, index_t h, index_t t, index_t head_dim, float* out) noexcept {
-  load_row(static_cast<typename Plane::value_type const*>(plane.row(s, h, t)), plane.layout.channel, head_dim, out);
+KVSLIM_HD inline void load_row(Plane const& plane, index_t s, index_t h, index_t t,
+                               index_t head_dim, float* out) noexcept {
+  load_row(static_cast<typename Plane::value_type const*>(plane.row(s, h, t)), plane.layout.channel,
+           head_dim, out);
 }
 
 [[nodiscard]] KVSLIM_HD inline float dot(float const* a, float const* b, index_t n) noexcept {
@@ -37,7 +40,9 @@ KVSLIM_HD inline void load_row(Plane const& plane, index_t s, index_t h, index_t
 }
 
 /// ||x||_2 of a row.
-[[nodiscard]] KVSLIM_HD inline float norm(float const* x, index_t n) noexcept { return std::sqrt(dot(x, x, n)); }
+[[nodiscard]] KVSLIM_HD inline float norm(float const* x, index_t n) noexcept {
+  return std::sqrt(dot(x, x, n));
+}
 
 /// Cosine of two rows; 0 if either is zero, NaN if either holds NaN.
 [[nodiscard]] KVSLIM_HD inline float cosine(float const* a, float const* b, index_t n) noexcept {
@@ -57,8 +62,11 @@ KVSLIM_HD inline void load_row(Plane const& plane, index_t s, index_t h, index_t
 
 /// True if every channel is finite and at most `limit` in magnitude.
 template <class T>
-[[nodiscard]] KVSLIM_HD inline bool within(T const* source, index_t stride, index_t n, float limit) noexcept {
-  auto const bad = [limit](float x) { return static_cast<unsigned>(!(x <= limit)) | static_cast<unsigned>(!(x >= -limit)); };  // NaN is bad
+[[nodiscard]] KVSLIM_HD inline bool within(T const* source, index_t stride, index_t n,
+                                           float limit) noexcept {
+  auto const bad = [limit](float x) {
+    return static_cast<unsigned>(!(x <= limit)) | static_cast<unsigned>(!(x >= -limit));
+  };  // NaN is bad
   unsigned found[32] = {};
   index_t const whole = stride == 1 ? n - n % 32 : 0;
   for (index_t d = 0; d < whole; d += 32) {

@@ -21,18 +21,21 @@ __device__ inline int block_count(int mine, int* shared) {
   return *shared;
 }
 
-/// One block per row. The same total order as the CPU: the kept set is all keys at or above a threshold, found byte by byte from the
-/// top (radix select), until a bucket is wanted whole.
+/// One block per row. The same total order as the CPU: the kept set is all keys at or above a
+/// threshold, found byte by byte from the top (radix select), until a bucket is wanted whole.
 template <class Cache>
-__global__ void select_kernel(top_k policy, Cache cache, float const* scores, std::uint8_t* all_flags, index_t protected_recent) {
+__global__ void select_kernel(top_k policy, Cache cache, float const* scores,
+                              std::uint8_t* all_flags, index_t protected_recent) {
   __shared__ int shared, in_bucket[256];
   auto const& e = cache.extent;
   index_t const r = blockIdx.x, s = r / e.kv_heads, tokens = cache.length(s);
   float const* const score = scores + r * e.tokens;
   std::uint8_t* const flags = all_flags + r * e.tokens;
-  for (index_t t = threadIdx.x; t < e.tokens; t += blockDim.x) flags[t] = t < tokens && cache.is_valid(s, t) ? 0 : 255;
+  for (index_t t = threadIdx.x; t < e.tokens; t += blockDim.x)
+    flags[t] = t < tokens && cache.is_valid(s, t) ? 0 : 255;
   __syncthreads();
-  index_t const sinks = min(policy.opt.sinks, tokens), recent = min(max(policy.opt.recent, protected_recent), tokens);
+  index_t const sinks = min(policy.opt.sinks, tokens),
+                recent = min(max(policy.opt.recent, protected_recent), tokens);
   if (threadIdx.x == 0) {
     index_t room = policy.opt.budget;
     for (index_t t = 0; t < sinks && room > 0; ++t)
@@ -56,7 +59,8 @@ __global__ void select_kernel(top_k policy, Cache cache, float const* scores, st
     __syncthreads();
     for (index_t t = threadIdx.x; t < tokens; t += blockDim.x) {
       std::uint64_t const key = ops::order_key(score[t], t);
-      if (flags[t] == 0 && (shift == 56 || key >> (shift + 8) == threshold >> (shift + 8))) atomicAdd(in_bucket + ((key >> shift) & 255u), 1);
+      if (flags[t] == 0 && (shift == 56 || key >> (shift + 8) == threshold >> (shift + 8)))
+        atomicAdd(in_bucket + ((key >> shift) & 255u), 1);
     }
     __syncthreads();
     int bucket = 255;  // every thread walks down: the same answer without another barrier

@@ -2,12 +2,11 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-/// Selection under one total order: higher score first, ties to the lower index, NaN last. The order is an integer, so
-/// the CPU and CUDA select identical sets.
-
-#include <kvslim/core/config.hpp>
+/// Selection under one total order: higher score first, ties to the lower index, NaN last. The
+/// order is an integer, so the CPU and CUDA select identical sets.
 
 #include <algorithm>
+#include <kvslim/core/config.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -26,9 +25,12 @@ namespace ops {
   return static_cast<index_t>(0xffffffffu - static_cast<std::uint32_t>(key));
 }
 
-/// Moves the `keep` largest of `count` keys to the front, in no order. Cost: linear on average, no memory.
+/// Moves the `keep` largest of `count` keys to the front, in no order. Cost: linear on average, no
+/// memory.
 inline void top_keys(std::uint64_t* keys, index_t count, index_t keep) noexcept {
-  if (keep > 0 && keep < count) std::nth_element(keys, keys + keep, keys + count, [](std::uint64_t a, std::uint64_t b) { return a > b; });
+  if (keep > 0 && keep < count)
+    std::nth_element(keys, keys + keep, keys + count,
+                     [](std::uint64_t a, std::uint64_t b) { return a > b; });
 }
 
 }  // namespace ops

@@ -2,12 +2,11 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <cmath>
 #include <kvslim/core/concepts.hpp>
 #include <kvslim/ops/exp.hpp>
 #include <kvslim/ops/pool.hpp>
 #include <kvslim/ops/rows.hpp>
-
-#include <cmath>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -26,18 +25,23 @@ struct window_options {
 inline constexpr index_t window_tile = 16;
 
 /// Floats at the start of a row's scratch that window_mass works in.
-[[nodiscard]] KVSLIM_HD constexpr index_t window_mass_floats(index_t head_dim, index_t window) noexcept {
+[[nodiscard]] KVSLIM_HD constexpr index_t window_mass_floats(index_t head_dim,
+                                                             index_t window) noexcept {
   return window * (head_dim + 3 + window_tile) + 4 * head_dim;
 }
 
-/// Floats of scratch that window_scores needs for each row: window_mass's, then mass and pooled mass of every token.
-[[nodiscard]] KVSLIM_HD constexpr index_t window_scratch_floats(extents const& e, index_t window) noexcept {
+/// Floats of scratch that window_scores needs for each row: window_mass's, then mass and pooled
+/// mass of every token.
+[[nodiscard]] KVSLIM_HD constexpr index_t window_scratch_floats(extents const& e,
+                                                                index_t window) noexcept {
   return window_mass_floats(e.head_dim, window) + 2 * e.tokens;
 }
 
-/// out[i][w] = q[w] . k[i] for `Tokens` keys [Tokens, dim] and all queries of the window, which lie as [dim, window].
+/// out[i][w] = q[w] . k[i] for `Tokens` keys [Tokens, dim] and all queries of the window, which lie
+/// as [dim, window].
 template <index_t Tokens>
-inline void window_logits(float const* q, float const* k, index_t dim, index_t window, float* out) noexcept {
+inline void window_logits(float const* q, float const* k, index_t dim, index_t window,
+                          float* out) noexcept {
   constexpr index_t chunk = 32;
   index_t w = 0;
   for (; w + chunk <= window; w += chunk) {
@@ -56,26 +60,29 @@ inline void window_logits(float const* q, float const* k, index_t dim, index_t w
     }
 }
 
-/// Mean attention that the window's queries of one query head pay to tokens [0, length - window), the softmax running over
-/// all `length` tokens, causal inside the window. Two passes over K, nothing of shape [window, tokens] is stored.
+/// Mean attention that the window's queries of one query head pay to tokens [0, length - window),
+/// the softmax running over all `length` tokens, causal inside the window. Two passes over K,
+/// nothing of shape [window, tokens] is stored.
 template <class Cache, class Queries>
-inline void window_mass(Cache const& cache, Queries const& queries, index_t s, index_t kv_head, index_t q_head, float* mass,
-                        float* scratch) noexcept {
-  index_t const dim = cache.extent.head_dim, window = queries.tokens, length = cache.length(s), prefix = length - window;
+inline void window_mass(Cache const& cache, Queries const& queries, index_t s, index_t kv_head,
+                        index_t q_head, float* mass, float* scratch) noexcept {
+  index_t const dim = cache.extent.head_dim, window = queries.tokens, length = cache.length(s),
+                prefix = length - window;
   float const scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  float* const q = scratch;               // [dim, window]
-  float* const most = q + window * dim;   // [window], likewise the next two
+  float* const q = scratch;              // [dim, window]
+  float* const most = q + window * dim;  // [window], likewise the next two
   float* const total = most + window;
   float* const peak = total + window;
-  float* const k = peak + window;         // [4, dim]
-  float* const logits = k + 4 * dim;      // [window_tile, window]
+  float* const k = peak + window;     // [4, dim]
+  float* const logits = k + 4 * dim;  // [window_tile, window]
   for (index_t w = 0; w < window; ++w) {
     load_row(queries.row(s, q_head, w), queries.layout.channel, dim, k);
     for (index_t d = 0; d < dim; ++d) q[d * window + w] = k[d] * scale;
     most[w] = -INFINITY;
     total[w] = 0.0f;
   }
-  // Calls use(tokens, n) for up to window_tile valid tokens below `end` at a time, their logits being in `logits`.
+  // Calls use(tokens, n) for up to window_tile valid tokens below `end` at a time, their logits
+  // being in `logits`.
   auto const tiles = [&](index_t end, auto const& use) {
     for (index_t t = 0; t < end;) {
       index_t tokens[window_tile], n = 0;
@@ -83,7 +90,8 @@ inline void window_mass(Cache const& cache, Queries const& queries, index_t s, i
         if (cache.is_valid(s, t)) tokens[n++] = t;
       for (index_t i = 0; i < n;) {
         index_t const together = n - i >= 4 ? 4 : 1;
-        for (index_t j = 0; j < together; ++j) load_row(cache.k, s, kv_head, tokens[i + j], dim, k + j * dim);
+        for (index_t j = 0; j < together; ++j)
+          load_row(cache.k, s, kv_head, tokens[i + j], dim, k + j * dim);
         if (together == 4)
           window_logits<4>(q, k, dim, window, logits + i * window);
         else
@@ -93,7 +101,8 @@ inline void window_mass(Cache const& cache, Queries const& queries, index_t s, i
       for (index_t i = 0; i < n; ++i) {
         float const weight = cache.weight(s, tokens[i]);
         index_t const first = detail::max(0, tokens[i] - prefix);  // earlier queries do not see it
-        for (index_t w = 0; w < window; ++w) logits[i * window + w] = w < first ? -INFINITY : logits[i * window + w] + weight;
+        for (index_t w = 0; w < window; ++w)
+          logits[i * window + w] = w < first ? -INFINITY : logits[i * window + w] + weight;
       }
       use(tokens, n);
     }
@@ -101,10 +110,12 @@ inline void window_mass(Cache const& cache, Queries const& queries, index_t s, i
   tiles(length, [&](index_t const*, index_t n) {
     for (index_t w = 0; w < window; ++w) peak[w] = most[w];
     for (index_t i = 0; i < n; ++i)
-      for (index_t w = 0; w < window; ++w) peak[w] = logits[i * window + w] > peak[w] ? logits[i * window + w] : peak[w];
+      for (index_t w = 0; w < window; ++w)
+        peak[w] = logits[i * window + w] > peak[w] ? logits[i * window + w] : peak[w];
     for (index_t w = 0; w < window; ++w) total[w] *= exp_nonpositive(most[w] - peak[w]);
     for (index_t i = 0; i < n; ++i)
-      for (index_t w = 0; w < window; ++w) total[w] += exp_nonpositive(logits[i * window + w] - peak[w]);
+      for (index_t w = 0; w < window; ++w)
+        total[w] += exp_nonpositive(logits[i * window + w] - peak[w]);
     for (index_t w = 0; w < window; ++w) most[w] = peak[w];
   });
   for (index_t w = 0; w < window; ++w) total[w] = 1.0f / (total[w] * static_cast<float>(window));
@@ -120,15 +131,17 @@ inline void window_mass(Cache const& cache, Queries const& queries, index_t s, i
 
 struct window_scores_op {};
 
-/// Attention of the last `window` queries to every earlier token: mean over the window, pooled along tokens per query head,
-/// then reduced over the query heads of each KV head. Scores of the window itself are left 0.
+/// Attention of the last `window` queries to every earlier token: mean over the window, pooled
+/// along tokens per query head, then reduced over the query heads of each KV head. Scores of the
+/// window itself are left 0.
 ///
-/// Shapes: queries [sequence, q_head, window, head_dim], the last positions of each sequence; out [rows, tokens].
-/// Requires: q_heads a multiple of kv_heads; window < every length (checked by the caller).
-/// Cost: 4 * q_heads * window * tokens * head_dim flop per sequence; K is read twice per query head.
-/// Source: arXiv:2404.14469, section 4.
+/// Shapes: queries [sequence, q_head, window, head_dim], the last positions of each sequence; out
+/// [rows, tokens]. Requires: q_heads a multiple of kv_heads; window < every length (checked by the
+/// caller). Cost: 4 * q_heads * window * tokens * head_dim flop per sequence; K is read twice per
+/// query head. Source: arXiv:2404.14469, section 4.
 template <class Exec, class Cache, class Queries>
-status window_scores(Exec const& exec, Cache const& cache, Queries const& queries, window_options options, score_view out, float* scratch) {
+status window_scores(Exec const& exec, Cache const& cache, Queries const& queries,
+                     window_options options, score_view out, float* scratch) {
   return implementation<window_scores_op, Exec>::run(exec, cache, queries, options, out, scratch);
 }
 
@@ -137,13 +150,14 @@ status window_scores(Exec const& exec, Cache const& cache, Queries const& querie
 template <host_executor Exec>
 struct implementation<ops::window_scores_op, Exec> {
   template <class Cache, class Queries>
-  static status run(Exec const& exec, Cache const& cache, Queries const& queries, ops::window_options options, score_view out,
-                    float* scratch) {
+  static status run(Exec const& exec, Cache const& cache, Queries const& queries,
+                    ops::window_options options, score_view out, float* scratch) {
     auto const e = cache.extent;
     index_t const group = queries.heads / e.kv_heads;
     index_t const row_floats = ops::window_scratch_floats(e, queries.tokens);
     exec.for_each(e.rows(), [=](index_t r) {
-      index_t const s = r / e.kv_heads, h = r % e.kv_heads, prefix = cache.length(s) - queries.tokens;
+      index_t const s = r / e.kv_heads, h = r % e.kv_heads,
+                    prefix = cache.length(s) - queries.tokens;
       float* const work = scratch + r * row_floats;
       float* const mass = work + ops::window_mass_floats(e.head_dim, queries.tokens);
       float* const pooled = mass + e.tokens;
@@ -156,7 +170,9 @@ struct implementation<ops::window_scores_op, Exec> {
           if (options.heads == head_reduction::maximum)
             scores[t] = scores[t] > pooled[t] ? scores[t] : pooled[t];
           else
-            scores[t] += options.heads == head_reduction::mean ? pooled[t] / static_cast<float>(group) : pooled[t];
+            scores[t] += options.heads == head_reduction::mean
+                             ? pooled[t] / static_cast<float>(group)
+                             : pooled[t];
         }
       }
     });

@@ -2,7 +2,8 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// Exact storage: the baseline, the residual window of other codecs, and what a pipeline without a quantizer uses.
+// Exact storage: the baseline, the residual window of other codecs, and what a pipeline without a
+// quantizer uses.
 //
 // Fidelity: no paper; values are rounded once to T.
 
@@ -12,8 +13,8 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// K as T in tiles of 16 tokens. Byte layout of a block: T[dim][16]: channel d of token t at element d * 16 + t, so that one
-/// load advances 16 tokens and needs no horizontal sum.
+/// K as T in tiles of 16 tokens. Byte layout of a block: T[dim][16]: channel d of token t at
+/// element d * 16 + t, so that one load advances 16 tokens and needs no horizontal sum.
 template <element T>
 struct dense_key {
   using tail_type = T;
@@ -39,16 +40,20 @@ struct dense_key {
       return;
     }
     for (index_t i = 0; i < run.n; ++i)
-      for (index_t d = 0; d < run.dim; ++d) out[d * tile + run.first + i] = from_float<T>(rows[i * run.dim + d]);
+      for (index_t d = 0; d < run.dim; ++d)
+        out[d * tile + run.first + i] = from_float<T>(rows[i * run.dim + d]);
   }
-  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const& run, index_t d) const noexcept {
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const& run,
+                                       index_t d) const noexcept {
     return to_float(reinterpret_cast<T const*>(block)[d * tile + run.first]);
   }
-  KVSLIM_HD void dot(std::byte const* block, block_run const& run, float const* q, index_t heads, float* scores) const noexcept {
+  KVSLIM_HD void dot(std::byte const* block, block_run const& run, float const* q, index_t heads,
+                     float* scores) const noexcept {
     index_t const dim = run.dim;
     for (index_t done = 0; done < run.n;) {
       index_t const t0 = (run.first + done) % tile, n = detail::min(run.n - done, tile - t0);
-      auto const* const in = reinterpret_cast<T const*>(block) + (run.first + done) / tile * tile * dim;
+      auto const* const in =
+          reinterpret_cast<T const*>(block) + (run.first + done) / tile * tile * dim;
       detail::by_heads(heads, [&](auto count, index_t h0) {
         constexpr index_t m = decltype(count)::value;
         float sum[m][tile] = {};
@@ -59,7 +64,8 @@ struct dense_key {
             for (index_t t = 0; t < tile; ++t) sum[h][t] += q[(h0 + h) * dim + d] * k[t];
         }
         for (index_t h = 0; h < m; ++h)
-          for (index_t i = 0; i < n; ++i) scores[(h0 + h) * run_tokens + done + i] += sum[h][t0 + i];
+          for (index_t i = 0; i < n; ++i)
+            scores[(h0 + h) * run_tokens + done + i] += sum[h][t0 + i];
       });
       done += n;
     }
@@ -73,7 +79,9 @@ struct dense_value {
 
   [[nodiscard]] KVSLIM_HD status check(index_t) const noexcept { return {}; }
   [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept { return 1; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept { return dim * static_cast<index_t>(sizeof(T)); }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept {
+    return dim * static_cast<index_t>(sizeof(T));
+  }
   [[nodiscard]] KVSLIM_HD constexpr index_t coded(index_t tokens) const noexcept { return tokens; }
   [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return 0; }
   [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return false; }
@@ -84,10 +92,12 @@ struct dense_value {
     for (; d + 16 <= run.dim; d += 16) detail::narrow16(rows + d, out + d);
     for (; d < run.dim; ++d) out[d] = from_float<T>(rows[d]);
   }
-  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const&, index_t d) const noexcept {
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const&,
+                                       index_t d) const noexcept {
     return to_float(reinterpret_cast<T const*>(block)[d]);
   }
-  KVSLIM_HD void accumulate(std::byte const* block, block_run const& run, float const* p, index_t heads, float* out) const noexcept {
+  KVSLIM_HD void accumulate(std::byte const* block, block_run const& run, float const* p,
+                            index_t heads, float* out) const noexcept {
     index_t const dim = run.dim, n = run.n;
     auto const* const in = reinterpret_cast<T const*>(block) + run.first * dim;
     constexpr index_t chunk = 32;
@@ -108,18 +118,24 @@ struct dense_value {
       });
     for (; d < dim; ++d)
       for (index_t h = 0; h < heads; ++h)
-        for (index_t t = 0; t < n; ++t) out[h * dim + d] += p[h * run_tokens + t] * to_float(in[t * dim + d]);
+        for (index_t t = 0; t < n; ++t)
+          out[h * dim + d] += p[h * run_tokens + t] * to_float(in[t * dim + d]);
   }
 };
 
-/// Stores K and V as T, nothing else. Cost: encode one read and one write; 2 * sizeof(T) * head_dim bytes per token.
+/// Stores K and V as T, nothing else. Cost: encode one read and one write; 2 * sizeof(T) * head_dim
+/// bytes per token.
 template <element T = f16>
 struct dense {
   using stage = quantizer_tag;
   [[nodiscard]] KVSLIM_HD constexpr dense_key<T> key_codec() const noexcept { return {}; }
   [[nodiscard]] KVSLIM_HD constexpr dense_value<T> value_codec() const noexcept { return {}; }
   [[nodiscard]] KVSLIM_HD static constexpr std::uint32_t scheme() noexcept {
-    return 0x0100u + (std::same_as<T, f16> ? 0u : std::same_as<T, bf16> ? 1u : std::same_as<T, float> ? 2u : std::same_as<T, e4m3> ? 3u : 4u);
+    return 0x0100u + (std::same_as<T, f16>     ? 0u
+                      : std::same_as<T, bf16>  ? 1u
+                      : std::same_as<T, float> ? 2u
+                      : std::same_as<T, e4m3>  ? 3u
+                                               : 4u);
   }
 };
 static_assert(quantizer<dense<f16>> && key_codec<dense_key<f16>> && value_codec<dense_value<f16>>);

@@ -2,8 +2,8 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// Scores the caller already has: attention mass accumulated by an engine, or the scores of several layers reduced into one set
-// for granularity `union_`.
+// Scores the caller already has: attention mass accumulated by an engine, or the scores of several
+// layers reduced into one set for granularity `union_`.
 //
 // Fidelity: no paper; the numbers are used as they are.
 
@@ -27,8 +27,10 @@ struct given_scores {
   }
 
   template <class Exec, class Cache, class Evidence>
-  [[nodiscard]] status score(Exec const& exec, Cache const& cache, Evidence const& evidence, score_view out, float*) const {
-    return ops::copy_scores(exec, detail::find_scores(evidence).data, cache.extent.rows() * cache.extent.tokens, out.data);
+  [[nodiscard]] status score(Exec const& exec, Cache const& cache, Evidence const& evidence,
+                             score_view out, float*) const {
+    return ops::copy_scores(exec, detail::find_scores(evidence).data,
+                            cache.extent.rows() * cache.extent.tokens, out.data);
   }
 };
 static_assert(scorer<given_scores>);

@@ -2,15 +2,15 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// Knorm keeps the tokens whose keys are short: they are the ones that attract attention. "A Simple and Effective L2
-// Norm-Based Strategy for KV Cache Compression", arXiv:2406.11430. Authors' code: alessiodevoto/l2compress f93d6ca;
-// NVIDIA/kvpress, knorm_press.py.
+// Knorm keeps the tokens whose keys are short: they are the ones that attract attention. "A Simple
+// and Effective L2 Norm-Based Strategy for KV Cache Compression", arXiv:2406.11430. Authors' code:
+// alessiodevoto/l2compress f93d6ca; NVIDIA/kvpress, knorm_press.py.
 //
-// Fidelity: same rule as both; the authors skip layers 0 and 1, which is the caller's choice of policy per layer here.
-
-#include <kvslim/core/concepts.hpp>
+// Fidelity: same rule as both; the authors skip layers 0 and 1, which is the caller's choice of
+// policy per layer here.
 
 #include <cmath>
+#include <kvslim/core/concepts.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

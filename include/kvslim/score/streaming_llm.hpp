@@ -2,13 +2,15 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// StreamingLLM keeps the first tokens (attention sinks) and the newest ones. "Efficient Streaming Language Models with
-// Attention Sinks", arXiv:2309.17453, section 3. Authors' code: mit-han-lab/streaming-llm 2e50426, kv_cache.py;
-// NVIDIA/kvpress, streaming_llm_press.py.
+// StreamingLLM keeps the first tokens (attention sinks) and the newest ones. "Efficient Streaming
+// Language Models with Attention Sinks", arXiv:2309.17453, section 3. Authors' code:
+// mit-han-lab/streaming-llm 2e50426, kv_cache.py; NVIDIA/kvpress, streaming_llm_press.py.
 //
-// Fidelity: kept tokens are the authors' [0, sinks) ++ [T - recent, T) with sinks + recent = budget of top_k.
-// Fidelity: the authors cache unrotated keys and rotate by cache slot. For rotated keys add `rerotate` to the pipeline: the
-//   same in exact arithmetic, once rounded. Without it the original positions stay (kvpress' default).
+// Fidelity: kept tokens are the authors' [0, sinks) ++ [T - recent, T) with sinks + recent = budget
+// of top_k. Fidelity: the authors cache unrotated keys and rotate by cache slot. For rotated keys
+// add `rerotate` to the pipeline: the
+//   same in exact arithmetic, once rounded. Without it the original positions stay (kvpress'
+//   default).
 
 #include <kvslim/core/concepts.hpp>
 

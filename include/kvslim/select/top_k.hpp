@@ -2,9 +2,11 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// Keeps the `budget` best tokens of every row, sinks and the newest tokens first, in ascending order.
+// Keeps the `budget` best tokens of every row, sinks and the newest tokens first, in ascending
+// order.
 //
-// Fidelity: references protect tokens by overwriting scores; here protected tokens are kept by index. If the budget cannot
+// Fidelity: references protect tokens by overwriting scores; here protected tokens are kept by
+// index. If the budget cannot
 //   hold them all, sinks go first, then the newest.
 
 #include <kvslim/core/concepts.hpp>
@@ -12,20 +14,22 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Which rows share one keep set, selected by the mean of their scores: none, the heads of a layer, or the heads of a group of layers.
+/// Which rows share one keep set, selected by the mean of their scores: none, the heads of a layer,
+/// or the heads of a group of layers.
 enum class granularity : std::uint8_t { per_head, per_layer, union_ };
 
-/// Requires: budget >= 1, sinks and recent >= 0, layers that divide the sequences (invalid_option). A budget above the length keeps everything.
-/// Cost: linear in tokens; workspace 8 bytes per token.
+/// Requires: budget >= 1, sinks and recent >= 0, layers that divide the sequences (invalid_option).
+/// A budget above the length keeps everything. Cost: linear in tokens; workspace 8 bytes per token.
 struct top_k {
   using stage = selector_tag;
 
   struct options {
-    index_t budget = 0;                         ///< tokens kept per KV head, protected ones included
-    index_t sinks = 0;                          ///< first tokens, always kept
-    index_t recent = 0;                         ///< newest tokens, always kept
+    index_t budget = 0;  ///< tokens kept per KV head, protected ones included
+    index_t sinks = 0;   ///< first tokens, always kept
+    index_t recent = 0;  ///< newest tokens, always kept
     kvslim::granularity granularity = kvslim::granularity::per_head;
-    index_t layers = 1;                         ///< with union_: so many consecutive sequences of the view are one sequence's layers
+    index_t layers =
+        1;  ///< with union_: so many consecutive sequences of the view are one sequence's layers
   };
   options opt = {};
 
@@ -34,14 +38,22 @@ struct top_k {
   }
   /// Consecutive sequences whose rows share a keep set; 0: every row has its own.
   [[nodiscard]] KVSLIM_HD constexpr index_t shared_sequences() const noexcept {
-    return opt.granularity == granularity::union_ ? opt.layers : opt.granularity == granularity::per_layer ? 1 : 0;
+    return opt.granularity == granularity::union_      ? opt.layers
+           : opt.granularity == granularity::per_layer ? 1
+                                                       : 0;
   }
 
   [[nodiscard]] constexpr status check(extents const& e) const noexcept {
-    if (opt.layers < 1 || (opt.layers > 1 && (opt.granularity != granularity::union_ || e.sequences % opt.layers != 0)))
-      return detail::fail(errc::invalid_option, "kvslim: top_k layers needs granularity union_ and must divide the view's sequences");
-    if (opt.budget < 1) return detail::fail(errc::invalid_option, "kvslim: top_k needs a budget of at least one token");
-    if (opt.sinks < 0 || opt.recent < 0) return detail::fail(errc::invalid_option, "kvslim: top_k needs sinks >= 0 and recent >= 0");
+    if (opt.layers < 1 || (opt.layers > 1 && (opt.granularity != granularity::union_ ||
+                                              e.sequences % opt.layers != 0)))
+      return detail::fail(
+          errc::invalid_option,
+          "kvslim: top_k layers needs granularity union_ and must divide the view's sequences");
+    if (opt.budget < 1)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: top_k needs a budget of at least one token");
+    if (opt.sinks < 0 || opt.recent < 0)
+      return detail::fail(errc::invalid_option, "kvslim: top_k needs sinks >= 0 and recent >= 0");
     return {};
   }
 

@@ -8,8 +8,8 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-/// One lane (K or V) of one packed row: blocks, then a ring of exact tail slots. Rows of a group use the blocks and the state of
-/// their first one; tails are their own.
+/// One lane (K or V) of one packed row: blocks, then a ring of exact tail slots. Rows of a group
+/// use the blocks and the state of their first one; tails are their own.
 template <class Codec, class Tail>
 struct packed_lane {
   Codec codec;
@@ -23,7 +23,8 @@ struct packed_lane {
 
   [[nodiscard]] KVSLIM_HD index_t members() const noexcept { return group_of(codec).size(); }
   [[nodiscard]] KVSLIM_HD block_run run(index_t first, index_t n, index_t t) const noexcept {
-    run_positions const from{positions.list == nullptr ? nullptr : positions.list + t, positions.first + static_cast<std::int32_t>(t)};
+    run_positions const from{positions.list == nullptr ? nullptr : positions.list + t,
+                             positions.first + static_cast<std::int32_t>(t)};
     return {first, n, dim, t, row, member, from, state};
   }
   /// Tokens from t that one call of visit can handle.
@@ -49,7 +50,9 @@ struct packed_lane {
   /// One channel of token t.
   [[nodiscard]] KVSLIM_HD float decode(index_t t, index_t d) const noexcept {
     float x = 0.0f;
-    visit(t, 1, [&](auto const& form, std::byte const* at, block_run const& one) { x = form.decode(at, one, d); });
+    visit(t, 1, [&](auto const& form, std::byte const* at, block_run const& one) {
+      x = form.decode(at, one, d);
+    });
     return x;
   }
   /// Writes rows [members, n, dim], tokens [t, t + n), which must lie in one block.
@@ -67,7 +70,9 @@ struct packed_lane {
   }
 
  private:
-  [[nodiscard]] KVSLIM_HD std::byte* block(index_t t) const noexcept { return blocks + t / codec.block_tokens() * codec.block_bytes(dim); }
+  [[nodiscard]] KVSLIM_HD std::byte* block(index_t t) const noexcept {
+    return blocks + t / codec.block_tokens() * codec.block_bytes(dim);
+  }
   [[nodiscard]] KVSLIM_HD std::byte* slot_block(index_t slot) const noexcept {
     return slots + slot / tail.block_tokens() * tail.block_bytes(dim);
   }

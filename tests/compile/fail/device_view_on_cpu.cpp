@@ -5,6 +5,8 @@
 
 kvslim::status run(float* device, std::byte* memory) {
   auto const cache = kvslim::dense_cache<kvslim::cuda_space>(device, device, {1, 1, 8, 8});
-  auto const plan = kvslim::make_plan(kvslim::pipeline{kvslim::knorm{}, kvslim::top_k{{.budget = 4}}}, cache.extents());
-  return kvslim::compress(kvslim::cpu{}, plan, cache, kvslim::evidence<>{}, kvslim::packed_cache(plan, memory, 0), memory, 0);
+  auto const plan = kvslim::make_plan(
+      kvslim::pipeline{kvslim::knorm{}, kvslim::top_k{{.budget = 4}}}, cache.extents());
+  return kvslim::compress(kvslim::cpu{}, plan, cache, kvslim::evidence<>{},
+                          kvslim::packed_cache(plan, memory, 0), memory, 0);
 }

@@ -8,7 +8,8 @@ float KVSLIM_ODR_FUNCTION() {
   static float k[64 * 32], v[64 * 32];
   for (int i = 0; i < 64 * 32; ++i) k[i] = v[i] = static_cast<float>(i % 97) / 97.0f;
   auto const cache = dense_cache<host_space, float const>(k, v, {1, 1, 64, 32});
-  auto const plan = make_plan(pipeline{knorm{}, top_k{{.budget = 40}}, kivi<4>{{.residual = 32}}}, cache.extents());
+  auto const plan = make_plan(pipeline{knorm{}, top_k{{.budget = 40}}, kivi<4>{{.residual = 32}}},
+                              cache.extents());
   alignas(256) static std::byte storage[1 << 16], scratch[1 << 17];
   packed_cache const packed(plan, storage, sizeof storage);
   if (!compress(cpu{}, plan, cache, evidence<>{}, packed, scratch, sizeof scratch)) return -1.0f;
@@ -16,14 +17,18 @@ float KVSLIM_ODR_FUNCTION() {
   auto const exact = make_plan(dense<f16>{}, cache.extents());
   alignas(256) static std::byte f16_storage[1 << 16];
   packed_cache const f16_packed(exact, f16_storage, sizeof f16_storage);
-  if (!compress(cpu{}, exact, cache, evidence<>{}, f16_packed, scratch, sizeof scratch)) return -1.0f;
+  if (!compress(cpu{}, exact, cache, evidence<>{}, f16_packed, scratch, sizeof scratch))
+    return -1.0f;
   static float out[32], lse[1];
   rows_shape const one{1, 1, 1, 32};
-  if (!attend(cpu{}, dense_rows<host_space, float const>(k + 64, one), f16_packed, dense_rows(out, one), lse)) return -1.0f;
+  if (!attend(cpu{}, dense_rows<host_space, float const>(k + 64, one), f16_packed,
+              dense_rows(out, one), lse))
+    return -1.0f;
   return static_cast<float>(packed.bytes()) + packed.key(0, 3, 5) + out[7];
 }
 
-/// Values for which widen16 differs from to_float or narrow16 from from_float; -1 if this unit should have the instruction's path and does not.
+/// Values for which widen16 differs from to_float or narrow16 from from_float; -1 if this unit
+/// should have the instruction's path and does not.
 int KVSLIM_ODR_WIDEN() {
   using namespace kvslim;
 #if defined(KVSLIM_ODR_NATIVE) && defined(__x86_64__) && !defined(__F16C__)
@@ -38,13 +43,18 @@ int KVSLIM_ODR_WIDEN() {
     for (unsigned j = 0; j < 16; ++j) {
       float const want = to_float(in[j]);
       bool const nan = want != want;
-      different += nan ? got[j] == got[j] : detail::bit_cast<std::uint32_t>(got[j]) != detail::bit_cast<std::uint32_t>(want);
+      different +=
+          nan ? got[j] == got[j]
+              : detail::bit_cast<std::uint32_t>(got[j]) != detail::bit_cast<std::uint32_t>(want);
     }
-    // Around every value and every tie, both signs; and floats spread over all patterns, NaN among them.
+    // Around every value and every tie, both signs; and floats spread over all patterns, NaN among
+    // them.
     for (unsigned around : {0u, 1u, 0xfffu, 0x1000u, 0x1001u, 0x1fffu, 0x80000000u}) {
       f16 narrow[16];
       for (unsigned j = 0; j < 16; ++j)
-        in_float[j] = detail::bit_cast<float>(around == 0x80000000u ? (i + j) * 65537u + 12345u : detail::bit_cast<std::uint32_t>(to_float(in[j])) + around);
+        in_float[j] = detail::bit_cast<float>(
+            around == 0x80000000u ? (i + j) * 65537u + 12345u
+                                  : detail::bit_cast<std::uint32_t>(to_float(in[j])) + around);
       detail::narrow16(in_float, narrow);
       for (unsigned j = 0; j < 16; ++j) different += narrow[j] != from_float<f16>(in_float[j]);
     }

@@ -2,9 +2,11 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// The part of the CUDA runtime that kvslim uses, on the CPU: every CUDA thread is a thread, so that kernels run with their barriers where there
-// is no GPU. Device memory can be touched by kernels and copies only and ends at a guard page, so that the host reading it, or a
-// kernel running past it, is a segmentation fault. Shows logic, indexing and races (under TSan); shows nothing about a GPU's own arithmetic.
+// The part of the CUDA runtime that kvslim uses, on the CPU: every CUDA thread is a thread, so that
+// kernels run with their barriers where there is no GPU. Device memory can be touched by kernels
+// and copies only and ends at a guard page, so that the host reading it, or a kernel running past
+// it, is a segmentation fault. Shows logic, indexing and races (under TSan); shows nothing about a
+// GPU's own arithmetic.
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -65,25 +67,29 @@ class on_device {
 
  private:
   static void protect(int access) {
-    for (auto const& [pointer, region] : memory.regions) mprotect(region.base, region.bytes, access);
+    for (auto const& [pointer, region] : memory.regions)
+      mprotect(region.base, region.bytes, access);
   }
 };
 
 /// The threads of a block, or of one of its warps.
 class team {
  public:
-  explicit team(std::size_t threads) : barrier_(static_cast<std::ptrdiff_t>(threads)), waits_(threads), values_(threads) {}
+  explicit team(std::size_t threads)
+      : barrier_(static_cast<std::ptrdiff_t>(threads)), waits_(threads), values_(threads) {}
 
   void synchronize(std::size_t rank) {
     ++waits_[rank];
     barrier_.arrive_and_wait();
   }
-  /// Where all threads end together; one that reached fewer or other barriers than the rest is found here. A GPU would hang, or worse.
+  /// Where all threads end together; one that reached fewer or other barriers than the rest is
+  /// found here. A GPU would hang, or worse.
   void finish(std::size_t rank) {
     long const mine = waits_[rank];
     barrier_.arrive_and_wait();
     if (mine != waits_[0]) {
-      std::fputs("emulated: not every thread of a block or warp reached the same barriers\n", stderr);
+      std::fputs("emulated: not every thread of a block or warp reached the same barriers\n",
+                 stderr);
       std::abort();
     }
     barrier_.arrive_and_wait();
@@ -108,7 +114,8 @@ inline thread_local team *block_team, *warp_team;
 inline index3 block_size, grid_size;
 constexpr unsigned warp_size = 32;
 
-/// What kernel<<<grid, threads, shared, stream>>> becomes: a callable over the kernel's arguments, which it copies as a launch does.
+/// What kernel<<<grid, threads, shared, stream>>> becomes: a callable over the kernel's arguments,
+/// which it copies as a launch does.
 template <class Kernel>
 auto launch(Kernel kernel, unsigned grid, int threads, std::size_t shared, cudaStream_t) {
   return [=](auto... arguments) {
@@ -118,7 +125,8 @@ auto launch(Kernel kernel, unsigned grid, int threads, std::size_t shared, cudaS
     grid_size.x = grid;
     team all(block_size.x);
     std::deque<team> warps;
-    for (unsigned first = 0; first < block_size.x; first += warp_size) warps.emplace_back(std::min(warp_size, block_size.x - first));
+    for (unsigned first = 0; first < block_size.x; first += warp_size)
+      warps.emplace_back(std::min(warp_size, block_size.x - first));
     auto const run = [&](unsigned index) {
       thread.x = index;
       block_team = &all;
@@ -143,13 +151,17 @@ auto launch(Kernel kernel, unsigned grid, int threads, std::size_t shared, cudaS
 #define gridDim ::emulated::grid_size
 
 inline void __syncthreads() { ::emulated::block_team->synchronize(::emulated::thread.x); }
-inline void __syncwarp() { ::emulated::warp_team->synchronize(::emulated::thread.x % ::emulated::warp_size); }
+inline void __syncwarp() {
+  ::emulated::warp_team->synchronize(::emulated::thread.x % ::emulated::warp_size);
+}
 template <class T>
 T __shfl_xor_sync(unsigned, T mine, int lanes) {
   auto const rank = ::emulated::thread.x % ::emulated::warp_size;
   return ::emulated::warp_team->exchange(rank, mine, rank ^ static_cast<unsigned>(lanes));
 }
-inline int atomicAdd(int* target, int value) { return __atomic_fetch_add(target, value, __ATOMIC_RELAXED); }
+inline int atomicAdd(int* target, int value) {
+  return __atomic_fetch_add(target, value, __ATOMIC_RELAXED);
+}
 
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
@@ -158,9 +170,13 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
 }
 inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
-inline cudaError_t cudaEventCreate(cudaEvent_t* event) { return *event = new std::chrono::steady_clock::time_point, cudaSuccess; }
+inline cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  return *event = new std::chrono::steady_clock::time_point, cudaSuccess;
+}
 inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cudaSuccess; }
-inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) { return *event = std::chrono::steady_clock::now(), cudaSuccess; }
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+  return *event = std::chrono::steady_clock::now(), cudaSuccess;
+}
 inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
 inline cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) {
   *ms = std::chrono::duration<float, std::milli>(*end - *begin).count();
@@ -171,7 +187,8 @@ template <class T>
 cudaError_t cudaMalloc(T** out, std::size_t bytes) {
   auto const page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   auto const rounded = (bytes + page - 1) / page * page;
-  void* const base = mmap(nullptr, rounded + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* const base =
+      mmap(nullptr, rounded + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
   auto* const first = static_cast<std::byte*>(base);
   std::memset(base, 0xa5, rounded);  // never zero by luck
@@ -193,7 +210,8 @@ inline cudaError_t cudaMemcpy(void* to, void const* from, std::size_t bytes, cud
   std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
-inline cudaError_t cudaMemcpyAsync(void* to, void const* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
+inline cudaError_t cudaMemcpyAsync(void* to, void const* from, std::size_t bytes,
+                                   cudaMemcpyKind kind, cudaStream_t) {
   return cudaMemcpy(to, from, bytes, kind);
 }
 inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {

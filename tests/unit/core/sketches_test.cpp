@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// Compiling sketches of the users that strain the interface most, as .github/CONTRIBUTING.md describes them. They are not methods; they show that
-// the concepts carry them.
+// Compiling sketches of the users that strain the interface most, as .github/CONTRIBUTING.md
+// describes them. They are not methods; they show that the concepts carry them.
+
+#include <kvslim/core/openmp.hpp>
 
 #include "support/catch.hpp"
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
-
-#include <kvslim/core/openmp.hpp>
 
 using namespace kvslim;
 
@@ -22,24 +22,29 @@ struct sum_key {
   B b;
   [[nodiscard]] status check(index_t dim) const { return a.check(dim); }
   [[nodiscard]] index_t block_tokens() const { return a.block_tokens(); }
-  [[nodiscard]] index_t block_bytes(index_t dim) const { return a.block_bytes(dim) + b.block_bytes(dim); }
+  [[nodiscard]] index_t block_bytes(index_t dim) const {
+    return a.block_bytes(dim) + b.block_bytes(dim);
+  }
   [[nodiscard]] index_t coded(index_t n) const { return a.coded(n); }
   [[nodiscard]] index_t tail_tokens() const { return a.tail_tokens(); }
   [[nodiscard]] bool whole_blocks() const { return true; }
   void encode(float const* rows, block_run const& run, std::byte* block) const {
     a.encode(rows, run, block);
-    std::vector<float> rest(static_cast<std::size_t>(run.n * run.dim));  // a method would use fixed scratch
+    std::vector<float> rest(
+        static_cast<std::size_t>(run.n * run.dim));  // a method would use fixed scratch
     for (index_t i = 0; i < run.n; ++i)
       for (index_t d = 0; d < run.dim; ++d) {
         index_t const at = i * run.dim + d;
-        rest[static_cast<std::size_t>(at)] = rows[at] - a.decode(block, {.first = run.first + i, .dim = run.dim}, d);
+        rest[static_cast<std::size_t>(at)] =
+            rows[at] - a.decode(block, {.first = run.first + i, .dim = run.dim}, d);
       }
     b.encode(rest.data(), run, block + a.block_bytes(run.dim));
   }
   [[nodiscard]] float decode(std::byte const* block, block_run const& run, index_t d) const {
     return a.decode(block, run, d) + b.decode(block + a.block_bytes(run.dim), run, d);
   }
-  void dot(std::byte const* block, block_run const& run, float const* q, index_t heads, float* scores) const {
+  void dot(std::byte const* block, block_run const& run, float const* q, index_t heads,
+           float* scores) const {
     a.dot(block, run, q, heads, scores);
     b.dot(block + a.block_bytes(run.dim), run, q, heads, scores);
   }
@@ -47,7 +52,9 @@ struct sum_key {
 
 struct gear_like {
   using stage = quantizer_tag;
-  [[nodiscard]] constexpr sum_key<channel_key<2>, channel_key<2>> key_codec() const { return {{32, 32}, {32, 32}}; }
+  [[nodiscard]] constexpr sum_key<channel_key<2>, channel_key<2>> key_codec() const {
+    return {{32, 32}, {32, 32}};
+  }
   [[nodiscard]] constexpr token_value<4> value_codec() const { return {32, 32}; }
   [[nodiscard]] static constexpr std::uint32_t scheme() { return 0xf001; }
 };
@@ -57,7 +64,9 @@ static_assert(quantizer<gear_like>);
 struct above_mean {
   using stage = selector_tag;
   index_t bound = 64;
-  [[nodiscard]] KVSLIM_HD constexpr index_t capacity(index_t tokens) const { return bound < tokens ? bound : tokens; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t capacity(index_t tokens) const {
+    return bound < tokens ? bound : tokens;
+  }
   [[nodiscard]] constexpr status check(extents const&) const { return {}; }
   void select(selection_row row) const {
     float mean = 0;
@@ -99,7 +108,8 @@ TEST_CASE("sketch: heads keep different numbers of tokens", "[sketch]") {
   std::vector<float> scores(120, 0.0f);
   for (std::size_t t = 0; t < 10; ++t) scores[t] = 1.0f;
   for (std::size_t t = 60; t < 90; ++t) scores[t] = 1.0f;
-  data::compressed const run(pipeline{given_scores{}, above_mean{}, int_per_token<8>{}}, c.view(), evidence{token_scores<>{scores.data()}});
+  data::compressed const run(pipeline{given_scores{}, above_mean{}, int_per_token<8>{}}, c.view(),
+                             evidence{token_scores<>{scores.data()}});
   CHECK(run.packed.tokens(0, 0) == 10);
   CHECK(run.packed.tokens(0, 1) == 30);
   CHECK(run.packed.bytes() < run.plan.packed_bytes());  // ragged rows lie tightly
@@ -111,7 +121,8 @@ TEST_CASE("sketch: H2O's sums are the caller's and move with the cache", "[sketc
   std::vector<float> mass(40, 0.0f);
   for (index_t step = 0; step < 3; ++step)  // accumulate, as decode steps would
     for (std::size_t t = 0; t < 40; ++t) mass[t] += static_cast<float>((t * 13) % 7);
-  data::compressed const run(pipeline{given_scores{}, top_k{{.budget = 20, .recent = 10}}}, c.view(), evidence{token_scores<>{mass.data()}});
+  data::compressed const run(pipeline{given_scores{}, top_k{{.budget = 20, .recent = 10}}},
+                             c.view(), evidence{token_scores<>{mass.data()}});
   auto const kept = run.kept(0, 0);
   for (std::size_t i = 0; i < kept.size(); ++i) mass[i] = mass[static_cast<std::size_t>(kept[i])];
   CHECK(kept.size() == 20);
@@ -120,13 +131,16 @@ TEST_CASE("sketch: H2O's sums are the caller's and move with the cache", "[sketc
 
 TEST_CASE("sketch: an engine's pool and OpenMP give the serial result", "[sketch]") {
   data::cache const c({.sequences = 2, .kv_heads = 2, .tokens = 90, .head_dim = 32});
-  auto const policy = pipeline{snapkv{{.window = 8}}, top_k{{.budget = 40}}, kivi<4>{{.residual = 32}}};
+  auto const policy =
+      pipeline{snapkv{{.window = 8}}, top_k{{.budget = 40}}, kivi<4>{{.residual = 32}}};
   auto const ev = evidence{window_queries{c.queries(8)}};
   data::compressed const serial(policy, c.view(), ev);
   auto const same = [&](auto const& exec) {
     data::buffer storage(serial.plan.packed_bytes()), scratch(serial.plan.workspace_bytes());
-    REQUIRE(compress(exec, serial.plan, c.view(), ev, packed_cache(serial.plan, storage), scratch).ok());
-    CHECK(std::equal(storage.data(), storage.data() + serial.packed.bytes(), serial.storage.data()));
+    REQUIRE(compress(exec, serial.plan, c.view(), ev, packed_cache(serial.plan, storage), scratch)
+                .ok());
+    CHECK(
+        std::equal(storage.data(), storage.data() + serial.packed.bytes(), serial.storage.data()));
   };
   reversed_pool pool;
   same(cpu_with{&pool});

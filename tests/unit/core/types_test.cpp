@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
-#include "support/catch.hpp"
-
-#include <kvslim/core/types.hpp>
-
 #include <cmath>
 #include <cstring>
+#include <kvslim/core/types.hpp>
 #include <limits>
+
+#include "support/catch.hpp"
 
 #if defined(KVSLIM_HAS_TOOLKIT_HEADERS)
 #include <cuda_bf16.h>
@@ -104,7 +103,8 @@ TEST_CASE("conversions agree with the toolkit's host functions") {
   }
   SECTION("downwards: every 16-bit prefix of a float with the bits that decide ties") {
     for (std::uint32_t high = 0; high < 65536; ++high)
-      for (std::uint32_t low : {0x0000u, 0x0001u, 0x0fffu, 0x1000u, 0x1001u, 0x2000u, 0x3000u, 0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
+      for (std::uint32_t low : {0x0000u, 0x0001u, 0x0fffu, 0x1000u, 0x1001u, 0x2000u, 0x3000u,
+                                0x7fffu, 0x8000u, 0x8001u, 0xffffu}) {
         std::uint32_t const word = (high << 16) | low;
         float x;
         std::memcpy(&x, &word, 4);
@@ -128,10 +128,22 @@ std::uint64_t differing(Same const& same_bits) {
 
 // Hidden, because it takes a minute: ctest runs it as unit.exhaustive.
 TEST_CASE("every float converts downwards as the toolkit's host functions do", "[.exhaustive]") {
-  auto const same_or_nan = [](float x, auto ours, auto theirs) { return x == x ? ours.bits == theirs : std::isnan(to_float(ours)); };
-  CHECK(differing([&](float x) { return same_or_nan(x, from_float<f16>(x), bits(__float2half_rn(x))); }) == 0);
-  CHECK(differing([&](float x) { return same_or_nan(x, from_float<bf16>(x), bits(__float2bfloat16_rn(x))); }) == 0);
-  CHECK(differing([&](float x) { return same_or_nan(x, from_float<e4m3>(x), __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3)); }) == 0);
-  CHECK(differing([&](float x) { return same_or_nan(x, from_float<e5m2>(x), __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E5M2)); }) == 0);
+  auto const same_or_nan = [](float x, auto ours, auto theirs) {
+    return x == x ? ours.bits == theirs : std::isnan(to_float(ours));
+  };
+  CHECK(differing([&](float x) {
+          return same_or_nan(x, from_float<f16>(x), bits(__float2half_rn(x)));
+        }) == 0);
+  CHECK(differing([&](float x) {
+          return same_or_nan(x, from_float<bf16>(x), bits(__float2bfloat16_rn(x)));
+        }) == 0);
+  CHECK(differing([&](float x) {
+          return same_or_nan(x, from_float<e4m3>(x),
+                             __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3));
+        }) == 0);
+  CHECK(differing([&](float x) {
+          return same_or_nan(x, from_float<e5m2>(x),
+                             __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E5M2));
+        }) == 0);
 }
 #endif

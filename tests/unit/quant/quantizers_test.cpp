@@ -8,28 +8,35 @@ using namespace kvslim;
 
 namespace {
 
-/// A decoded value may be off by half a step, by the rounding of the stored parameters, and by f16 rounding of the value itself.
+/// A decoded value may be off by half a step, by the rounding of the stored parameters, and by f16
+/// rounding of the value itself.
 double bound(reference::group g, int bits) {
   double const levels = (1 << bits) - 1;
   return g.step / 2 + (std::abs(g.low) + g.step * levels) * tolerance::f16_storage;
 }
 
 template <int Bits>
-void check_kivi(index_t tokens, index_t group, index_t residual, index_t head_dim, index_t value_group) {
+void check_kivi(index_t tokens, index_t group, index_t residual, index_t head_dim,
+                index_t value_group) {
   data::cache const c({.kv_heads = 1, .tokens = tokens, .head_dim = head_dim});
-  data::compressed const run(kivi<Bits>{{.group = group, .residual = residual, .value_group = value_group}}, c.view(), evidence<>{});
+  data::compressed const run(
+      kivi<Bits>{{.group = group, .residual = residual, .value_group = value_group}}, c.view(),
+      evidence<>{});
   REQUIRE(run.result.ok());
-  index_t const key_coded = tokens - tokens % residual, value_coded = std::max<index_t>(0, tokens - residual);
+  index_t const key_coded = tokens - tokens % residual,
+                value_coded = std::max<index_t>(0, tokens - residual);
   CHECK(run.packed.row(0).key_coded == key_coded);
   CHECK(run.packed.row(0).value_coded == value_coded);
   for (index_t t = 0; t < tokens; ++t)
     for (index_t d = 0; d < head_dim; ++d) {
-      double key_error = std::abs(run.packed.key(0, t, d) - c.key(0, 0, t, d)), value_error = std::abs(run.packed.value(0, t, d) - c.value(0, 0, t, d));
+      double key_error = std::abs(run.packed.key(0, t, d) - c.key(0, 0, t, d)),
+             value_error = std::abs(run.packed.value(0, t, d) - c.value(0, 0, t, d));
       if (t >= key_coded) {
         REQUIRE(key_error == 0.0);  // inputs are f16 values: the residual is exact
       } else {
         std::vector<double> x;
-        for (index_t i = t / group * group; i < t / group * group + group; ++i) x.push_back(c.key(0, 0, i, d));
+        for (index_t i = t / group * group; i < t / group * group + group; ++i)
+          x.push_back(c.key(0, 0, i, d));
         REQUIRE(key_error <= bound(reference::affine(x, Bits), Bits));
       }
       index_t const width = value_group == 0 ? group : value_group;
@@ -37,7 +44,8 @@ void check_kivi(index_t tokens, index_t group, index_t residual, index_t head_di
         REQUIRE(value_error == 0.0);
       } else {
         std::vector<double> x;
-        for (index_t i = d / width * width; i < d / width * width + width; ++i) x.push_back(c.value(0, 0, t, i));
+        for (index_t i = d / width * width; i < d / width * width + width; ++i)
+          x.push_back(c.value(0, 0, t, i));
         REQUIRE(value_error <= bound(reference::affine(x, Bits), Bits));
       }
     }
@@ -51,11 +59,14 @@ void check_int(index_t tokens, index_t head_dim, index_t residual) {
   for (index_t h = 0; h < 2; ++h)
     for (index_t t = 0; t < tokens; ++t) {
       std::vector<double> k, v;
-      for (index_t d = 0; d < head_dim; ++d) k.push_back(c.key(0, h, t, d)), v.push_back(c.value(0, h, t, d));
+      for (index_t d = 0; d < head_dim; ++d)
+        k.push_back(c.key(0, h, t, d)), v.push_back(c.value(0, h, t, d));
       bool const exact = t >= std::max<index_t>(0, tokens - residual);
       for (index_t d = 0; d < head_dim; ++d) {
-        REQUIRE(std::abs(run.packed.key(h, t, d) - c.key(0, h, t, d)) <= (exact ? 0.0 : bound(reference::affine(k, Bits), Bits)));
-        REQUIRE(std::abs(run.packed.value(h, t, d) - c.value(0, h, t, d)) <= (exact ? 0.0 : bound(reference::affine(v, Bits), Bits)));
+        REQUIRE(std::abs(run.packed.key(h, t, d) - c.key(0, h, t, d)) <=
+                (exact ? 0.0 : bound(reference::affine(k, Bits), Bits)));
+        REQUIRE(std::abs(run.packed.value(h, t, d) - c.value(0, h, t, d)) <=
+                (exact ? 0.0 : bound(reference::affine(v, Bits), Bits)));
       }
     }
 }
@@ -95,7 +106,9 @@ TEST_CASE("re-encoding a decoded cache changes no code", "[kivi]") {
   kivi<4> const policy{{.group = 32, .residual = 32}};
   data::compressed const first(policy, c.view(), evidence<>{});
   for (index_t t = 0; t < 128; ++t)
-    for (index_t d = 0; d < 64; ++d) c.k[c.index(0, 0, t, d)] = first.packed.key(0, t, d), c.v[c.index(0, 0, t, d)] = first.packed.value(0, t, d);
+    for (index_t d = 0; d < 64; ++d)
+      c.k[c.index(0, 0, t, d)] = first.packed.key(0, t, d),
+                           c.v[c.index(0, 0, t, d)] = first.packed.value(0, t, d);
   data::compressed const second(policy, c.view(), evidence<>{});
   auto const codec = policy.key_codec();
   auto const at = first.plan.layout(128, 0);
@@ -108,7 +121,8 @@ TEST_CASE("re-encoding a decoded cache changes no code", "[kivi]") {
       }
 }
 
-TEST_CASE("outlier key channels hurt per-token codes and not per-channel ones", "[kivi][int_per_token]") {
+TEST_CASE("outlier key channels hurt per-token codes and not per-channel ones",
+          "[kivi][int_per_token]") {
   data::cache c({.kv_heads = 1, .tokens = 128, .head_dim = 64});
   for (index_t t = 0; t < 128; ++t) c.k[c.index(0, 0, t, 3)] += 60.0f;
   data::compressed const a(kivi<4>{{.residual = 32}}, c.view(), evidence<>{});

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// The table: every method, in every pipeline position, over every layout and element type, gives bit-identical storage.
+// The table: every method, in every pipeline position, over every layout and element type, gives
+// bit-identical storage.
 
 #include "support/catch.hpp"
 #include "support/oracle.hpp"
@@ -45,7 +46,9 @@ void over_layouts(char const* name, Policy const& policy) {
 
 struct third_party_scorer {
   using stage = scorer_tag;
-  KVSLIM_HD float score(auto const& token) const { return token.value()[3] + 0.01f * static_cast<float>(token.position()); }
+  KVSLIM_HD float score(auto const& token) const {
+    return token.value()[3] + 0.01f * static_cast<float>(token.position());
+  }
 };
 
 template <class T>
@@ -63,30 +66,48 @@ void all_policies() {
   over_layouts<T>("knorm", pipeline{knorm{}, keep});
   over_layouts<T>("knorm kivi", pipeline{knorm{}, keep, two});
   over_layouts<T>("streaming", pipeline{streaming_llm{}, keep, int_per_token<8>{}});
-  over_layouts<T>("streaming rerotated", pipeline{streaming_llm{}, keep, rerotate{{.interleaved = true}}, int_per_token<8>{}});
+  over_layouts<T>(
+      "streaming rerotated",
+      pipeline{streaming_llm{}, keep, rerotate{{.interleaved = true}}, int_per_token<8>{}});
   over_layouts<T>("snapkv", pipeline{snap, keep});
   over_layouts<T>("snapkv kivi", pipeline{snap, keep, two});
   over_layouts<T>("snapkv merger", pipeline{snap, keep, merge});
   over_layouts<T>("snapkv merger kivi", pipeline{snap, keep, merge, two});
-  over_layouts<T>("given per layer", pipeline{given_scores{}, top_k{{.budget = 20, .granularity = granularity::per_layer}}});
-  over_layouts<T>("union of two layers", pipeline{knorm{}, top_k{{.budget = 20, .granularity = granularity::union_, .layers = 2}}, kivi<4>{{.residual = 32}}});
+  over_layouts<T>(
+      "given per layer",
+      pipeline{given_scores{}, top_k{{.budget = 20, .granularity = granularity::per_layer}}});
+  over_layouts<T>(
+      "union of two layers",
+      pipeline{knorm{}, top_k{{.budget = 20, .granularity = granularity::union_, .layers = 2}},
+               kivi<4>{{.residual = 32}}});
   over_layouts<T>("merger alone", pipeline{given_scores{}, merge, int_per_token<4>{}});
   over_layouts<T>("custom", pipeline{third_party_scorer{}, keep, merge, two});
 }
 
 }  // namespace
 
-TEST_CASE("every method gives the same bits in every layout: f32", "[matrix]") { all_policies<float>(); }
-TEST_CASE("every method gives the same bits in every layout: f16", "[matrix]") { all_policies<f16>(); }
-TEST_CASE("every method gives the same bits in every layout: bf16", "[matrix]") { all_policies<bf16>(); }
-TEST_CASE("every method gives the same bits in every layout: e4m3", "[matrix]") { all_policies<e4m3>(); }
-TEST_CASE("every method gives the same bits in every layout: e5m2", "[matrix]") { all_policies<e5m2>(); }
+TEST_CASE("every method gives the same bits in every layout: f32", "[matrix]") {
+  all_policies<float>();
+}
+TEST_CASE("every method gives the same bits in every layout: f16", "[matrix]") {
+  all_policies<f16>();
+}
+TEST_CASE("every method gives the same bits in every layout: bf16", "[matrix]") {
+  all_policies<bf16>();
+}
+TEST_CASE("every method gives the same bits in every layout: e4m3", "[matrix]") {
+  all_policies<e4m3>();
+}
+TEST_CASE("every method gives the same bits in every layout: e5m2", "[matrix]") {
+  all_policies<e5m2>();
+}
 
 TEST_CASE("16-bit sources store the same as f32 sources that hold the same values", "[matrix]") {
   data::cache const c({.kv_heads = 2, .tokens = 70, .head_dim = 32});
   data::layouts<bf16> narrow(c);
   auto const policy = pipeline{knorm{}, top_k{{.budget = 40}}, kivi<4>{{.residual = 32}}};
-  CHECK(packed_bytes(policy, narrow.pages(16), evidence<>{}) == packed_bytes(policy, c.view(), evidence<>{}));
+  CHECK(packed_bytes(policy, narrow.pages(16), evidence<>{}) ==
+        packed_bytes(policy, c.view(), evidence<>{}));
 }
 
 TEST_CASE("permuting the KV heads permutes the result", "[matrix]") {
@@ -109,7 +130,8 @@ TEST_CASE("invalid tokens and short sequences are never stored", "[matrix]") {
   auto view = c.view();
   view.valid = valid.data();
   view.lengths = lengths;
-  data::compressed const run(pipeline{knorm{}, top_k{{.budget = 45, .sinks = 4}}}, view, evidence<>{});
+  data::compressed const run(pipeline{knorm{}, top_k{{.budget = 45, .sinks = 4}}}, view,
+                             evidence<>{});
   REQUIRE(run.result.ok());
   CHECK(run.packed.tokens(0, 0) == 40);
   CHECK(run.kept(0, 0).front() == 10);

@@ -23,17 +23,22 @@ void check_attend(char const* name, Policy const& policy, data::shape shape, ind
   rows_shape const one{shape.sequences, shape.kv_heads, 1, shape.head_dim};
   std::mt19937 engine(11);
   std::normal_distribution<float> normal;
-  std::vector<float> k(static_cast<std::size_t>(shape.sequences * shape.kv_heads * shape.head_dim)), v(k.size());
+  std::vector<float> k(static_cast<std::size_t>(shape.sequences * shape.kv_heads * shape.head_dim)),
+      v(k.size());
   for (index_t i = 0; i < appended; ++i) {
     for (float& x : k) x = normal(engine);
     for (float& x : v) x = normal(engine);
     index_t const before = run.packed.tokens(0, 0);
-    REQUIRE(append(cpu{}, run.packed, dense_rows<host_space, float const>(k.data(), one), dense_rows<host_space, float const>(v.data(), one), scratch.data()).ok());
+    REQUIRE(append(cpu{}, run.packed, dense_rows<host_space, float const>(k.data(), one),
+                   dense_rows<host_space, float const>(v.data(), one), scratch.data())
+                .ok());
     REQUIRE(run.packed.tokens(0, 0) == before + 1);
-    if (i % 37 == 0 || i + 1 == appended) REQUIRE(oracle::attend_error(run.packed, c) <= tolerance::attend);
+    if (i % 37 == 0 || i + 1 == appended)
+      REQUIRE(oracle::attend_error(run.packed, c) <= tolerance::attend);
   }
   CHECK(run.storage.intact());
-  auto const full = append(cpu{}, run.packed, dense_rows<host_space, float const>(k.data(), one), dense_rows<host_space, float const>(v.data(), one), scratch.data());
+  auto const full = append(cpu{}, run.packed, dense_rows<host_space, float const>(k.data(), one),
+                           dense_rows<host_space, float const>(v.data(), one), scratch.data());
   CHECK(full.code == errc::capacity_exceeded);
 }
 
@@ -53,11 +58,16 @@ TEST_CASE("attend over a composed cache equals attention over its decoded form",
   check_attend("int8", int_per_token<8>{}, gqa, 40);
   check_attend("int4 residual", int_per_token<4>{{.residual = 20}}, gqa, 60);
   check_attend("snapkv kivi", pipeline{snap, keep, two}, gqa, 100);
-  check_attend("snapkv merger kivi", pipeline{snap, keep, kvmerger{{.threshold = 0.5f, .mass_bias = true}}, two}, gqa, 100);
-  check_attend("streaming rerotate int4", pipeline{streaming_llm{}, keep, rerotate{}, int_per_token<4>{}}, gqa, 40);
+  check_attend("snapkv merger kivi",
+               pipeline{snap, keep, kvmerger{{.threshold = 0.5f, .mass_bias = true}}, two}, gqa,
+               100);
+  check_attend("streaming rerotate int4",
+               pipeline{streaming_llm{}, keep, rerotate{}, int_per_token<4>{}}, gqa, 40);
   check_attend("group 16", two, {.kv_heads = 1, .group = 16, .tokens = 90, .head_dim = 64}, 5);
-  check_attend("group 1, dim 80", kivi<4>{{.group = 32, .residual = 32, .value_group = 16}}, {.kv_heads = 3, .group = 1, .tokens = 77, .head_dim = 80}, 70);
-  check_attend("dim 576", int_per_token<8>{}, {.kv_heads = 1, .group = 2, .tokens = 40, .head_dim = 576}, 3);
+  check_attend("group 1, dim 80", kivi<4>{{.group = 32, .residual = 32, .value_group = 16}},
+               {.kv_heads = 3, .group = 1, .tokens = 77, .head_dim = 80}, 70);
+  check_attend("dim 576", int_per_token<8>{},
+               {.kv_heads = 1, .group = 2, .tokens = 40, .head_dim = 576}, 3);
 }
 
 TEST_CASE("exact segments equal full attention", "[store]") {
@@ -68,10 +78,13 @@ TEST_CASE("exact segments equal full attention", "[store]") {
   REQUIRE(attend(cpu{}, q, run.packed, dense_rows(out.data(), {2, 8, 1, 96}), lse.data()).ok());
   for (index_t s = 0; s < 2; ++s)
     for (index_t h = 0; h < 8; ++h) {
-      auto const exact = reference::attention({q.row(s, h), q.row(s, h) + 96}, oracle::keys(c, s, h / 4), oracle::values(c, s, h / 4));
-      CHECK(std::abs(lse[static_cast<std::size_t>(s * 8 + h)] - exact.lse) <= tolerance::accumulated * 10);
+      auto const exact = reference::attention(
+          {q.row(s, h), q.row(s, h) + 96}, oracle::keys(c, s, h / 4), oracle::values(c, s, h / 4));
+      CHECK(std::abs(lse[static_cast<std::size_t>(s * 8 + h)] - exact.lse) <=
+            tolerance::accumulated * 10);
       for (index_t d = 0; d < 96; ++d)
-        REQUIRE(std::abs(out[static_cast<std::size_t>((s * 8 + h) * 96 + d)] - exact.out[static_cast<std::size_t>(d)]) <= tolerance::accumulated);
+        REQUIRE(std::abs(out[static_cast<std::size_t>((s * 8 + h) * 96 + d)] -
+                         exact.out[static_cast<std::size_t>(d)]) <= tolerance::accumulated);
     }
 }
 
@@ -85,7 +98,9 @@ TEST_CASE("halves of a cache merge by log-sum-exp", "[store]") {
   auto const run = [&](auto const& view) {
     data::compressed const packed(dense<float>{}, view, evidence<>{});
     std::pair<std::vector<float>, float> r{std::vector<float>(32), 0.0f};
-    REQUIRE(attend(cpu{}, c.queries(1), packed.packed, dense_rows(r.first.data(), {1, 1, 1, 32}), &r.second).ok());
+    REQUIRE(attend(cpu{}, c.queries(1), packed.packed, dense_rows(r.first.data(), {1, 1, 1, 32}),
+                   &r.second)
+                .ok());
     return r;
   };
   auto const all = run(whole);
@@ -93,7 +108,8 @@ TEST_CASE("halves of a cache merge by log-sum-exp", "[store]") {
   auto const b = run(right);
   merge_attention(a.first.data(), a.second, b.first.data(), b.second, 32);
   CHECK(std::abs(a.second - all.second) <= tolerance::accumulated * 10);
-  for (std::size_t d = 0; d < 32; ++d) CHECK(std::abs(a.first[d] - all.first[d]) <= tolerance::accumulated);
+  for (std::size_t d = 0; d < 32; ++d)
+    CHECK(std::abs(a.first[d] - all.first[d]) <= tolerance::accumulated);
 }
 
 TEST_CASE("appending equals compressing at once", "[store][kivi]") {
@@ -107,8 +123,10 @@ TEST_CASE("appending equals compressing at once", "[store][kivi]") {
   std::vector<float> scratch(append_scratch_floats(grown.plan));
   for (index_t t = 32; t < 96; ++t) {
     rows_shape const one{1, 1, 1, 32};
-    REQUIRE(append(cpu{}, grown.packed, dense_rows<host_space, float const>(c.k.data() + t * 32, one),
-                   dense_rows<host_space, float const>(c.v.data() + t * 32, one), scratch.data()).ok());
+    REQUIRE(append(cpu{}, grown.packed,
+                   dense_rows<host_space, float const>(c.k.data() + t * 32, one),
+                   dense_rows<host_space, float const>(c.v.data() + t * 32, one), scratch.data())
+                .ok());
   }
   for (index_t t = 0; t < 64; ++t)
     for (index_t d = 0; d < 32; ++d) {
@@ -137,8 +155,9 @@ TEST_CASE("bytes() is the memory really held", "[store]") {
   data::cache const c({.sequences = 1, .kv_heads = 2, .tokens = 256, .head_dim = 128});
   SECTION("by hand: kivi 2 bit, group 32, residual 128") {
     data::compressed const run(kivi<2>{}, c.view(), evidence<>{});
-    // Per row: 8 key blocks of 32 * 128 / 4 + 4 * 128 bytes, key tail 128 * 128 * 2; 32 value blocks of 4 * 128 / 4 + 16 * 4
-    // bytes, value tail 129 tokens of 256 bytes. Plus 128 bytes of header and a table of 2 * 32, rounded to 64.
+    // Per row: 8 key blocks of 32 * 128 / 4 + 4 * 128 bytes, key tail 128 * 128 * 2; 32 value
+    // blocks of 4 * 128 / 4 + 16 * 4 bytes, value tail 129 tokens of 256 bytes. Plus 128 bytes of
+    // header and a table of 2 * 32, rounded to 64.
     index_t const row = 8 * (1024 + 512) + 128 * 128 * 2 + 32 * (128 + 64) + 129 * 256;
     CHECK(run.packed.bytes() == 128 + 64 + 2 * row);
     CHECK(run.plan.packed_bytes() == run.packed.bytes());
@@ -148,9 +167,11 @@ TEST_CASE("bytes() is the memory really held", "[store]") {
     CHECK(run.packed.bytes() == 128 + 64 + 2 * 2 * 256 * 128 * 2);
   }
   SECTION("nothing beyond bytes() is touched, everything inside is") {
-    data::compressed const run(pipeline{knorm{}, top_k{{.budget = 77}}, int_per_token<4>{}}, c.view(), evidence<>{}, 9);
+    data::compressed const run(pipeline{knorm{}, top_k{{.budget = 77}}, int_per_token<4>{}},
+                               c.view(), evidence<>{}, 9);
     std::byte const* const end = run.storage.data() + run.packed.bytes();
-    CHECK(std::all_of(end, static_cast<std::byte const*>(run.storage.data() + run.storage.size()), [](std::byte b) { return b == std::byte{0xa5}; }));
+    CHECK(std::all_of(end, static_cast<std::byte const*>(run.storage.data() + run.storage.size()),
+                      [](std::byte b) { return b == std::byte{0xa5}; }));
   }
 }
 
@@ -164,7 +185,9 @@ TEST_CASE("a serialized cache reads back and refuses damage", "[serialize]") {
 
   data::buffer storage(run.plan.packed_bytes());
   packed_cache const other(run.plan, storage);
-  auto const read = [&](std::vector<std::byte> const& b) { return deserialize(b.data(), b.size(), other); };
+  auto const read = [&](std::vector<std::byte> const& b) {
+    return deserialize(b.data(), b.size(), other);
+  };
   SECTION("round trip") {
     REQUIRE(read(bytes).ok());
     CHECK(other.bytes() == run.packed.bytes());
@@ -182,7 +205,8 @@ TEST_CASE("a serialized cache reads back and refuses damage", "[serialize]") {
     std::mt19937 engine(2);
     for (int i = 0; i < 4000; ++i) {
       auto damaged = bytes;
-      std::size_t const bit = i < 2000 ? static_cast<std::size_t>(i) : engine() % (bytes.size() * 8);
+      std::size_t const bit =
+          i < 2000 ? static_cast<std::size_t>(i) : engine() % (bytes.size() * 8);
       damaged[bit / 8] ^= static_cast<std::byte>(1u << (bit % 8));
       auto const s = read(damaged);
       REQUIRE((s.code == errc::corrupt || s.code == errc::foreign));
@@ -195,11 +219,14 @@ TEST_CASE("a serialized cache reads back and refuses damage", "[serialize]") {
       data::buffer s(plan.packed_bytes() + 4096);
       return deserialize(bytes.data(), bytes.size(), packed_cache(plan, s)).code;
     };
-    CHECK(refuses(pipeline{knorm{}, top_k{{.budget = 60}}, kivi<2>{{.residual = 32}}}, c.shape.extents()) == errc::foreign);
-    CHECK(refuses(pipeline{knorm{}, top_k{{.budget = 60}}, kivi<4>{{.residual = 64}}}, c.shape.extents()) == errc::foreign);
+    CHECK(refuses(pipeline{knorm{}, top_k{{.budget = 60}}, kivi<2>{{.residual = 32}}},
+                  c.shape.extents()) == errc::foreign);
+    CHECK(refuses(pipeline{knorm{}, top_k{{.budget = 60}}, kivi<4>{{.residual = 64}}},
+                  c.shape.extents()) == errc::foreign);
     CHECK(refuses(policy, {2, 2, 100, 64}) == errc::foreign);
     CHECK(refuses(policy, {1, 2, 100, 32}) == errc::foreign);
-    CHECK(refuses(policy, {2, 2, 90, 32}) == errc::ok);  // the token count at compress time does not matter to a reader
+    CHECK(refuses(policy, {2, 2, 90, 32}) ==
+          errc::ok);  // the token count at compress time does not matter to a reader
   }
   SECTION("a row table that lies, under a right checksum") {
     std::mt19937 engine(6);
@@ -211,7 +238,9 @@ TEST_CASE("a serialized cache reads back and refuses damage", "[serialize]") {
       std::memcpy(&h, damaged.data(), sizeof h);
       h.checksum = detail::cache_checksum(damaged.data(), h);
       std::memcpy(damaged.data(), &h, sizeof h);
-      if (read(damaged).ok()) CHECK(oracle::attend_error(other, c) < 1e9);  // sound enough to be read without leaving the buffer
+      if (read(damaged).ok())
+        CHECK(oracle::attend_error(other, c) <
+              1e9);  // sound enough to be read without leaving the buffer
     }
   }
 }
