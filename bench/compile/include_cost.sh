@@ -33,7 +33,7 @@ row() {
 printf '%-34s %8s %8s\n' "header ($compiler)" "CPU s" budget
 empty=$(cost unit.cpp '' "$compiler" -fsyntax-only)
 row core/pipeline.hpp 0.3 unit.cpp "$empty" "$compiler" -fsyntax-only
-for method in score/knorm score/snapkv score/streaming_llm select/top_k merge/kvmerger reuse/rerotate quant/kivi quant/int_per_token; do
+for method in score/knorm score/snapkv score/streaming_llm select/top_k merge/kvmerger reposition/rerotate quant/kivi quant/int_per_token; do
   row $method.hpp 0.4 unit.cpp "$empty" "$compiler" -fsyntax-only
 done
 row kvslim.hpp 0.8 unit.cpp "$empty" "$compiler" -fsyntax-only

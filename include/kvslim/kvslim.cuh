@@ -9,5 +9,5 @@
 #include <kvslim/ops/copy_scores.cuh>
 #include <kvslim/ops/top_k.cuh>
 #include <kvslim/ops/window_scores.cuh>
-#include <kvslim/store/attend.cuh>
-#include <kvslim/store/compress.cuh>
+#include <kvslim/run/attend.cuh>
+#include <kvslim/run/compress.cuh>

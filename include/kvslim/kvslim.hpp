@@ -13,13 +13,13 @@
 #include <kvslim/ops/compact.hpp>
 #include <kvslim/quant/int_per_token.hpp>
 #include <kvslim/quant/kivi.hpp>
-#include <kvslim/reuse/rerotate.hpp>
+#include <kvslim/reposition/rerotate.hpp>
+#include <kvslim/run/append.hpp>
+#include <kvslim/run/attend.hpp>
+#include <kvslim/run/compress.hpp>
 #include <kvslim/score/given_scores.hpp>
 #include <kvslim/score/knorm.hpp>
 #include <kvslim/score/snapkv.hpp>
 #include <kvslim/score/streaming_llm.hpp>
 #include <kvslim/select/top_k.hpp>
-#include <kvslim/store/append.hpp>
-#include <kvslim/store/attend.hpp>
-#include <kvslim/store/compress.hpp>
 #include <kvslim/store/serialize.hpp>

@@ -5,18 +5,42 @@
 
     pip install torch transformers kvpress==0.5.5
     pip download --no-deps --no-binary :all: minference==0.1.6.0   # carries KIVI's and SnapKV's routines; unpack it
-    python3 make.py MINFERENCE_SOURCE_FOLDER OUT_FOLDER
+    python3 tests/golden/make.py OUT_FOLDER --kvpress --minference MINFERENCE_SOURCE_FOLDER
+
+Every other option is a checkout of the repository that it names, at the commit in the golden's first line. Only the
+golden files whose source is given are made.
 """
-import importlib.util, os, sys, types
+import argparse
+import importlib.util
+import math
+import os
+import sys
+import types
+
 import numpy as np
 import torch
 import torch.nn as nn
 
-source, out = sys.argv[1:3]
+parser = argparse.ArgumentParser()
+parser.add_argument("out")
+parser.add_argument("--minference", help="unpacked source of minference 0.1.6.0")
+parser.add_argument("--kvpress", action="store_true", help="use the installed kvpress 0.5.5")
+parser.add_argument("--tova", help="schwartz-lab-NLP/TOVA")
+parser.add_argument("--h2o", help="FMInference/H2O")
+parser.add_argument("--adakv", help="FFY0/AdaKV")
+parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
+parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
+arguments = parser.parse_args()
+source, out = arguments.minference, arguments.out
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(name, os.path.join(source, "minference", "modules", name + ".py"))
+    return load_file(os.path.join(source, "minference", "modules", name + ".py"))
+
+
+def load_file(path):
+    name = os.path.splitext(os.path.basename(path))[0]
+    spec = importlib.util.spec_from_file_location("golden_" + name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -113,5 +137,43 @@ def presses():
         g.put("rerotated", KeyRerotationPress.rerotate_keys(module, kept, k))
 
 
-for make in (kivi, snapkv_authors, presses):
-    make()
+def causal_attention(q, k):
+    """Softmax of every query over the keys up to its own: [1, H, N, T], the N newest tokens asking."""
+    n, t = q.shape[2], k.shape[2]
+    logits = q @ k.repeat_interleave(q.shape[1] // k.shape[1], 1).transpose(2, 3) / math.sqrt(q.shape[3])
+    future = torch.arange(t)[None, :] > torch.arange(t - n, t)[:, None]
+    return nn.functional.softmax(logits.masked_fill(future, float("-inf")), dim=-1, dtype=torch.float32)
+
+
+def indices_as_values(heads, tokens, dim):
+    """Values that carry their own index, so that what a routine keeps can be read off its output."""
+    return torch.arange(tokens).float().view(1, 1, tokens, 1).expand(1, heads, tokens, dim).contiguous()
+
+
+def keydiff():
+    from kvpress import BlockPress, KeyDiffPress
+
+    torch.manual_seed(10)
+    G, T, D, B = 3, 80, 16, 16
+    k = torch.randn(1, G, T, D) * (0.5 + torch.rand(1, G, T, 1)) + 2 * torch.randn(1, G, 1, D)
+    press = KeyDiffPress(0.6)  # keeps int(80 * 0.4) = 32
+    score = press.score(None, None, k, None, None, None)
+    g = Golden("keydiff", f"kvpress 0.5.5 KeyDiffPress.score, ScorerPress.compress, BlockPress.compress; seed 10, G {G}, T {T}, D {D}, "
+               f"kept 32, block {B}")
+    g.put("k", k)
+    g.put("score", score)
+    module = types.SimpleNamespace(head_dim=D)
+    v, hidden = indices_as_values(G, T, D), torch.zeros(1, T, G)
+    g.put("kept", press.compress(module, hidden, k, v, None, {})[1][..., 0].sort(dim=-1)[0].long())
+    blocks = BlockPress(press, B)
+    g.put("kept_blocks", blocks.compress(module, hidden, k, v, None, {})[1][..., 0].sort(dim=-1)[0].long())
+
+
+MAKERS = [
+    (source, (kivi, snapkv_authors)),
+    (arguments.kvpress, (presses,)),
+    (arguments.kvpress, (keydiff,)),
+]
+for given, makers in MAKERS:
+    for make in makers if given else ():
+        make()

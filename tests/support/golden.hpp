@@ -3,7 +3,7 @@
 #pragma once
 
 #include <fstream>
-#include <kvslim/core/types.hpp>
+#include <kvslim/core/elements.hpp>
 #include <map>
 #include <stdexcept>
 #include <string>

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <kvslim/core/codec.hpp>
-#include <kvslim/core/cuda.cuh>
+#include <kvslim/exec/cuda.cuh>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -7,8 +7,8 @@
 /// reads blocks directly.
 
 #include <concepts>
+#include <kvslim/core/elements.hpp>
 #include <kvslim/core/status.hpp>
-#include <kvslim/core/types.hpp>
 #include <kvslim/core/view.hpp>
 #include <type_traits>
 

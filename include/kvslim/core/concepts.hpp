@@ -8,8 +8,8 @@
 
 #include <concepts>
 #include <kvslim/core/evidence.hpp>
-#include <kvslim/core/exec.hpp>
 #include <kvslim/core/token.hpp>
+#include <kvslim/exec/cpu.hpp>
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -115,7 +115,7 @@ concept repositioner = policy<P> &&
   { p.check(e) } -> std::same_as<status>;
 };
 
-/// Names the codec of K and the codec of V; see store/codec.hpp for what a codec is.
+/// Names the codec of K and the codec of V; see core/codec.hpp for what a codec is.
 template <class P>
 concept quantizer = policy<P> && requires(P const p) {
   requires std::same_as<typename P::stage, quantizer_tag>;

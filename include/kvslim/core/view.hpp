@@ -11,8 +11,8 @@
 /// may differ.
 
 #include <concepts>
+#include <kvslim/core/elements.hpp>
 #include <kvslim/core/status.hpp>
-#include <kvslim/core/types.hpp>
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE

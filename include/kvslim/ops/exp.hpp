@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/core/types.hpp>
+#include <kvslim/core/elements.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

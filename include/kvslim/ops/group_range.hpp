@@ -3,7 +3,7 @@
 #pragma once
 
 #include <cmath>
-#include <kvslim/core/types.hpp>
+#include <kvslim/core/elements.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -7,8 +7,8 @@
 /// caller gets the same bits.
 
 #include <cmath>
-#include <kvslim/core/convert.hpp>
 #include <kvslim/core/view.hpp>
+#include <kvslim/isa/convert.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

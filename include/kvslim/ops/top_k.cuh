@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/core/cuda.cuh>
+#include <kvslim/exec/cuda.cuh>
 #include <kvslim/select/top_k.hpp>
 
 KVSLIM_BEGIN_NAMESPACE

@@ -8,8 +8,8 @@
 // Fidelity: no paper; affine variant A1 with f16 parameters, quantized with the stored parameters,
 // ties to even.
 
+#include <kvslim/codec/affine.hpp>
 #include <kvslim/core/concepts.hpp>
-#include <kvslim/quant/affine.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

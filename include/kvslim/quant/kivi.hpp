@@ -19,8 +19,8 @@
 // Fidelity: a group of equal values is 0/0 in the authors' code; here it decodes to exactly that
 // value.
 
+#include <kvslim/codec/affine.hpp>
 #include <kvslim/core/concepts.hpp>
-#include <kvslim/quant/affine.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

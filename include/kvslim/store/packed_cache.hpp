@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstring>
-#include <kvslim/store/lane.hpp>
-#include <kvslim/store/plan.hpp>
+#include <kvslim/run/plan.hpp>
+#include <kvslim/store/packed_side.hpp>
 #include <limits>
 
 KVSLIM_BEGIN_NAMESPACE

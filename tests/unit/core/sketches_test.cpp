@@ -4,7 +4,7 @@
 // Compiling sketches of the users that strain the interface most, as .github/CONTRIBUTING.md
 // describes them. They are not methods; they show that the concepts carry them.
 
-#include <kvslim/core/openmp.hpp>
+#include <kvslim/exec/openmp.hpp>
 
 #include "support/catch.hpp"
 #include "support/oracle.hpp"

@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include <cmath>
 #include <cstring>
-#include <kvslim/core/types.hpp>
+#include <kvslim/core/elements.hpp>
 #include <limits>
 
 #include "support/catch.hpp"

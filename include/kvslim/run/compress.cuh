@@ -2,10 +2,10 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/codec/affine.cuh>
+#include <kvslim/codec/dense.cuh>
 #include <kvslim/ops/top_k.cuh>
-#include <kvslim/quant/affine.cuh>
-#include <kvslim/quant/dense.cuh>
-#include <kvslim/store/append.hpp>
+#include <kvslim/run/append.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <kvslim/ops/rows.hpp>
-#include <kvslim/store/compress.hpp>
+#include <kvslim/run/compress.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

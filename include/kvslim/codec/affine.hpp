@@ -10,7 +10,7 @@
 // and codes 0.
 
 #include <kvslim/core/codec.hpp>
-#include <kvslim/core/convert.hpp>
+#include <kvslim/isa/convert.hpp>
 #include <kvslim/ops/group_range.hpp>
 #include <kvslim/ops/pack.hpp>
 #include <kvslim/ops/rows.hpp>

@@ -2,9 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/quant/affine.cuh>
-#include <kvslim/quant/dense.cuh>
-#include <kvslim/store/attend.hpp>
+#include <kvslim/codec/affine.cuh>
+#include <kvslim/codec/dense.cuh>
+#include <kvslim/run/attend.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

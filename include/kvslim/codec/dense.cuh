@@ -2,8 +2,8 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/codec/dense.hpp>
 #include <kvslim/core/codec.cuh>
-#include <kvslim/quant/dense.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -5,8 +5,8 @@
 // The integer codecs by a warp: lanes own stored words when they encode, a token's key or a
 // channel's values when they read.
 
+#include <kvslim/codec/affine.hpp>
 #include <kvslim/core/codec.cuh>
-#include <kvslim/quant/affine.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

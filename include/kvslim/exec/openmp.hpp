@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/core/exec.hpp>
+#include <kvslim/exec/cpu.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
