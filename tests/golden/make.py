@@ -159,7 +159,7 @@ def keydiff():
     press = KeyDiffPress(0.6)  # keeps int(80 * 0.4) = 32
     score = press.score(None, None, k, None, None, None)
     g = Golden("keydiff", f"kvpress 0.5.5 KeyDiffPress.score, ScorerPress.compress, BlockPress.compress; seed 10, G {G}, T {T}, D {D}, "
-               f"kept 32, block {B}")
+               f"kept 32, block {B}; make.py --kvpress")
     g.put("k", k)
     g.put("score", score)
     module = types.SimpleNamespace(head_dim=D)
