@@ -169,10 +169,60 @@ def keydiff():
     g.put("kept_blocks", blocks.compress(module, hidden, k, v, None, {})[1][..., 0].sort(dim=-1)[0].long())
 
 
+class ListCache:
+    """The part of the DynamicCache of transformers 4.36 that the authors' caches build on."""
+
+    def __init__(self):
+        self.key_cache, self.value_cache = [], []
+
+    def update(self, k, v, layer):
+        if len(self.key_cache) <= layer:
+            self.key_cache.append(k)
+            self.value_cache.append(v)
+        else:
+            self.key_cache[layer] = torch.cat([self.key_cache[layer], k], dim=2)
+            self.value_cache[layer] = torch.cat([self.value_cache[layer], v], dim=2)
+        return self.key_cache[layer], self.value_cache[layer]
+
+
+def tova():
+    from kvpress import TOVAPress
+    from transformers import cache_utils
+
+    whole, cache_utils.DynamicCache = cache_utils.DynamicCache, ListCache
+    authors = load_file(os.path.join(arguments.tova, "src", "tova_cache.py"))
+    cache_utils.DynamicCache = whole
+
+    torch.manual_seed(11)
+    H, G, T, S, D, C = 4, 2, 48, 16, 16, 16
+    q, k = torch.randn(1, H, T + S, D), torch.randn(1, G, T + S, D) * 1.5
+    v = indices_as_values(G, T + S, D)
+    g = Golden("tova", f"schwartz-lab-NLP/TOVA 9c7d09b src/tova_cache.py TOVACache.reduce, and kvpress 0.5.5 TOVAPress.score; "
+               f"seed 11, H {H}, G {G}, prompt T {T}, decode steps {S}, D {D}, capacity {C}; make.py --tova --kvpress")
+    g.put("q", q)
+    g.put("k", k)
+    attention = causal_attention(q[:, :, :T], k[:, :, :T])
+    press = TOVAPress(2 / 3).score(None, None, k[:, :, :T], None, attention, {})
+    g.put("kvpress_score", press[:, 0])  # the same for every head
+    g.put("kvpress_kept", press[0, 0].topk(C).indices.sort()[0])
+    g.put("score", attention[0, :, -1].mean(0))
+    cache, kept = authors.TOVACache(C), []
+    for step in range(S + 1):
+        new = slice(0, T) if step == 0 else slice(T + step - 1, T + step)
+        keys, _ = cache.update(k[:, :, new], v[:, :, new], 0)
+        cache.reduce(0, causal_attention(q[:, :, new], keys))
+        kept.append(cache.value_cache[0][0, :, :, 0].long())
+        assert (kept[-1][0] == kept[-1][1]).all()
+    kept = torch.stack(kept)[:, 0]
+    assert (kept[1:, -1] != torch.arange(T, T + S)).any()  # the authors' rule drops a newest token somewhere
+    g.put("kept", kept)
+
+
 MAKERS = [
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
     (arguments.kvpress, (keydiff,)),
+    (arguments.tova and arguments.kvpress, (tova,)),
 ]
 for given, makers in MAKERS:
     for make in makers if given else ():

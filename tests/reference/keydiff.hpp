@@ -18,8 +18,7 @@ inline std::vector<double> keydiff(matrix const& k, bool normalize_before_mean =
   }
   std::vector<double> score;
   for (auto const& row : k)
-    score.push_back(-dot(row, mean) /
-                    (std::max(length(row), 1e-8) * std::max(length(mean), 1e-8)));
+    score.push_back(-dot(row, mean) / (std::max(length(row), 1e-8) * std::max(length(mean), 1e-8)));
   return score;
 }
 
