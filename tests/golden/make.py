@@ -218,11 +218,110 @@ def tova():
     g.put("kept", kept)
 
 
+class Given(nn.Module):
+    """An attention module of the authors whose projections pass on the queries, keys and values of its input."""
+
+    @staticmethod
+    def make(kind, heads, dim, **rest):
+        module = kind.__new__(kind)
+        nn.Module.__init__(module)
+        size = heads * dim
+        module.num_heads, module.head_dim, module.hidden_size = heads, dim, size
+        module.num_key_value_heads, module.num_key_value_groups = heads, 1
+        module.q_proj, module.k_proj, module.v_proj = (Given(i * size, size) for i in range(3))
+        module.o_proj = nn.Identity()
+        module.rotary_emb = lambda x, seq_len: (None, None)
+        for name, value in rest.items():
+            setattr(module, name, value)
+        return module
+
+    def __init__(self, begin, size):
+        super().__init__()
+        self.begin, self.size = begin, size
+
+    def forward(self, hidden):
+        return hidden[..., self.begin : self.begin + self.size]
+
+    @staticmethod
+    def hidden(q, k, v):
+        return torch.cat([x.transpose(1, 2).flatten(2) for x in (q, k, v)], dim=-1)
+
+
+def h2o():
+    torch.manual_seed(12)
+    H, T, S, D, heavy, recent = 3, 40, 16, 16, 8, 8
+    q, k = torch.randn(1, H, T + S, D), torch.randn(1, H, T + S, D) * 1.5
+    v = indices_as_values(H, T + S, D)
+    steps = [slice(0, T)] + [slice(t, t + 1) for t in range(T, T + S)]
+
+    # What drops tokens for good.
+    drop = load_file(os.path.join(arguments.h2o, "h2o_hf", "utils_real_drop", "modify_llama.py"))
+    drop.apply_rotary_pos_emb_single = lambda x, cos, sin, position_ids: x
+    cache = drop.H2OKVCache_LayerWise(hh_size=heavy, recent_size=recent)
+    layer = Given.make(drop.H2OLlamaAttention, H, D, kv_cache=cache, config=types.SimpleNamespace(pretraining_tp=1))
+    g = Golden("h2o", f"FMInference/H2O ac75c2a h2o_hf/utils_real_drop/modify_llama.py H2OLlamaAttention.forward with "
+               f"H2OKVCache_LayerWise; seed 12, H = G = {H}, prompt T {T}, decode steps {S}, D {D}, heavy {heavy}, recent {recent}; "
+               "make.py --h2o")
+    g.put("q", q)
+    g.put("k", k)
+    past, kept, scores = None, [], []
+    for new in steps:
+        positions = torch.arange(T + S)[None, new]
+        _, _, past = layer(Given.hidden(q[:, :, new], k[:, :, new], v[:, :, new]), None, positions, past, use_cache=True)
+        kept.append(past[1][0, :, :, 0].long())
+        scores.append(cache.hh_score)
+    g.put("prompt_score", causal_attention(q[:, :, :T], k[:, :, :T]).sum(2))
+    g.put("kept", torch.stack(kept))
+    g.put("score", torch.stack(scores))
+
+    # What hides tokens behind a mask.
+    mask = load_file(os.path.join(arguments.h2o, "h2o_hf", "utils_hh", "modify_llama.py"))
+    mask.apply_rotary_pos_emb = lambda q, k, cos, sin, position_ids: (q, k)
+    layer = Given.make(mask.LlamaAttention_heavy_hitter, H, D, heavy_budget_ratio=heavy / T, recent_budget_ratio=recent / T,
+                       cache_budget_records=[], input_length=[])
+    layer._reset_masks()
+    g = Golden("h2o_simulated", f"FMInference/H2O ac75c2a h2o_hf/utils_hh/modify_llama.py LlamaAttention_heavy_hitter.forward; "
+               f"q and k of h2o.txt, ratios {heavy}/{T} and {recent}/{T}; make.py --h2o")
+    past, visible, scores = None, [], []
+    for new in steps:
+        future = torch.arange(T)[None, :] > torch.arange(T)[:, None]
+        causal = torch.zeros(1, 1, T, T).masked_fill(future, torch.finfo(torch.float32).min) if past is None else None
+        _, _, past = layer(Given.hidden(q[:, :, new], k[:, :, new], v[:, :, new]), causal, None, past, use_cache=True)
+        seen = layer.attention_masks_next[0, :, 0]
+        visible.append(nn.functional.pad(seen, (0, T + S + 1 - seen.shape[1])).long())
+        scores.append(nn.functional.pad(layer.previous_scores, (0, T + S - layer.previous_scores.shape[1])))
+    assert (layer.heavy_budget, layer.recent_budget) == (heavy, recent)
+    g.put("visible", torch.stack(visible))
+    g.put("score", torch.stack(scores))
+
+
+def h2o_grouped():
+    from kvpress import ObservedAttentionPress
+
+    factory = load_file(os.path.join(arguments.factory, "pyramidkv", "pyramidkv_utils.py"))
+    torch.manual_seed(13)
+    H, G, T, D, C, W = 4, 2, 48, 16, 16, 8
+    q, k = torch.randn(1, H, T, D), torch.randn(1, G, T, D) * 1.5
+    v = indices_as_values(G, T, D)
+    g = Golden("h2o_grouped", f"Zefan-Cai/KVCache-Factory c97f9d7 pyramidkv/pyramidkv_utils.py H2OKVCluster.update_kv, and kvpress 0.5.5 "
+               f"ObservedAttentionPress.score; seed 13, H {H}, G {G}, T {T}, D {D}, capacity {C}, recent {W}; make.py --kvpress --factory")
+    g.put("q", q)
+    g.put("k", k)
+    for how in ("mean", "max", "sum"):
+        cluster = factory.H2OKVCluster(window_size=W, max_capacity_prompt=C, gqa_score_agg=how)
+        g.put("kept_" + how, cluster.update_kv(k, q, v, None, H // G)[1][..., 0].sort(dim=-1)[0].long())
+    score = ObservedAttentionPress(0.5).score(None, None, k, None, causal_attention(q, k), {})
+    g.put("kvpress_score", score)
+    g.put("kvpress_kept", score.topk(C, dim=-1).indices.sort(dim=-1)[0])
+
+
 MAKERS = [
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
     (arguments.kvpress, (keydiff,)),
     (arguments.tova and arguments.kvpress, (tova,)),
+    (arguments.h2o, (h2o,)),
+    (arguments.kvpress and arguments.factory, (h2o_grouped,)),
 ]
 for given, makers in MAKERS:
     for make in makers if given else ():
