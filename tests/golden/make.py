@@ -315,6 +315,60 @@ def h2o_grouped():
     g.put("kvpress_kept", score.topk(C, dim=-1).indices.sort(dim=-1)[0])
 
 
+def adakv():
+    from kvpress import AdaKVPress, SnapKVPress
+
+    sys.modules["flash_attn"] = types.SimpleNamespace(flash_attn_func=None)  # imported, not called
+    authors = load_file(os.path.join(arguments.adakv, "adaptive_snapkv", "monkeypatch", "snapkv_utils.py"))
+    factory = load_file(os.path.join(arguments.factory, "pyramidkv", "pyramidkv_utils.py"))
+
+    torch.manual_seed(14)
+    H, G, T, D, W, C = 6, 3, 64, 16, 8, 24  # C holds the window: 16 of the prefix per head
+    q = torch.randn(1, H, T, D) * torch.tensor([0.5, 0.5, 1.2, 1.2, 2.5, 2.5]).view(1, H, 1, 1)  # even to peaked
+    k, v = torch.randn(1, G, T, D), indices_as_values(G, T, D)
+    g = Golden("adakv", f"FFY0/AdaKV efe4e2e adaptive_snapkv/monkeypatch/snapkv_utils.py AdaptiveSnapKVCluster.update_kv, "
+               f"Zefan-Cai/KVCache-Factory c97f9d7 pyramidkv/pyramidkv_utils.py AdaKVCluster.update_kv where normalized, kvpress 0.5.5 "
+               f"AdaKVPress.compress where named; seed 14, H {H}, G {G}, T {T}, D {D}, window {W}, capacity {C}, maxpool 7, group mean, stable sort; "
+               "make.py --adakv --factory --kvpress")
+    g.put("q", q[:, :, -W:])
+    g.put("k", k)
+
+    def put(name, cluster):
+        # Max pooling makes ties, which torch may order as it likes; here the lower index wins.
+        torch.Tensor.sort, whole = lambda x, dim, descending: torch.sort(x, dim=dim, descending=descending, stable=True), torch.Tensor.sort
+        kept = cluster.update_kv(k, q, v)[1][:, 0].split(cluster.head_lens.tolist())
+        torch.Tensor.sort = whole
+        g.put("length_" + name, cluster.head_lens)
+        g.put("kept_" + name, torch.cat([head.sort()[0].long() for head in kept]))
+
+    def ada(alpha, **rest):
+        options = dict(window_size=W, base_capacity=C, kernel_size=7, pooling="maxpool", floor_alpha=alpha, skip=0, layer_idx=0,
+                       gqa_support=True, num_key_value_groups=H // G, gqa_func="mean")
+        return authors.AdaptiveSnapKVCluster(**{**options, **rest})
+
+    g.put("score", ada(0.2).calcul_attn_sore(k.repeat_interleave(H // G, 1), q))
+    for percent in (0, 20, 50, 100):
+        put(str(percent), ada(percent / 100))
+    put("20_max", ada(0.2, gqa_func="max"))
+    put("20_avgpool", ada(0.2, pooling="avgpool", kernel_size=5))
+    # One capacity for every query head, whose keys are repeated.
+    put("20_heads", ada(0.2, gqa_support=False))
+    put("20_normalized", factory.AdaKVCluster(window_size=W, kernel_size=7, pooling="maxpool", max_capacity_prompt=C, floor=0.2, normalize=True,
+                                              layer_idx=0))
+
+    # kvpress pins what a head may not lose, and keeps score and window as SnapKVPress has them (average pooling).
+    module = types.SimpleNamespace(config=types.SimpleNamespace(_attn_implementation="sdpa", num_attention_heads=H))
+    hidden, attention = torch.zeros(1, T, H * D), causal_attention(q, k)
+    snap = SnapKVPress(0.625, window_size=W, kernel_size=5)  # keeps int(64 * 0.375) = 24
+    g.put("kvpress_score", snap.score(module, hidden, k, v, attention, {})[..., : T - W])
+    for percent in (0, 20, 80, 100):
+        AdaKVPress(snap, percent / 100).compress(module, hidden, k, v, attention, {})
+        stays = torch.ones(G, T, dtype=torch.bool)
+        stays[module.masked_key_indices[1:]] = False
+        g.put(f"kvpress_length_{percent}", stays.sum(1))
+        g.put(f"kvpress_kept_{percent}", torch.nonzero(stays)[:, 1])
+
+
 MAKERS = [
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
@@ -322,6 +376,7 @@ MAKERS = [
     (arguments.tova and arguments.kvpress, (tova,)),
     (arguments.h2o, (h2o,)),
     (arguments.kvpress and arguments.factory, (h2o_grouped,)),
+    (arguments.adakv and arguments.factory and arguments.kvpress, (adakv,)),
 ]
 for given, makers in MAKERS:
     for make in makers if given else ():
