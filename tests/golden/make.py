@@ -369,6 +369,52 @@ def adakv():
         g.put(f"kvpress_kept_{percent}", torch.nonzero(stays)[:, 1])
 
 
+def pyramidkv():
+    from kvpress import PyramidKVPress
+
+    factory = load_file(os.path.join(arguments.factory, "pyramidkv", "pyramidkv_utils.py"))
+    torch.manual_seed(15)
+    H, G, T, D, W, C, L, beta = 4, 2, 96, 16, 8, 24, 4, 20
+    q, k, v = torch.randn(1, H, T, D) * 1.5, torch.randn(1, G, T, D), indices_as_values(G, T, D)
+    g = Golden("pyramidkv", f"Zefan-Cai/KVCache-Factory c97f9d7 pyramidkv/pyramidkv_utils.py PyramidKVCluster.update_kv, and kvpress 0.5.5 "
+               f"PyramidKVPress.get_layer_budget where named; seed 15, H {H}, G {G}, T {T}, D {D}, window {W}, capacity {C}, layers {L}, beta {beta}, "
+               "avgpool 5; make.py --factory --kvpress")
+    g.put("q", q[:, :, -W:])
+    g.put("k", k)
+    kept = []
+    for layer in range(L):
+        cluster = factory.PyramidKVCluster(num_hidden_layers=L, window_size=W, max_capacity_prompt=C, beta=beta, layer_idx=layer)
+        kept.append(cluster.update_kv(k, q, v, None, H // G)[1][0, :, :, 0].sort(dim=-1)[0].long())
+    g.put("length", torch.tensor([x.shape[1] for x in kept]))
+    g.put("kept", torch.cat([x.flatten() for x in kept]))
+
+    # Budgets alone: layers, capacity with the window, window, beta, tokens; then tokens kept per layer, window included.
+    cases = [(4, 40, 8, 20, 200), (4, 40, 8, 20, 64), (4, 40, 8, 20, 63), (4, 40, 8, 20, 40), (4, 40, 8, 20, 39), (4, 40, 8, 20, 70),
+             (4, 40, 8, 20, 72), (8, 48, 16, 5, 300), (7, 33, 8, 3, 90), (32, 128, 8, 20, 5000), (32, 320, 64, 20, 2048), (5, 24, 8, 1, 500),
+             (2, 20, 4, 30, 100)]
+    g.put("cases", torch.tensor(cases))
+    lengths = []
+    for layers, capacity, window, beta, tokens in cases:
+        x = torch.randn(1, 1, tokens, 2)
+        for layer in range(layers):
+            cluster = factory.PyramidKVCluster(num_hidden_layers=layers, window_size=window, max_capacity_prompt=capacity, beta=beta,
+                                               layer_idx=layer)
+            lengths.append(cluster.update_kv(x, x, x, None, 1)[1].shape[2])
+    g.put("case_lengths", torch.tensor(lengths))
+
+    # The same of kvpress, whose budget is a share: layers, percent removed, window, beta, tokens.
+    cases = [(4, 50, 64, 20, 4096), (4, 80, 8, 20, 2000), (4, 80, 8, 20, 200), (8, 30, 16, 5, 300), (7, 75, 8, 3, 90), (32, 90, 64, 20, 5000),
+             (32, 60, 64, 20, 2048), (5, 50, 8, 1, 500), (3, 90, 8, 20, 100), (6, 25, 8, 20, 77)]
+    g.put("kvpress_cases", torch.tensor(cases))
+    lengths = []
+    for layers, percent, window, beta, tokens in cases:
+        press = PyramidKVPress(percent / 100, window_size=window, beta=beta)
+        for layer in range(layers):
+            module = types.SimpleNamespace(layer_idx=layer, config=types.SimpleNamespace(num_hidden_layers=layers))
+            lengths.append(press.get_layer_budget(module, tokens))
+    g.put("kvpress_case_lengths", torch.tensor(lengths))
+
+
 MAKERS = [
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
@@ -377,6 +423,7 @@ MAKERS = [
     (arguments.h2o, (h2o,)),
     (arguments.kvpress and arguments.factory, (h2o_grouped,)),
     (arguments.adakv and arguments.factory and arguments.kvpress, (adakv,)),
+    (arguments.factory and arguments.kvpress, (pyramidkv,)),
 ]
 for given, makers in MAKERS:
     for make in makers if given else ():
