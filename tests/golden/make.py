@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import math
 import os
+import subprocess
 import sys
 import types
 
@@ -30,6 +31,7 @@ parser.add_argument("--h2o", help="FMInference/H2O")
 parser.add_argument("--adakv", help="FFY0/AdaKV")
 parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
+parser.add_argument("--kvcrush-pages", help="program that calls OpenVINO GenAI; kvcrush_pages says how")
 arguments = parser.parse_args()
 source, out = arguments.minference, arguments.out
 
@@ -415,6 +417,48 @@ def pyramidkv():
     g.put("kvpress_case_lengths", torch.tensor(lengths))
 
 
+def kvcrush():
+    silent = types.SimpleNamespace(info=lambda *x: None, warning=lambda *x: None)
+    sys.modules["vllm"] = types.ModuleType("vllm")
+    sys.modules["vllm.logger"] = types.SimpleNamespace(init_logger=lambda name: silent)
+    port = load_file(os.path.join(arguments.kvcrush, "vllm", "v1", "attention", "backends", "kvcrush.py"))
+    torch.manual_seed(16)
+    H, G, T, D, W, start, recent, budget, ratio = 6, 3, 96, 16, 8, 4, 8, 32, 0.25
+    q, k = torch.randn(1, H, T, D) * 1.5, torch.randn(1, G, T, D)
+    g = Golden("kvcrush", f"vllm-project/vllm ea297c9 vllm/v1/attention/backends/kvcrush.py H2OKVCrushCluster.update_kv; "
+               f"seed 16, H {H}, G {G}, T {T}, D {D}, window {W}, first {start} and last {recent} kept, budget {budget} between them, of which "
+               f"{ratio} representatives, stable sort; make.py --kvcrush")
+    g.put("q", q[:, :, -W:])
+    g.put("k", k)
+    torch.sort, whole = lambda x, dim=-1: whole(x, dim=dim, stable=True), torch.sort  # distances tie; the lower index wins
+    for page in (1, 4):
+        for anchor in ("mean", "inv_mean", "alternate"):
+            cluster = port.H2OKVCrushCluster(window_size=W, recent_size=recent, max_capacity_prompt=budget, kvcrush_ratio=ratio,
+                                             start_size=start, anchor_mode=anchor, block_size=page)
+            g.put(f"kept_{anchor}_{page}", cluster.update_kv(k, q, indices_as_values(G, T, D), page)[1][..., 0].long())
+    torch.sort = whole
+
+
+def kvcrush_pages():
+    """The program reads cases off its input as numbers: page, budget, anchor mode, seed, count and indices of the pages to evict, count and
+    scores of the tokens. It passes them to create_anchor_point_kvcrush and get_indices_of_blocks_to_retain_using_kvcrush and prints what
+    each returns, a line for either."""
+    torch.manual_seed(17)
+    N, P, E, B = 96, 4, 14, 4
+    score = torch.rand(N) ** 3
+    evicted = score.view(-1, P).sum(1).argsort()[:E].sort()[0]
+    g = Golden("kvcrush_pages", f"openvinotoolkit/openvino.genai da1db86 src/cpp/src/continuous_batching/cache/kvcrush.cpp KVCrushAlgorithm; seed 17, "
+               f"{N} tokens that may go, pages of {P}, {E} to evict, of which {B} stay; make.py --kvcrush-pages")
+    g.put("score", score)
+    g.put("evicted", evicted)
+    for mode, name in enumerate(("random", "zeros", "ones", "mean", "alternating")):
+        case = [P, B, mode, 3, E, *evicted.tolist(), N, *(f"{x:.17g}" for x in score.tolist())]
+        answer = subprocess.run([arguments.kvcrush_pages], input=" ".join(map(str, case)), capture_output=True, text=True, check=True).stdout
+        anchor, kept = (torch.tensor([int(x) for x in line.split()]) for line in answer.splitlines())
+        g.put("anchor_" + name, anchor)
+        g.put("kept_" + name, kept.sort()[0])
+
+
 MAKERS = [
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
@@ -424,6 +468,8 @@ MAKERS = [
     (arguments.kvpress and arguments.factory, (h2o_grouped,)),
     (arguments.adakv and arguments.factory and arguments.kvpress, (adakv,)),
     (arguments.factory and arguments.kvpress, (pyramidkv,)),
+    (arguments.kvcrush, (kvcrush,)),
+    (arguments.kvcrush_pages, (kvcrush_pages,)),
 ]
 for given, makers in MAKERS:
     for make in makers if given else ():
