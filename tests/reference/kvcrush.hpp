@@ -31,7 +31,7 @@ inline bits kvcrush_anchor(std::vector<bits> const& codes, anchor which) {
   bits result(codes[0].size(), which == anchor::ones);
   for (std::size_t b = 0; b < result.size(); ++b) {
     std::size_t set = 0;
-    for (auto const& code : codes) set += code[b] ? 1 : 0;
+    for (auto const& code : codes) set += code[b] ? 1u : 0u;
     if (which == anchor::mean) result[b] = 2 * set > codes.size();
     if (which == anchor::inverse_mean) result[b] = 2 * set < codes.size();
     if (which == anchor::alternating) result[b] = b % 2 == 1;
