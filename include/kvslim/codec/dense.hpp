@@ -4,7 +4,7 @@
 
 // Exact storage: what dense is made of, and the tail of other codecs.
 
-#include <kvslim/core/codec.hpp>
+#include <kvslim/codec/form.hpp>
 #include <kvslim/isa/convert.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -15,55 +15,77 @@ template <element T>
 struct dense_key {
   using tail_type = T;
   static constexpr index_t tile = 16;
+  static constexpr codec_traits traits{.form = detail::dense_form<T>(detail::form_kind::dense_key),
+                                       .rewrites = true};
 
-  [[nodiscard]] KVSLIM_HD status check(index_t) const noexcept { return {}; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept { return tile; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept {
-    return tile * dim * static_cast<index_t>(sizeof(T));
+  [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
+    return detail::check_channels(dim);
   }
-  [[nodiscard]] KVSLIM_HD constexpr index_t coded(index_t tokens) const noexcept { return tokens; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return 0; }
-  [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return false; }
+  [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t) const noexcept {
+    return {.block_tokens = tile, .block_bytes = tile * dim * static_cast<index_t>(sizeof(T))};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept { return largest_finite<T>(); }
+  [[nodiscard]] constexpr form written() const noexcept { return {traits.form.value}; }
+  [[nodiscard]] static constexpr status read(form const& f, dense_key& out) noexcept {
+    if (!detail::is_form(f, traits.form, 0)) return detail::foreign_form();
+    out = {};
+    return {};
+  }
 
-  KVSLIM_HD void encode(float const* rows, block_run const& run, std::byte* block) const noexcept {
-    auto* const out = reinterpret_cast<T*>(block);
-    if (run.n == tile) {
-      for (index_t d = 0; d < run.dim; ++d) {
-        float x[tile];
-        for (index_t i = 0; i < tile; ++i) x[i] = rows[i * run.dim + d];
+  KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
+    auto* const out = detail::array_at<T>(block);
+    if (at.n == tile) {
+      for (index_t d = 0; d < at.dim; ++d) {
+        detail::local<float, tile> x;
+        for (index_t i = 0; i < tile; ++i) x[i] = rows[i * at.dim + d];
         detail::narrow16(x, out + d * tile);
       }
       return;
     }
-    for (index_t i = 0; i < run.n; ++i)
-      for (index_t d = 0; d < run.dim; ++d)
-        out[d * tile + run.first + i] = from_float<T>(rows[i * run.dim + d]);
+    for (index_t i = 0; i < at.n; ++i)
+      for (index_t d = 0; d < at.dim; ++d)
+        out[d * tile + at.first + i] = from_float<T>(rows[i * at.dim + d]);
   }
-  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const& run,
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
-    return to_float(reinterpret_cast<T const*>(block)[d * tile + run.first]);
+    return to_float(detail::array_at<T>(block)[d * tile + at.first]);
   }
-  KVSLIM_HD void dot(std::byte const* block, block_run const& run, float const* q, index_t heads,
+  KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
-    index_t const dim = run.dim;
-    for (index_t done = 0; done < run.n;) {
-      index_t const t0 = (run.first + done) % tile, n = detail::min(run.n - done, tile - t0);
-      auto const* const in =
-          reinterpret_cast<T const*>(block) + (run.first + done) / tile * tile * dim;
+    index_t const dim = at.dim;
+    for (index_t done = 0; done < at.n;) {
+      index_t const t0 = (at.first + done) % tile, n = detail::min(at.n - done, tile - t0);
+      auto const* const in = detail::array_at<T>(block) + (at.first + done) / tile * tile * dim;
       detail::by_heads(heads, [&](auto count, index_t h0) {
         constexpr index_t m = decltype(count)::value;
-        float sum[m][tile] = {};
-        for (index_t d = 0; d < dim; ++d) {
-          float k[tile];
-          detail::widen16(in + d * tile, k);
-          for (index_t h = 0; h < m; ++h)
-            for (index_t t = 0; t < tile; ++t) sum[h][t] += q[(h0 + h) * dim + d] * k[t];
-        }
+        detail::local<float, m, tile> sum = {};
+        add_channels<m>(in, q + h0 * dim, dim, sum);
         for (index_t h = 0; h < m; ++h)
           for (index_t i = 0; i < n; ++i)
             scores[(h0 + h) * run_tokens + done + i] += sum[h][t0 + i];
       });
       done += n;
+    }
+  }
+
+ private:
+  /// sum[h][t] += q[h] . k[t]. The channels are summed in pieces, which keeps rounding errors
+  /// apart.
+  template <index_t Heads>
+  static KVSLIM_HD void add_channels(T const* in, float const* q, index_t dim,
+                                     detail::local<float, Heads, tile>& sum) noexcept {
+    constexpr index_t piece = 32;
+    for (index_t begin = 0; begin < dim; begin += piece) {
+      detail::local<float, Heads, tile> part = {};
+      index_t const end = detail::min(dim, begin + piece);
+      for (index_t d = begin; d < end; ++d) {
+        detail::local<float, tile> k;
+        detail::widen16(in + d * tile, k);
+        for (index_t h = 0; h < Heads; ++h)
+          for (index_t t = 0; t < tile; ++t) part[h][t] += q[h * dim + d] * k[t];
+      }
+      for (index_t h = 0; h < Heads; ++h)
+        for (index_t t = 0; t < tile; ++t) sum[h][t] += part[h][t];
     }
   }
 };
@@ -72,38 +94,45 @@ struct dense_key {
 template <element T>
 struct dense_value {
   using tail_type = T;
+  static constexpr codec_traits traits{
+      .form = detail::dense_form<T>(detail::form_kind::dense_value), .rewrites = true};
 
-  [[nodiscard]] KVSLIM_HD status check(index_t) const noexcept { return {}; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept { return 1; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept {
-    return dim * static_cast<index_t>(sizeof(T));
+  [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
+    return detail::check_channels(dim);
   }
-  [[nodiscard]] KVSLIM_HD constexpr index_t coded(index_t tokens) const noexcept { return tokens; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t tail_tokens() const noexcept { return 0; }
-  [[nodiscard]] KVSLIM_HD constexpr bool whole_blocks() const noexcept { return false; }
+  [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t) const noexcept {
+    return {.block_tokens = 1, .block_bytes = dim * static_cast<index_t>(sizeof(T))};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept { return largest_finite<T>(); }
+  [[nodiscard]] constexpr form written() const noexcept { return {traits.form.value}; }
+  [[nodiscard]] static constexpr status read(form const& f, dense_value& out) noexcept {
+    if (!detail::is_form(f, traits.form, 0)) return detail::foreign_form();
+    out = {};
+    return {};
+  }
 
-  KVSLIM_HD void encode(float const* rows, block_run const& run, std::byte* block) const noexcept {
-    auto* const out = reinterpret_cast<T*>(block);
-    index_t d = 0;
-    for (; d + 16 <= run.dim; d += 16) detail::narrow16(rows + d, out + d);
-    for (; d < run.dim; ++d) out[d] = from_float<T>(rows[d]);
+  KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
+    auto* const out = detail::array_at<T>(block);
+    index_t const whole = at.dim - at.dim % 16;
+    for (index_t d = 0; d < whole; d += 16) detail::narrow16(rows + d, out + d);
+    for (index_t d = whole; d < at.dim; ++d) out[d] = from_float<T>(rows[d]);
   }
-  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, block_run const&,
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const&,
                                        index_t d) const noexcept {
-    return to_float(reinterpret_cast<T const*>(block)[d]);
+    return to_float(detail::array_at<T>(block)[d]);
   }
-  KVSLIM_HD void accumulate(std::byte const* block, block_run const& run, float const* p,
-                            index_t heads, float* out) const noexcept {
-    index_t const dim = run.dim, n = run.n;
-    auto const* const in = reinterpret_cast<T const*>(block) + run.first * dim;
+  KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
+                            float* out) const noexcept {
+    index_t const dim = at.dim, n = at.n;
+    auto const* const in = detail::array_at<T>(block) + at.first * dim;
     constexpr index_t chunk = 32;
     index_t d = 0;
     for (; d + chunk <= dim; d += chunk)
       detail::by_heads(heads, [&](auto count, index_t h0) {
         constexpr index_t m = decltype(count)::value;
-        float sum[m][chunk] = {};
+        detail::local<float, m, chunk> sum = {};
         for (index_t t = 0; t < n; ++t) {
-          float v[chunk];
+          detail::local<float, chunk> v;
           detail::widen16(in + t * dim + d, v);
           detail::widen16(in + t * dim + d + 16, v + 16);
           for (index_t h = 0; h < m; ++h)
@@ -113,12 +142,15 @@ struct dense_value {
           for (index_t i = 0; i < chunk; ++i) out[(h0 + h) * dim + d + i] += sum[h][i];
       });
     for (; d < dim; ++d)
-      for (index_t h = 0; h < heads; ++h)
-        for (index_t t = 0; t < n; ++t)
-          out[h * dim + d] += p[h * run_tokens + t] * to_float(in[t * dim + d]);
+      for (index_t h = 0; h < heads; ++h) {
+        float sum = 0.0f;
+        for (index_t t = 0; t < n; ++t) sum += p[h * run_tokens + t] * to_float(in[t * dim + d]);
+        out[h * dim + d] += sum;
+      }
   }
 };
 
-static_assert(key_codec<dense_key<f16>> && value_codec<dense_value<f16>>);
+static_assert(key_codec<dense_key<f16>> && detail::check_codec<dense_key<f16>>::value);
+static_assert(value_codec<dense_value<f16>> && detail::check_codec<dense_value<f16>>::value);
 
 KVSLIM_END_NAMESPACE

@@ -51,12 +51,17 @@ template <int Mantissa, int Bias>
   return kept + static_cast<std::uint32_t>(rest > half || (rest == half && (kept & 1u) != 0));
 }
 
+/// The way back, by integers and sums of normal floats: an engine may flush subnormals to zero.
 template <int Mantissa, int Bias>
-[[nodiscard]] KVSLIM_HD constexpr float widen(std::uint32_t magnitude) noexcept {
-  // The bit pattern read with a float's exponent field is the value times 2^(Bias - 127),
-  // subnormals included.
-  auto const scale = detail::bit_cast<float>(static_cast<std::uint32_t>(254 - Bias) << 23);
-  return detail::bit_cast<float>(magnitude << (23 - Mantissa)) * scale;
+[[nodiscard]] KVSLIM_HD constexpr float widen_magnitude(std::uint32_t magnitude) noexcept {
+  // A normal number's exponent moves to the float's bias. A subnormal one's fraction is put behind
+  // the leading one of the format's smallest normal number, which is then taken away.
+  constexpr auto normal = static_cast<std::uint32_t>(127 - Bias) << 23;
+  constexpr auto smallest = normal + (1u << 23);
+  auto const placed = magnitude << (23 - Mantissa);
+  auto const subnormal =
+      detail::bit_cast<float>(placed + smallest) - detail::bit_cast<float>(smallest);
+  return magnitude >> Mantissa == 0 ? subnormal : detail::bit_cast<float>(placed + normal);
 }
 
 [[nodiscard]] KVSLIM_HD constexpr float with_sign(float magnitude, std::uint32_t sign) noexcept {
@@ -79,7 +84,7 @@ template <int Mantissa, int Bias>
   auto const magnitude = x.bits & 0x7fffu;
   auto const special = 0x7f800000u | ((magnitude & 0x3ffu) << 13);
   return magnitude >= 0x7c00u ? detail::bit_cast<float>(special | sign)
-                              : detail::with_sign(detail::widen<10, 15>(magnitude), sign);
+                              : detail::with_sign(detail::widen_magnitude<10, 15>(magnitude), sign);
 }
 
 [[nodiscard]] KVSLIM_HD constexpr float to_float(bf16 x) noexcept {
@@ -90,7 +95,7 @@ template <int Mantissa, int Bias>
   auto const sign = (x.bits & 0x80u) << 24;
   auto const magnitude = x.bits & 0x7fu;
   return magnitude == 0x7fu ? detail::bit_cast<float>(0x7fc00000u | sign)
-                            : detail::with_sign(detail::widen<3, 7>(magnitude), sign);
+                            : detail::with_sign(detail::widen_magnitude<3, 7>(magnitude), sign);
 }
 
 [[nodiscard]] KVSLIM_HD constexpr float to_float(e5m2 x) noexcept {
@@ -108,6 +113,13 @@ template <class T>
   if constexpr (std::same_as<T, float>) {
     return x;
   } else if constexpr (std::same_as<T, f16>) {
+#if defined(__CUDA_ARCH__)
+    if (!__builtin_is_constant_evaluated()) {
+      std::uint16_t y;
+      asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+      return {y};
+    }
+#endif
     if (magnitude > 0x7f800000u) return {0x7fff};
     if (magnitude >= 0x477ff000u)
       return {static_cast<std::uint16_t>(0x7c00u | sign16)};  // 65520 and above
@@ -141,5 +153,76 @@ float > || std::same_as<std::remove_const_t<T>, f16> ||
 [[nodiscard]] KVSLIM_HD constexpr bool is_finite(float x) noexcept {
   return (detail::bit_cast<std::uint32_t>(x) & 0x7f800000u) != 0x7f800000u;
 }
+
+/// The largest finite value of an element type.
+template <element T>
+[[nodiscard]] KVSLIM_HD constexpr float largest_finite() noexcept {
+  if constexpr (std::same_as<T, float>)
+    return detail::bit_cast<float>(0x7f7fffffu);
+  else if constexpr (std::same_as<T, f16>)
+    return 65504.0f;
+  else if constexpr (std::same_as<T, bf16>)
+    return to_float(bf16{0x7f7f});
+  else if constexpr (std::same_as<T, e4m3>)
+    return 448.0f;
+  else
+    return 57344.0f;
+}
+
+/// Bit patterns as an engine holds them (16-bit words for f16 and bf16, bytes for e4m3 and e5m2)
+/// seen as elements, without a copy.
+template <class T>
+[[nodiscard]] KVSLIM_HD inline T* as_elements(decltype(T::bits)* words) noexcept {
+  return reinterpret_cast<T*>(words);
+}
+template <class T>
+[[nodiscard]] KVSLIM_HD inline T const* as_elements(decltype(T::bits) const* words) noexcept {
+  return reinterpret_cast<T const*>(words);
+}
+
+namespace detail {
+
+template <class T, index_t N, index_t... More>
+struct local_array {
+  using type = typename local_array<T, More...>::type[static_cast<std::size_t>(N)];
+};
+template <class T, index_t N>
+struct local_array<T, N> {
+  using type = T[static_cast<std::size_t>(N)];
+};
+/// local<T, N, M> is T[N][M]: bounds are counts, and counts have a sign.
+template <class T, index_t... N>
+using local = typename local_array<T, N...>::type;
+
+/// Bytes that hold an array of T at T's alignment, which the caller vouches for.
+template <class T>
+[[nodiscard]] KVSLIM_HD inline T* array_at(std::byte* bytes) noexcept {
+  return static_cast<T*>(static_cast<void*>(bytes));
+}
+template <class T>
+[[nodiscard]] KVSLIM_HD inline T const* array_at(std::byte const* bytes) noexcept {
+  return static_cast<T const*>(static_cast<void const*>(bytes));
+}
+
+/// Numbers that stored forms write for element types; they never change.
+template <element T>
+[[nodiscard]] KVSLIM_HD constexpr std::uint32_t element_number() noexcept {
+  return std::same_as<T, f16>     ? 1u
+         : std::same_as<T, bf16>  ? 2u
+         : std::same_as<T, float> ? 3u
+         : std::same_as<T, e4m3>  ? 4u
+                                  : 5u;
+}
+
+/// a / b rounded to nearest, whatever a device compiler was told about fast arithmetic.
+[[nodiscard]] KVSLIM_HD inline float divide(float a, float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fdiv_rn(a, b);
+#else
+  return a / b;
+#endif
+}
+
+}  // namespace detail
 
 KVSLIM_END_NAMESPACE

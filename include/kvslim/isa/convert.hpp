@@ -19,25 +19,49 @@ struct all_lanes {
 };
 #endif
 
+#if defined(__F16C__) && !defined(__CUDACC__)
+using shorts8 [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = short;
+using shorts16 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = short;
+using floats8 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = float;
+using floats16 [[gnu::vector_size(64), gnu::aligned(1), gnu::may_alias]] = float;
+
+/// Sixteen bit patterns of f16 as floats, times `scale`.
+inline void widen_halves(short const* in, float scale, float* out) noexcept {
+#if defined(__AVX512F__)
+  // One store of the width that the loop reads back: narrower ones could not be forwarded.
+  *reinterpret_cast<floats16*>(out) =
+      scale * __builtin_ia32_vcvtph2ps512_mask(*reinterpret_cast<shorts16 const*>(in), floats16{},
+                                               all_lanes{}, 4);
+#else
+  for (index_t i = 0; i < 16; i += 8)
+    *reinterpret_cast<floats8*>(out + i) =
+        scale * __builtin_ia32_vcvtph2ps256(*reinterpret_cast<shorts8 const*>(in + i));
+#endif
+}
+#endif
+
 /// Sixteen stored values as floats. Uses the conversion instruction where the consumer's flags have
-/// it (the builtin spares every consumer <immintrin.h>); the result is the same.
+/// it (the builtin spares every consumer <immintrin.h>); the result is the same. The instruction
+/// reads subnormal halves whatever the consumer's floating-point mode.
 template <class T>
 KVSLIM_HD inline void widen16(T const* in, float* out) noexcept {
 #if defined(__F16C__) && !defined(__CUDACC__)
   if constexpr (std::same_as<T, f16>) {
-#if defined(__AVX512F__)
-    // One store of the width that the loop reads back: narrower ones could not be forwarded.
-    using half16 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = short;
-    using float16 [[gnu::vector_size(64), gnu::aligned(1), gnu::may_alias]] = float;
-    *reinterpret_cast<float16*>(out) = __builtin_ia32_vcvtph2ps512_mask(
-        *reinterpret_cast<half16 const*>(in), float16{}, all_lanes{}, 4);
-#else
-    using half8 [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = short;
-    using float8 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = float;
-    for (index_t i = 0; i < 16; i += 8)
-      *reinterpret_cast<float8*>(out + i) =
-          __builtin_ia32_vcvtph2ps256(*reinterpret_cast<half8 const*>(in + i));
-#endif
+    widen_halves(reinterpret_cast<short const*>(in), 1.0f, out);
+    return;
+  } else if constexpr (std::same_as<T, e5m2>) {  // the upper byte of a half
+    short halves[16];
+    for (index_t i = 0; i < 16; ++i) halves[i] = static_cast<short>(in[i].bits << 8);
+    widen_halves(halves, 1.0f, out);
+    return;
+  } else if constexpr (std::same_as<T, e4m3>) {  // a half's fields, with another exponent bias
+    short halves[16];
+    for (index_t i = 0; i < 16; ++i) {
+      unsigned const bits = in[i].bits, magnitude = bits & 0x7fu;
+      halves[i] =
+          static_cast<short>((bits & 0x80u) << 8 | (magnitude == 0x7fu ? 0x7e00u : magnitude << 7));
+    }
+    widen_halves(halves, 256.0f, out);
     return;
   }
 #endif
@@ -51,22 +75,23 @@ KVSLIM_HD inline void narrow16(float const* in, T* out) noexcept {
   if constexpr (std::same_as<T, f16>) {
 #if defined(__AVX512F__)
     constexpr index_t width = 16;
-    using halfs [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = short;
-    using floats [[gnu::vector_size(64), gnu::aligned(1), gnu::may_alias]] = float;
+    using halves = shorts16;
+    using floats = floats16;
     auto const convert = [](floats x) {
-      return halfs(__builtin_ia32_vcvtps2ph512_mask(x, 0, halfs{}, all_lanes{}));
+      return halves(__builtin_ia32_vcvtps2ph512_mask(x, 0, halves{}, all_lanes{}));
     };
 #else
     constexpr index_t width = 8;
-    using halfs [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = short;
-    using floats [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = float;
-    auto const convert = [](floats x) { return halfs(__builtin_ia32_vcvtps2ph256(x, 0)); };
+    using halves = shorts8;
+    using floats = floats8;
+    auto const convert = [](floats x) { return halves(__builtin_ia32_vcvtps2ph256(x, 0)); };
 #endif
     for (index_t i = 0; i < 16; i += width) {
       auto const x = *reinterpret_cast<floats const*>(in + i);
-      auto const nan = __builtin_convertvector(
-          x != x, halfs);  // all ones; the instruction would keep sign and payload
-      *reinterpret_cast<halfs*>(out + i) = (convert(x) & ~nan) | (nan & static_cast<short>(0x7fff));
+      // All ones where x is NaN; the instruction would keep sign and payload.
+      auto const nan = __builtin_convertvector(x != x, halves);
+      *reinterpret_cast<halves*>(out + i) =
+          (convert(x) & ~nan) | (nan & static_cast<short>(0x7fff));
     }
     return;
   }
@@ -74,11 +99,16 @@ KVSLIM_HD inline void narrow16(float const* in, T* out) noexcept {
   for (index_t i = 0; i < 16; ++i) out[i] = from_float<T>(in[i]);
 }
 
-/// One stored f16 as a float.
-[[nodiscard]] KVSLIM_HD inline float widen(f16 x) noexcept {
+/// One stored value as a float.
+template <class T>
+[[nodiscard]] KVSLIM_HD inline float widen(T x) noexcept {
 #if defined(__F16C__) && !defined(__CUDACC__)
-  using half8 [[gnu::vector_size(16)]] = short;
-  return __builtin_ia32_vcvtph2ps(half8{static_cast<short>(x.bits)})[0];
+  if constexpr (std::same_as<T, f16>) {
+    using half8 [[gnu::vector_size(16)]] = short;
+    return __builtin_ia32_vcvtph2ps(half8{static_cast<short>(x.bits)})[0];
+  } else {
+    return to_float(x);
+  }
 #else
   return to_float(x);
 #endif

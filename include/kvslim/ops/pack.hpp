@@ -11,7 +11,7 @@
 /// attention kernels read; see store/README.md.
 
 #include <cstring>
-#include <kvslim/core/config.hpp>
+#include <kvslim/core/elements.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -72,7 +72,7 @@ template <int Bits>
 KVSLIM_HD inline void unpack_words(std::uint8_t const* unit, std::uint32_t* words) noexcept {
   constexpr index_t each = unit_bytes<Bits> / 4;
   constexpr std::uint32_t mask = ((1u << Bits) - 1u) * 0x01010101u;
-  std::uint32_t packed[each];
+  detail::local<std::uint32_t, each> packed;
   std::memcpy(packed, unit, sizeof packed);
   for (index_t plane = 0; plane < 8 / Bits; ++plane)
     for (index_t i = 0; i < each; ++i)
@@ -102,7 +102,7 @@ template <int Bits>
 template <int Bits>
 KVSLIM_HD inline void pack_words(std::uint32_t const* words, std::uint8_t* unit) noexcept {
   constexpr index_t each = unit_bytes<Bits> / 4;
-  std::uint32_t packed[each] = {};
+  detail::local<std::uint32_t, each> packed = {};
   for (index_t plane = 0; plane < 8 / Bits; ++plane)
     for (index_t i = 0; i < each; ++i) packed[i] |= words[plane * each + i] << (plane * Bits);
   std::memcpy(unit, packed, sizeof packed);

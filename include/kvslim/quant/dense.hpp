@@ -12,20 +12,14 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Stores K and V as T, nothing else. Cost: encode one read and one write; 2 * sizeof(T) * head_dim
-/// bytes per token.
+/// Stores K and V as T, nothing else. Requires: values that T holds (non_finite). Cost: encode one
+/// read and one write; 2 * sizeof(T) * head_dim bytes per token.
 template <element T = f16>
 struct dense {
-  using stage = quantizer_tag;
+  static constexpr quantizer_traits traits{};
+
   [[nodiscard]] KVSLIM_HD constexpr dense_key<T> key_codec() const noexcept { return {}; }
   [[nodiscard]] KVSLIM_HD constexpr dense_value<T> value_codec() const noexcept { return {}; }
-  [[nodiscard]] KVSLIM_HD static constexpr std::uint32_t scheme() noexcept {
-    return 0x0100u + (std::same_as<T, f16>     ? 0u
-                      : std::same_as<T, bf16>  ? 1u
-                      : std::same_as<T, float> ? 2u
-                      : std::same_as<T, e4m3>  ? 3u
-                                               : 4u);
-  }
 };
 static_assert(quantizer<dense<f16>>);
 

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/codec/planar.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// K quantized per channel over `group` tokens, with an exact tail of up to `residual` tokens.
+///
+/// Byte layout of a block of `group` tokens: codes (group * dim * Bits / 8 bytes), Param
+/// scale[dim], Param low[dim]. Requires: group 32, 64, 96 or 128; residual a positive multiple of
+/// group, at most 2^20; dim a multiple of 4 (invalid_option, invalid_shape). Error:
+/// codec/affine.hpp.
+template <int Bits, element Tail = f16, affine_parameter Param = f16>
+struct channel_key {
+  using tail_type = Tail;
+  static constexpr codec_traits traits{
+      .form = detail::affine_form<Tail, Param>(detail::form_kind::channel_key, Bits),
+      .whole_blocks = true};
+
+  index_t group = 32;
+  index_t residual = 128;
+  kvslim::rounding rounding = kvslim::rounding::precise;
+
+  [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
+    if (auto const result = check_options(); !result.ok()) return result;
+    return detail::check_key_channels(dim);
+  }
+  [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t) const noexcept {
+    return {.block_tokens = group, .block_bytes = block_bytes(dim), .settle_by = residual};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
+    return detail::largest_affine<Tail, Param>(Bits, rounding);
+  }
+  [[nodiscard]] constexpr form written() const noexcept {
+    return {traits.form.value,
+            {static_cast<std::uint32_t>(group), static_cast<std::uint32_t>(residual),
+             static_cast<std::uint32_t>(rounding)}};
+  }
+  [[nodiscard]] static constexpr status read(form const& f, channel_key& out) noexcept {
+    if (!detail::is_form(f, traits.form, 3) || f.words[2] > 1) return detail::foreign_form();
+    channel_key const found{f.words[0], f.words[1], static_cast<kvslim::rounding>(f.words[2])};
+    if (!found.check_options().ok()) return detail::foreign_form();
+    out = found;
+    return {};
+  }
+
+  KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
+    index_t const dim = at.dim;
+    auto const stored = parameters(block, dim);
+    detail::by_channels(dim, [&](auto channels, index_t d) {
+      constexpr index_t n = decltype(channels)::value;
+      detail::local<float, n> least, most;
+      for (index_t i = 0; i < n; ++i) least[i] = most[i] = rows[d + i];
+      for (index_t t = 1; t < group; ++t) ops::widen_ranges<n>(rows + t * dim + d, least, most);
+      for (index_t i = 0; i < n; ++i)
+        stored.set(d + i, detail::fit_affine<Param>({least[i], most[i]}, Bits, rounding));
+    });
+    auto const params = [&](index_t, index_t d, auto channels, float* scale, float* low) {
+      constexpr index_t n = decltype(channels)::value;
+      detail::widen_all<n>(stored.scale + d, scale);
+      detail::widen_all<n>(stored.low + d, low);
+    };
+    for (index_t t = 0; t < group; t += detail::unit_tokens)
+      detail::encode_key_run<Bits>(rows + t * dim, dim, rounding, params,
+                                   detail::codes_of(block) + detail::key_unit<Bits>(t, 0, dim));
+  }
+  [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, site const& at,
+                                             index_t d) const noexcept {
+    return detail::get_key<Bits>(detail::codes_of(block), at.first, d, at.dim);
+  }
+  /// The parameters of all channels.
+  template <class Byte>
+  [[nodiscard]] KVSLIM_HD auto parameters(Byte* block, index_t dim) const noexcept {
+    return detail::parameters_at<Param>(block + code_bytes(dim), dim);
+  }
+  /// The parameters of one value.
+  [[nodiscard]] KVSLIM_HD affine<Param> parameters(std::byte const* block, site const& at,
+                                                   index_t d) const noexcept {
+    return parameters(block, at.dim)[d];
+  }
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
+                                       index_t d) const noexcept {
+    return parameters(block, at, d).decode(code(block, at, d));
+  }
+  KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
+                     float* scores) const noexcept {
+    index_t const dim = at.dim, t0 = at.first % detail::unit_tokens;
+    auto const* const codes = detail::codes_of(block) + detail::key_unit<Bits>(at.first, 0, dim);
+    auto const stored = parameters(block, dim);
+    detail::by_heads(heads, [&](auto count, index_t h0) {
+      constexpr index_t n = decltype(count)::value;
+      float const* const heads_q = q + h0 * dim;
+      detail::local<float, n> base;
+      detail::local<float, n, detail::unit_tokens> sums = {};
+      for (index_t h = 0; h < n; ++h)
+        base[h] = detail::sum_of(
+            dim, [&](index_t d) { return heads_q[h * dim + d] * to_float(stored.low[d]); });
+      detail::dot_codes<Bits, n>(
+          codes, dim, heads_q, [&](index_t d) { return detail::widen(stored.scale[d]); }, sums);
+      for (index_t h = 0; h < n; ++h)
+        for (index_t i = 0; i < at.n; ++i)
+          scores[(h0 + h) * run_tokens + i] += sums[h][t0 + i] + base[h];
+    });
+  }
+
+ private:
+  [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
+    if (group < 32 || group % 32 != 0 || group > 128)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: a per-channel key group must be 32, 64, 96 or 128 tokens");
+    if (residual < group || residual % group != 0 || residual > detail::most_residual)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: residual must be a positive multiple of group");
+    return detail::check_rounding<Param>(rounding);
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept {
+    return group * dim * Bits / 8;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept {
+    return code_bytes(dim) + detail::parameter_array<Param>::bytes(dim);
+  }
+};
+
+static_assert(key_codec<channel_key<2>> && detail::check_codec<channel_key<2>>::value);
+
+KVSLIM_END_NAMESPACE
