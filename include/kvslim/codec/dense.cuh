@@ -12,26 +12,25 @@ template <element T>
 struct warp_codec<dense_key<T>> {
   using codec = dense_key<T>;
 
-  static __device__ void encode(codec const&, float const* rows, block_run const& run,
-                                std::byte* block) {
-    for (index_t begin = 0; begin < run.n;) {
-      index_t const t0 = (run.first + begin) % codec::tile,
-                    n = detail::min(run.n - begin, codec::tile - t0);
+  static __device__ void encode(codec const&, float const* rows, site const& at, std::byte* block) {
+    for (index_t begin = 0; begin < at.n;) {
+      index_t const t0 = (at.first + begin) % codec::tile,
+                    n = detail::min(at.n - begin, codec::tile - t0);
       auto* const out =
-          reinterpret_cast<T*>(block) + (run.first + begin) / codec::tile * codec::tile * run.dim;
-      for (index_t j = threadIdx.x % detail::warp_threads; j < run.dim * codec::tile;
-           j += detail::warp_threads) {
+          detail::array_at<T>(block) + (at.first + begin) / codec::tile * codec::tile * at.dim;
+      for (index_t j = static_cast<int>(threadIdx.x) % detail::warp_threads;
+           j < at.dim * codec::tile; j += detail::warp_threads) {
         index_t const d = j / codec::tile, i = j % codec::tile;
-        if (i < n) out[d * codec::tile + t0 + i] = from_float<T>(rows[(begin + i) * run.dim + d]);
+        if (i < n) out[d * codec::tile + t0 + i] = from_float<T>(rows[(begin + i) * at.dim + d]);
       }
       begin += n;
     }
   }
   template <class Use>
-  static __device__ void each_channel(codec const&, std::byte const* block, block_run const& run,
+  static __device__ void each_channel(codec const&, std::byte const* block, site const& at,
                                       Use const& use) {
-    auto const* const in = reinterpret_cast<T const*>(block) + run.first;
-    for (int d = 0; d < static_cast<int>(run.dim); ++d) use(d, to_float(in[d * codec::tile]));
+    auto const* const in = detail::array_at<T>(block) + at.first;
+    for (int d = 0; d < static_cast<int>(at.dim); ++d) use(d, to_float(in[d * codec::tile]));
   }
 };
 
@@ -39,19 +38,18 @@ template <element T>
 struct warp_codec<dense_value<T>> {
   using codec = dense_value<T>;
 
-  static __device__ void encode(codec const&, float const* rows, block_run const& run,
-                                std::byte* block) {
-    auto* const out = reinterpret_cast<T*>(block) + run.first * run.dim;
-    for (index_t j = threadIdx.x % detail::warp_threads; j < run.n * run.dim;
+  static __device__ void encode(codec const&, float const* rows, site const& at, std::byte* block) {
+    auto* const out = detail::array_at<T>(block) + at.first * at.dim;
+    for (index_t j = static_cast<int>(threadIdx.x) % detail::warp_threads; j < at.n * at.dim;
          j += detail::warp_threads)
       out[j] = from_float<T>(rows[j]);
   }
   template <class Use>
-  static __device__ void each_token(codec const&, std::byte const* block, block_run const& run,
-                                    index_t d, Use const& use) {
-    auto const* const in = reinterpret_cast<T const*>(block) + run.first * run.dim + d;
-    int const dim = static_cast<int>(run.dim);
-    for (int i = 0; i < static_cast<int>(run.n); ++i) use(i, to_float(in[i * dim]));
+  static __device__ void each_token(codec const&, std::byte const* block, site const& at, index_t d,
+                                    Use const& use) {
+    auto const* const in = detail::array_at<T>(block) + at.first * at.dim + d;
+    int const dim = static_cast<int>(at.dim);
+    for (int i = 0; i < static_cast<int>(at.n); ++i) use(i, to_float(in[i * dim]));
   }
 };
 

@@ -12,50 +12,51 @@ KVSLIM_BEGIN_NAMESPACE
 /// for speed; bytes and values stay the same.
 template <class Codec>
 struct warp_codec {
-  /// Writes run.n tokens. Every lane calls; rows [members, run.n, dim] are visible to all of them.
+  /// Writes at.n tokens. Every lane calls; rows [members, at.n, dim] are visible to all of them.
   /// Blocks of fewer than run_tokens tokens are handed several at once (then members is 1), larger
   /// ones whole. The caller synchronises afterwards.
-  static __device__ void encode(Codec const& codec, float const* rows, block_run const& run,
+  static __device__ void encode(Codec const& codec, float const* rows, site const& at,
                                 std::byte* block) {
     if (threadIdx.x % detail::warp_threads != 0) return;
-    if (codec.block_tokens() >= run_tokens) return codec.encode(rows, run, block);
-    for (index_t done = 0; done < run.n;) {
-      block_run part = token(codec, run, done);
-      part.n = detail::min(run.n - done, codec.block_tokens() - part.first);
-      codec.encode(rows + done * run.dim, part, at(codec, run, done, block));
+    auto const sizes = codec.sizes(at.dim, at.n);
+    if (sizes.block_tokens >= run_tokens) return codec.encode(rows, at, block);
+    for (index_t done = 0; done < at.n;) {
+      site part = token(sizes, at, done);
+      part.n = detail::min(at.n - done, sizes.block_tokens - part.first);
+      codec.encode(rows + done * at.dim, part, block + offset(sizes, at, done));
       done += part.n;
     }
   }
 
-  /// Calls use(d, x) for every channel of token run.first, in order: how one lane reads a key.
+  /// Calls use(d, x) for every channel of token at.first, in order: how one lane reads a key.
   template <class Use>
-  static __device__ void each_channel(Codec const& codec, std::byte const* block,
-                                      block_run const& run, Use const& use) {
-    for (index_t d = 0; d < run.dim; ++d) use(d, codec.decode(block, run, d));
+  static __device__ void each_channel(Codec const& codec, std::byte const* block, site const& at,
+                                      Use const& use) {
+    for (index_t d = 0; d < at.dim; ++d) use(d, codec.decode(block, at, d));
   }
 
-  /// Calls use(i, x) for channel d of each of the run.n tokens, in order: how one lane reads
+  /// Calls use(i, x) for channel d of each of the at.n tokens, in order: how one lane reads
   /// values.
   template <class Use>
-  static __device__ void each_token(Codec const& codec, std::byte const* block,
-                                    block_run const& run, index_t d, Use const& use) {
-    for (index_t i = 0; i < run.n; ++i)
-      use(i, codec.decode(at(codec, run, i, block), token(codec, run, i), d));
+  static __device__ void each_token(Codec const& codec, std::byte const* block, site const& at,
+                                    index_t d, Use const& use) {
+    auto const sizes = codec.sizes(at.dim, at.n);
+    for (index_t i = 0; i < at.n; ++i)
+      use(i, codec.decode(block + offset(sizes, at, i), token(sizes, at, i), d));
   }
 
  private:
-  /// The run that is token i of `run` alone, and its block.
-  static __device__ block_run token(Codec const& codec, block_run run, index_t i) {
-    run.first = (run.first + i) % codec.block_tokens();
-    run.n = 1;
-    run.token += i;
-    run.positions.first += static_cast<std::int32_t>(i);
-    if (run.positions.list != nullptr) run.positions.list += i;
-    return run;
+  /// The site that is token i of `at` alone, and where its block lies.
+  static __device__ site token(codec_sizes const& sizes, site at, index_t i) {
+    at.first = (at.first + i) % sizes.block_tokens;
+    at.n = 1;
+    at.token += i;
+    at.positions.first += static_cast<std::int32_t>(i);
+    if (at.positions.list != nullptr) at.positions.list += i;
+    return at;
   }
-  template <class Byte>
-  static __device__ Byte* at(Codec const& codec, block_run const& run, index_t i, Byte* block) {
-    return block + (run.first + i) / codec.block_tokens() * codec.block_bytes(run.dim);
+  static __device__ index_t offset(codec_sizes const& sizes, site const& at, index_t i) {
+    return (at.first + i) / sizes.block_tokens * sizes.block_bytes;
   }
 };
 

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/codec/planar.cuh>
+#include <kvslim/codec/token_key.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+template <int Bits, element Tail, affine_parameter Param>
+struct warp_codec<token_key<Bits, Tail, Param>> {
+  using codec = token_key<Bits, Tail, Param>;
+
+  static __device__ void encode(codec const& c, float const* rows, site const& at,
+                                std::byte* block) {
+    int const lane = detail::lane();
+    index_t const dim = at.dim;
+    auto* const codes = detail::codes_of(block);
+    auto const stored = c.parameters(block, dim).from(at.first);
+    if (lane < at.n)
+      stored.set(lane, detail::fit_affine<Param>(
+                           detail::lane_range(rows + lane * dim, static_cast<int>(dim)), Bits,
+                           rounding::precise));
+    __syncwarp();
+    for (index_t quad = lane; quad < dim / 4; quad += detail::warp_threads) {
+      auto const token = [&](index_t t) {
+        return detail::quad_codes(
+            rows + t * dim + quad * 4, [&](int) { return stored[t]; }, Bits, rounding::precise);
+      };
+      if (at.n == detail::unit_tokens) {
+        detail::store_key_words<Bits>(codes + detail::key_unit<Bits>(0, quad * 4, dim), token);
+      } else {
+        for (index_t t = 0; t < at.n; ++t)
+          for (index_t i = 0; i < 4; ++i)
+            detail::put_key<Bits>(codes, at.first + t, quad * 4 + i, dim,
+                                  (token(t) >> (8 * i)) & 255u);
+      }
+    }
+  }
+  template <class Use>
+  static __device__ void each_channel(codec const& c, std::byte const* block, site const& at,
+                                      Use const& use) {
+    auto const a = c.parameters(block, at.dim)[at.first];
+    float const scale = to_float(a.scale), low = to_float(a.low);
+    detail::each_key_code<Bits>(detail::codes_of(block), static_cast<int>(at.first),
+                                static_cast<int>(at.dim),
+                                [&](int d, float code) { use(d, code * scale + low); });
+  }
+};
+
+KVSLIM_END_NAMESPACE
