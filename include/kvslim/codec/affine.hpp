@@ -21,6 +21,7 @@
 
 #include <kvslim/core/elements.hpp>
 #include <kvslim/core/status.hpp>
+#include <kvslim/isa/convert.hpp>
 #include <kvslim/ops/group_range.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -82,9 +83,7 @@ template <class Param>
 
 inline constexpr float smallest_normal = 1.17549435e-38f;  // 2^-126
 
-[[nodiscard]] KVSLIM_HD inline float round_f16(float x) noexcept {
-  return to_float(from_float<f16>(x));
-}
+[[nodiscard]] KVSLIM_HD inline float round_f16(float x) noexcept { return widen(narrow<f16>(x)); }
 
 [[nodiscard]] KVSLIM_HD constexpr float highest_code(int bits) noexcept {
   return static_cast<float>((1 << bits) - 1);
@@ -105,31 +104,31 @@ template <element Tail, affine_parameter Param>
 template <affine_parameter Param>
 [[nodiscard]] KVSLIM_HD inline Param store_scale(float span, int bits) noexcept {
   float const wanted = divide(span, highest_code(bits));
-  Param scale = from_float<Param>(wanted);
+  Param scale = narrow<Param>(wanted);
   if constexpr (std::same_as<Param, f16>) {
     // Subnormal halves are coarse: rounded down, the step would leave out the end of the range.
     constexpr float smallest_half = 6.10351562e-5f;  // normal: 2^-14
-    bool const up = wanted < smallest_half && (scale.bits == 0 || to_float(scale) < wanted);
+    bool const up = wanted < smallest_half && (scale.bits == 0 || widen(scale) < wanted);
     return {static_cast<std::uint16_t>(scale.bits + (up ? 1 : 0))};
   } else {
-    return wanted < 2 * smallest_normal ? from_float<Param>(2 * smallest_normal) : scale;
+    return wanted < 2 * smallest_normal ? narrow<Param>(2 * smallest_normal) : scale;
   }
 }
 
 /// The largest stored value that is not above x.
 template <affine_parameter Param>
 [[nodiscard]] KVSLIM_HD inline Param round_down(float x) noexcept {
-  Param y = from_float<Param>(x);
+  Param y = narrow<Param>(x);
   if constexpr (!std::same_as<Param, float>)
-    if (to_float(y) > x)
+    if (widen(y) > x)
       y.bits = static_cast<std::uint16_t>((y.bits & 0x8000u) != 0 ? y.bits + 1 : y.bits - 1);
   return y;
 }
 
 [[nodiscard]] KVSLIM_HD inline affine<f16> fit_affine_authors(ops::range r, int bits) noexcept {
-  f16 const low = from_float<f16>(r.low);
-  float const span = round_f16(round_f16(r.high) - to_float(low));
-  f16 scale = from_float<f16>(divide(span, highest_code(bits)));
+  f16 const low = narrow<f16>(r.low);
+  float const span = round_f16(round_f16(r.high) - widen(low));
+  f16 scale = narrow<f16>(divide(span, highest_code(bits)));
   if (scale.bits == 0 && span > 0.0f) scale.bits = 1;  // the authors' code then divides by zero
   return {scale, low};
 }
@@ -140,13 +139,13 @@ template <affine_parameter Param>
   if constexpr (std::same_as<Param, f16>)
     if (mode == rounding::authors) return fit_affine_authors(r, bits);
   float const span = r.high - r.low;
-  affine<Param> a{from_float<Param>(0.0f), from_float<Param>(r.low)};
+  affine<Param> a{narrow<Param>(0.0f), narrow<Param>(r.low)};
   if (span < smallest_normal) return a;
   a.scale = store_scale<Param>(span, bits);
-  float const moved = to_float(a.low) - r.low;
-  if ((moved < 0.0f ? -moved : moved) > 0.5f * to_float(a.scale)) {
+  float const moved = widen(a.low) - r.low;
+  if ((moved < 0.0f ? -moved : moved) > 0.5f * widen(a.scale)) {
     a.low = round_down<Param>(r.low);
-    a.scale = store_scale<Param>(r.high - to_float(a.low), bits);
+    a.scale = store_scale<Param>(r.high - widen(a.low), bits);
   }
   return a;
 }
@@ -180,7 +179,7 @@ KVSLIM_HD inline void encode_affine(float const* x, float const* scale, float co
 template <affine_parameter Param>
 [[nodiscard]] KVSLIM_HD inline std::uint32_t encode_affine(float x, affine<Param> const& a,
                                                            int bits, rounding mode) noexcept {
-  float const scale = to_float(a.scale), low = to_float(a.low);
+  float const scale = widen(a.scale), low = widen(a.low);
   std::uint8_t code;
   encode_affine<1>(&x, &scale, &low, bits, mode, &code);
   return code;

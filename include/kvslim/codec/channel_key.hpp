@@ -93,7 +93,7 @@ struct channel_key {
       constexpr index_t n = decltype(count)::value;
       float const* const heads_q = q + h0 * dim;
       detail::local<float, n> base;
-      detail::local<float, n, detail::unit_tokens> sums = {};
+      detail::local<float, n, detail::unit_tokens> sums;
       for (index_t h = 0; h < n; ++h)
         base[h] = detail::sum_of(
             dim, [&](index_t d) { return heads_q[h * dim + d] * to_float(stored.low[d]); });

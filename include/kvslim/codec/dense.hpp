@@ -6,6 +6,7 @@
 
 #include <kvslim/codec/form.hpp>
 #include <kvslim/isa/convert.hpp>
+#include <kvslim/isa/lanes.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -58,8 +59,8 @@ struct dense_key {
       auto const* const in = detail::array_at<T>(block) + (at.first + done) / tile * tile * dim;
       detail::by_heads(heads, [&](auto count, index_t h0) {
         constexpr index_t m = decltype(count)::value;
-        detail::local<float, m, tile> sum = {};
-        add_channels<m>(in, q + h0 * dim, dim, sum);
+        detail::local<float, m, tile> sum;
+        dot_tile<m>(in, q + h0 * dim, dim, sum);
         for (index_t h = 0; h < m; ++h)
           for (index_t i = 0; i < n; ++i)
             scores[(h0 + h) * run_tokens + done + i] += sum[h][t0 + i];
@@ -69,24 +70,23 @@ struct dense_key {
   }
 
  private:
-  /// sum[h][t] += q[h] . k[t]. The channels are summed in pieces, which keeps rounding errors
-  /// apart.
+  /// sum[h][t] = q[h] . k[t]. The channels are summed in pieces, which keeps rounding errors apart.
   template <index_t Heads>
-  static KVSLIM_HD void add_channels(T const* in, float const* q, index_t dim,
-                                     detail::local<float, Heads, tile>& sum) noexcept {
+  static KVSLIM_HD void dot_tile(T const* in, float const* q, index_t dim,
+                                 detail::local<float, Heads, tile>& sum) noexcept {
     constexpr index_t piece = 32;
+    detail::lane_sums<Heads, tile> total;
     for (index_t begin = 0; begin < dim; begin += piece) {
-      detail::local<float, Heads, tile> part = {};
+      detail::lane_sums<Heads, tile> part;
       index_t const end = detail::min(dim, begin + piece);
       for (index_t d = begin; d < end; ++d) {
         detail::local<float, tile> k;
         detail::widen16(in + d * tile, k);
-        for (index_t h = 0; h < Heads; ++h)
-          for (index_t t = 0; t < tile; ++t) part[h][t] += q[h * dim + d] * k[t];
+        part.add(k, [&](index_t h) { return q[h * dim + d]; });
       }
-      for (index_t h = 0; h < Heads; ++h)
-        for (index_t t = 0; t < tile; ++t) sum[h][t] += part[h][t];
+      total.add(part);
     }
+    total.store(sum);
   }
 };
 
@@ -123,30 +123,38 @@ struct dense_value {
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
-    index_t const dim = at.dim, n = at.n;
-    auto const* const in = detail::array_at<T>(block) + at.first * dim;
-    constexpr index_t chunk = 32;
     index_t d = 0;
-    for (; d + chunk <= dim; d += chunk)
-      detail::by_heads(heads, [&](auto count, index_t h0) {
-        constexpr index_t m = decltype(count)::value;
-        detail::local<float, m, chunk> sum = {};
-        for (index_t t = 0; t < n; ++t) {
-          detail::local<float, chunk> v;
-          detail::widen16(in + t * dim + d, v);
-          detail::widen16(in + t * dim + d + 16, v + 16);
-          for (index_t h = 0; h < m; ++h)
-            for (index_t i = 0; i < chunk; ++i) sum[h][i] += p[(h0 + h) * run_tokens + t] * v[i];
-        }
-        for (index_t h = 0; h < m; ++h)
-          for (index_t i = 0; i < chunk; ++i) out[(h0 + h) * dim + d + i] += sum[h][i];
-      });
-    for (; d < dim; ++d)
+    for (; d + 32 <= at.dim; d += 32) add_channels<32>(block, at, d, p, heads, out);
+    for (; d + 16 <= at.dim; d += 16) add_channels<16>(block, at, d, p, heads, out);
+    auto const* const in = detail::array_at<T>(block) + at.first * at.dim;
+    for (; d < at.dim; ++d)
       for (index_t h = 0; h < heads; ++h) {
         float sum = 0.0f;
-        for (index_t t = 0; t < n; ++t) sum += p[h * run_tokens + t] * to_float(in[t * dim + d]);
-        out[h * dim + d] += sum;
+        for (index_t t = 0; t < at.n; ++t)
+          sum += p[h * run_tokens + t] * to_float(in[t * at.dim + d]);
+        out[h * at.dim + d] += sum;
       }
+  }
+
+ private:
+  /// Channels [d, d + N) of what accumulate adds.
+  template <index_t N>
+  static KVSLIM_HD void add_channels(std::byte const* block, site const& at, index_t d,
+                                     float const* p, index_t heads, float* out) noexcept {
+    auto const* const in = detail::array_at<T>(block) + at.first * at.dim + d;
+    detail::by_heads(heads, [&](auto count, index_t h0) {
+      constexpr index_t m = decltype(count)::value;
+      detail::lane_sums<m, N> sums;
+      for (index_t t = 0; t < at.n; ++t) {
+        detail::local<float, N> v;
+        detail::widen_all<N>(in + t * at.dim, v);
+        sums.add(v, [&](index_t h) { return p[(h0 + h) * run_tokens + t]; });
+      }
+      detail::local<float, m, N> sum;
+      sums.store(sum);
+      for (index_t h = 0; h < m; ++h)
+        for (index_t i = 0; i < N; ++i) out[(h0 + h) * at.dim + d + i] += sum[h][i];
+    });
   }
 };
 

@@ -12,6 +12,7 @@
 #include <kvslim/codec/affine.hpp>
 #include <kvslim/codec/form.hpp>
 #include <kvslim/isa/convert.hpp>
+#include <kvslim/isa/lanes.hpp>
 #include <kvslim/ops/pack.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -73,15 +74,6 @@ KVSLIM_HD inline void by_channels(index_t dim, F const& f) noexcept {
   for (; d < dim; d += 4) f(std::integral_constant<index_t, 4>{}, d);
 }
 
-/// N stored parameters as floats.
-template <index_t N, class Param>
-KVSLIM_HD inline void widen_all(Param const* in, float* out) noexcept {
-  if constexpr (N % 16 == 0)
-    for (index_t i = 0; i < N; i += 16) widen16(in + i, out + i);
-  else
-    for (index_t i = 0; i < N; ++i) out[i] = to_float(in[i]);
-}
-
 /// Codes of the 32 tokens of one run, all channels, into its units. params(t, d, n, scale, low)
 /// gives what channels [d, d + n) of token t use; n is a constant.
 template <int Bits, class Params>
@@ -104,14 +96,15 @@ KVSLIM_HD inline void encode_key_run(float const* rows, index_t dim, rounding mo
   });
 }
 
-/// sums[h][t] += sum over all channels of q[h] * scale(channel) * code, for the 32 tokens of one
+/// sums[h][t] = sum over all channels of q[h] * scale(channel) * code, for the 32 tokens of one
 /// run. The channels are summed in pieces, which keeps rounding errors apart.
 template <int Bits, index_t Heads, class Scale>
 KVSLIM_HD inline void dot_codes(std::uint8_t const* codes, index_t dim, float const* q,
                                 Scale const& scale,
                                 local<float, Heads, unit_tokens>& sums) noexcept {
+  lane_sums<Heads, unit_tokens> total;
   for (index_t begin = 0; begin < dim; begin += partial_channels) {
-    local<float, Heads, unit_tokens> part = {};
+    lane_sums<Heads, unit_tokens> part;
     index_t const end = min(dim, begin + partial_channels);
     for (index_t d0 = begin; d0 < end; d0 += unit_quad) {
       local<std::uint32_t, unit_tokens> words;
@@ -121,15 +114,12 @@ KVSLIM_HD inline void dot_codes(std::uint8_t const* codes, index_t dim, float co
         float const s = scale(d);
         local<float, unit_tokens> x;
         for (index_t t = 0; t < unit_tokens; ++t) x[t] = byte_of(words[t], c);
-        for (index_t h = 0; h < Heads; ++h) {
-          float const folded = q[h * dim + d] * s;
-          for (index_t t = 0; t < unit_tokens; ++t) part[h][t] += folded * x[t];
-        }
+        part.add(x, [&](index_t h) { return q[h * dim + d] * s; });
       }
     }
-    for (index_t h = 0; h < Heads; ++h)
-      for (index_t t = 0; t < unit_tokens; ++t) sums[h][t] += part[h][t];
+    total.add(part);
   }
+  total.store(sums);
 }
 
 /// Sum of x(i) for i in [0, n): sixteen interleaved sums, which vector registers hold, then their

@@ -60,9 +60,11 @@ struct token_key {
     }
     if (!whole) return;
     auto const params = [&](index_t t, index_t, auto channels, float* scale, float* low) {
+      float const token_scale = detail::widen(stored.scale[t]),
+                  token_low = detail::widen(stored.low[t]);
       for (index_t j = 0; j < decltype(channels)::value; ++j) {
-        scale[j] = to_float(stored.scale[t]);
-        low[j] = to_float(stored.low[t]);
+        scale[j] = token_scale;
+        low[j] = token_low;
       }
     };
     detail::encode_key_run<Bits>(rows, dim, rounding::precise, params, codes);
@@ -93,7 +95,7 @@ struct token_key {
       constexpr index_t n = decltype(count)::value;
       float const* const heads_q = q + h0 * dim;
       detail::local<float, n> total;
-      detail::local<float, n, block_tokens> sums = {};
+      detail::local<float, n, block_tokens> sums;
       for (index_t h = 0; h < n; ++h)
         total[h] = detail::sum_of(dim, [&](index_t d) { return heads_q[h * dim + d]; });
       detail::dot_codes<Bits, n>(

@@ -136,9 +136,11 @@ struct token_value {
       for (index_t t = 0; t < block_tokens; ++t) {
         index_t const g = t * groups + d / width(dim);
         detail::local<float, n> scale, low;
+        float const group_scale = detail::widen(stored.scale[g]),
+                    group_low = detail::widen(stored.low[g]);
         for (index_t c = 0; c < n; ++c) {
-          scale[c] = to_float(stored.scale[g]);
-          low[c] = to_float(stored.low[g]);
+          scale[c] = group_scale;
+          low[c] = group_low;
         }
         detail::encode_affine<n>(rows + t * dim + d, scale, low, Bits, rounding, tile[t]);
       }
@@ -172,20 +174,19 @@ struct token_value {
                           float* out) const noexcept {
     constexpr index_t n = detail::unit_channels;
     index_t const g = d / width(at.dim);
-    detail::local<float, Heads, n> sums = {};
+    detail::lane_sums<Heads, n> sums;
     detail::local<float, Heads> base = {};
     each_token(block, at, d, [&](index_t i, index_t t, std::uint32_t const* words, auto stored) {
       float const scale = detail::widen(stored.scale[g]), low = detail::widen(stored.low[g]);
       detail::local<float, n> x;
       for (index_t c = 0; c < n; ++c) x[c] = detail::byte_of(words[c], t);
-      for (index_t h = 0; h < Heads; ++h) {
-        float const weight = p[h * run_tokens + i], folded = weight * scale;
-        base[h] += weight * low;
-        for (index_t c = 0; c < n; ++c) sums[h][c] += folded * x[c];
-      }
+      for (index_t h = 0; h < Heads; ++h) base[h] += p[h * run_tokens + i] * low;
+      sums.add(x, [&](index_t h) { return p[h * run_tokens + i] * scale; });
     });
+    detail::local<float, Heads, n> sum;
+    sums.store(sum);
     for (index_t h = 0; h < Heads; ++h)
-      for (index_t c = 0; c < n; ++c) out[h * at.dim + d + c] += sums[h][c] + base[h];
+      for (index_t c = 0; c < n; ++c) out[h * at.dim + d + c] += sum[h][c] + base[h];
   }
   /// Adds up to 32 channels of several groups.
   template <index_t Heads>

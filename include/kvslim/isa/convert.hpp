@@ -20,22 +20,38 @@ struct all_lanes {
 #endif
 
 #if defined(__F16C__) && !defined(__CUDACC__)
+using bytes16 [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = unsigned char;
 using shorts8 [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = short;
 using shorts16 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = short;
+using words8 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = unsigned;
+using words16 [[gnu::vector_size(64), gnu::aligned(1), gnu::may_alias]] = unsigned;
+using halves8 [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = unsigned short;
+using halves16 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = unsigned short;
 using floats8 [[gnu::vector_size(32), gnu::aligned(1), gnu::may_alias]] = float;
 using floats16 [[gnu::vector_size(64), gnu::aligned(1), gnu::may_alias]] = float;
 
 /// Sixteen bit patterns of f16 as floats, times `scale`.
-inline void widen_halves(short const* in, float scale, float* out) noexcept {
+inline void widen_halves(void const* in, float scale, float* out) noexcept {
 #if defined(__AVX512F__)
   // One store of the width that the loop reads back: narrower ones could not be forwarded.
   *reinterpret_cast<floats16*>(out) =
-      scale * __builtin_ia32_vcvtph2ps512_mask(*reinterpret_cast<shorts16 const*>(in), floats16{},
+      scale * __builtin_ia32_vcvtph2ps512_mask(*static_cast<shorts16 const*>(in), floats16{},
                                                all_lanes{}, 4);
 #else
   for (index_t i = 0; i < 16; i += 8)
     *reinterpret_cast<floats8*>(out + i) =
-        scale * __builtin_ia32_vcvtph2ps256(*reinterpret_cast<shorts8 const*>(in + i));
+        scale * __builtin_ia32_vcvtph2ps256(static_cast<shorts8 const*>(in)[i / 8]);
+#endif
+}
+/// Sixteen bit patterns of bf16 as floats.
+inline void widen_upper_halves(void const* in, float* out) noexcept {
+#if defined(__AVX512F__)
+  *reinterpret_cast<words16*>(out) =
+      __builtin_convertvector(*static_cast<halves16 const*>(in), words16) << 16;
+#else
+  for (index_t i = 0; i < 16; i += 8)
+    *reinterpret_cast<words8*>(out + i) =
+        __builtin_convertvector(static_cast<halves8 const*>(in)[i / 8], words8) << 16;
 #endif
 }
 #endif
@@ -47,25 +63,39 @@ template <class T>
 KVSLIM_HD inline void widen16(T const* in, float* out) noexcept {
 #if defined(__F16C__) && !defined(__CUDACC__)
   if constexpr (std::same_as<T, f16>) {
-    widen_halves(reinterpret_cast<short const*>(in), 1.0f, out);
-    return;
+    widen_halves(in, 1.0f, out);
+  } else if constexpr (std::same_as<T, bf16>) {
+    widen_upper_halves(in, out);
   } else if constexpr (std::same_as<T, e5m2>) {  // the upper byte of a half
-    short halves[16];
-    for (index_t i = 0; i < 16; ++i) halves[i] = static_cast<short>(in[i].bits << 8);
-    widen_halves(halves, 1.0f, out);
-    return;
+    halves16 const bits = __builtin_convertvector(*reinterpret_cast<bytes16 const*>(in), halves16)
+                          << 8;
+    widen_halves(&bits, 1.0f, out);
   } else if constexpr (std::same_as<T, e4m3>) {  // a half's fields, with another exponent bias
-    short halves[16];
-    for (index_t i = 0; i < 16; ++i) {
-      unsigned const bits = in[i].bits, magnitude = bits & 0x7fu;
-      halves[i] =
-          static_cast<short>((bits & 0x80u) << 8 | (magnitude == 0x7fu ? 0x7e00u : magnitude << 7));
-    }
-    widen_halves(halves, 256.0f, out);
-    return;
-  }
+    auto const bits = __builtin_convertvector(*reinterpret_cast<bytes16 const*>(in), halves16);
+    auto const magnitude = bits & 0x7f;
+    auto const nan = reinterpret_cast<halves16>(magnitude == 0x7f);  // all ones where it is
+    halves16 const half = (magnitude << 7) | (nan & 0x7e00) | ((bits & 0x80) << 8);
+    widen_halves(&half, 256.0f, out);
+  } else {
+#if defined(__AVX512F__)
+    *reinterpret_cast<floats16*>(out) = *reinterpret_cast<floats16 const*>(in);
+#else
+    for (index_t i = 0; i < 16; i += 8)
+      *reinterpret_cast<floats8*>(out + i) = *reinterpret_cast<floats8 const*>(in + i);
 #endif
+  }
+#else
   for (index_t i = 0; i < 16; ++i) out[i] = to_float(in[i]);
+#endif
+}
+
+/// N stored values as floats.
+template <index_t N, class T>
+KVSLIM_HD inline void widen_all(T const* in, float* out) noexcept {
+  if constexpr (N % 16 == 0)
+    for (index_t i = 0; i < N; i += 16) widen16(in + i, out + i);
+  else
+    for (index_t i = 0; i < N; ++i) out[i] = to_float(in[i]);
 }
 
 /// Sixteen floats as T, as from_float rounds them.
@@ -97,6 +127,22 @@ KVSLIM_HD inline void narrow16(float const* in, T* out) noexcept {
   }
 #endif
   for (index_t i = 0; i < 16; ++i) out[i] = from_float<T>(in[i]);
+}
+
+/// One float as T, as from_float rounds it.
+template <class T>
+[[nodiscard]] KVSLIM_HD inline T narrow(float x) noexcept {
+#if defined(__F16C__) && !defined(__CUDACC__)
+  if constexpr (std::same_as<T, f16>) {
+    using float4 [[gnu::vector_size(16)]] = float;
+    auto const bits = static_cast<std::uint16_t>(__builtin_ia32_vcvtps2ph(float4{x}, 0)[0]);
+    return {(bits & 0x7fffu) > 0x7c00u ? std::uint16_t{0x7fff} : bits};
+  } else {
+    return from_float<T>(x);
+  }
+#else
+  return from_float<T>(x);
+#endif
 }
 
 /// One stored value as a float.

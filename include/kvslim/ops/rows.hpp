@@ -60,23 +60,27 @@ KVSLIM_HD inline void load_row(Plane const& plane, index_t s, index_t h, index_t
   return sum;
 }
 
-/// True if every channel is finite and at most `limit` in magnitude.
+/// True if every channel is finite and at most `limit` in magnitude. Bit patterns are compared, so
+/// that no floating-point option can take NaN or infinity for a number.
 template <class T>
 [[nodiscard]] KVSLIM_HD inline bool within(T const* source, index_t stride, index_t n,
                                            float limit) noexcept {
-  auto const bad = [limit](float x) {
-    return static_cast<unsigned>(!(x <= limit)) | static_cast<unsigned>(!(x >= -limit));
-  };  // NaN is bad
-  unsigned found[32] = {};
+  auto const magnitude = [](float x) {
+    return static_cast<std::int32_t>(detail::bit_cast<std::uint32_t>(x) & 0x7fffffffu);
+  };
+  constexpr std::int32_t largest = 0x7f7fffff;  // of all floats
+  std::int32_t const most = magnitude(limit) < largest ? magnitude(limit) : largest;
+  std::int32_t found[32] = {};
   index_t const whole = stride == 1 ? n - n % 32 : 0;
   for (index_t d = 0; d < whole; d += 32) {
     float x[32];
     detail::widen16(source + d, x);
     detail::widen16(source + d + 16, x + 16);
-    for (index_t i = 0; i < 32; ++i) found[i] |= bad(x[i]);
+    for (index_t i = 0; i < 32; ++i) found[i] |= magnitude(x[i]) > most ? 1 : 0;
   }
-  for (index_t d = whole; d < n; ++d) found[0] |= bad(to_float(source[d * stride]));
-  unsigned any = 0;
+  for (index_t d = whole; d < n; ++d)
+    found[0] |= magnitude(to_float(source[d * stride])) > most ? 1 : 0;
+  std::int32_t any = 0;
   for (index_t i = 0; i < 32; ++i) any |= found[i];
   return any == 0;
 }
