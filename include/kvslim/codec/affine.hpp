@@ -5,14 +5,15 @@
 /// Affine codes, which the integer codecs are made of: a group of values shares a scale and a
 /// minimum, and x ~ code * scale + low.
 ///
-/// The parameters are stored as f16, bf16 or float. The error is at most half a stored step, and
-/// what the minimum lost when it was rounded (at most another half step; for equal values, half an
-/// ulp of the value). A step is the group's span / (2^bits - 1), but
-/// - with f16 never below 2^-24: groups that span less are known to about 2^-24 absolutely, however
-///   small their values are;
+/// The parameters are stored as f16, bf16 or float. The error is at most half a stored step (an
+/// eighth of a step more at the upper end of 8-bit groups with f16 parameters); a group of equal
+/// values is known to half an ulp of its parameters' type. A step is the group's span / (2^bits -
+/// 1), but
+/// - with f16 never below 2^-24: groups that span less are known to 2^-24 absolutely, however small
+///   their values are;
 /// - with f16 and bf16 never much below an ulp of the group's values / (2^bits - 1): where rounding
-///   would move the minimum by more than half a step it is rounded down and the step grows to cover
-///   the difference;
+///   would move the minimum by more than half a step it is rounded down, and the step grows to
+///   cover the difference;
 /// - with bf16 and float never below 2^-125, so that nothing depends on whether subnormal floats
 ///   are flushed to zero. A group that spans less than the smallest normal float is one value.
 ///
@@ -100,18 +101,22 @@ template <element Tail, affine_parameter Param>
   return most < tail ? most : tail;
 }
 
-/// The stored step of a group of `span` > 0.
+/// The stored step of a group of `span` > 0. Where steps are stored coarsely, which is as bf16 and
+/// as subnormal f16, they are rounded up: rounded down, codes would leave out the end of the range.
 template <affine_parameter Param>
 [[nodiscard]] KVSLIM_HD inline Param store_scale(float span, int bits) noexcept {
   float const wanted = divide(span, highest_code(bits));
-  Param scale = narrow<Param>(wanted);
-  if constexpr (std::same_as<Param, f16>) {
-    // Subnormal halves are coarse: rounded down, the step would leave out the end of the range.
-    constexpr float smallest_half = 6.10351562e-5f;  // normal: 2^-14
-    bool const up = wanted < smallest_half && (scale.bits == 0 || widen(scale) < wanted);
-    return {static_cast<std::uint16_t>(scale.bits + (up ? 1 : 0))};
+  if constexpr (std::same_as<Param, float>) {
+    return wanted < 2 * smallest_normal ? 2 * smallest_normal : wanted;
   } else {
-    return wanted < 2 * smallest_normal ? narrow<Param>(2 * smallest_normal) : scale;
+    constexpr bool is_half = std::same_as<Param, f16>;
+    constexpr float smallest_half = 6.10351562e-5f;  // 2^-14, the smallest normal one
+    constexpr float least = is_half ? 0.0f : 2 * smallest_normal;
+    float const step = wanted < least ? least : wanted;
+    Param scale = narrow<Param>(step);
+    if (is_half && !(step < smallest_half)) return scale;
+    if (scale.bits == 0 || widen(scale) < step) ++scale.bits;
+    return scale;
   }
 }
 
