@@ -52,6 +52,24 @@ TEST_CASE("known element values") {
   CHECK(from_float<f16>(2051.0f).bits == from_float<f16>(2052.0f).bits);
 }
 
+TEST_CASE("an engine's words are elements without a copy") {
+  std::uint16_t halves[2] = {0x3c00, 0xc000};
+  std::uint8_t const bytes[1] = {0x7e};
+  CHECK(to_float(as_elements<f16>(halves)[1]) == -2.0f);
+  CHECK(to_float(as_elements<bf16>(static_cast<std::uint16_t const*>(halves))[1]) == -2.0f);
+  CHECK(to_float(as_elements<e4m3>(bytes)[0]) == 448.0f);
+  as_elements<f16>(halves)[0] = from_float<f16>(0.5f);
+  CHECK(halves[0] == 0x3800);
+}
+
+TEMPLATE_TEST_CASE("the largest finite values", "", f16, bf16, e4m3, e5m2) {
+  constexpr float largest = largest_finite<TestType>();
+  auto bits = from_float<TestType>(largest).bits;
+  CHECK(to_float(TestType{bits}) == largest);
+  CHECK_FALSE(is_finite(to_float(TestType{static_cast<decltype(bits)>(bits + 1)})));
+  CHECK(largest_finite<float>() == std::numeric_limits<float>::max());
+}
+
 #if defined(KVSLIM_HAS_TOOLKIT_HEADERS)
 namespace {
 
