@@ -2,9 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-/// A codec says how one lane (K or V of one KV head) is stored. Tokens are grouped into blocks of
-/// fixed bytes; the newest tokens may wait in an exact tail until enough of them exist. Attention
-/// reads blocks directly.
+/// A codec says how one half (K or V) of one KV head is stored. Tokens are grouped into blocks of
+/// fixed bytes; the newest tokens wait in an exact tail until they may be coded. Attention reads
+/// blocks directly. Stored caches are typed by their two codecs and by nothing else.
 
 #include <concepts>
 #include <kvslim/core/elements.hpp>
@@ -14,14 +14,63 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Tokens that attention handles in one step; scores and weights of a run are [q_heads][run_tokens]
-/// floats.
+/// Tokens that attention handles in one step; scores and weights of a step are
+/// [q_heads][run_tokens] floats.
 inline constexpr index_t run_tokens = 32;
 /// Query heads handled in one step; larger groups are processed in pieces.
 inline constexpr index_t run_heads = 8;
 
-/// Logical positions of consecutive tokens of a row: a stored list, or a first position that counts
-/// up.
+/// The number of a stored form, written into every stored cache. There is no default: a codec that
+/// forgets it does not compile.
+struct form_id {
+  std::uint32_t value;
+  KVSLIM_HD constexpr explicit form_id(std::uint32_t v) noexcept : value(v) {}
+};
+
+/// A codec written down: what a reader must agree on before it may read a byte.
+struct form {
+  std::uint32_t id = 0;
+  std::uint32_t words[7] = {};
+  friend constexpr bool operator==(form const&, form const&) = default;
+};
+
+/// Whether a codec's sums are over the head's own channels or in a space of the codec's. Only
+/// `channels` is served today; `own` is reserved, because it changes the attention kernel's shape.
+enum class basis : std::uint8_t { channels, own };
+
+/// Everything about a codec that is known at compile time: `static constexpr codec_traits traits`.
+struct codec_traits {
+  form_id form;
+  basis space = basis::channels;
+  bool whole_blocks = false;  ///< blocks are only written whole; otherwise any run of tokens
+  bool rewrites = false;      ///< one token of a block may be coded again without its neighbours
+  bool positions = false;     ///< reads site::positions, so they are stored
+  bool grouped = false;       ///< rows of `row_group group() const` share blocks
+  bool fitted = false;        ///< `fit` computes a state before the first block
+};
+
+/// Every size of a codec for head_dim `dim` and at most `tokens` tokens, and what may be coded.
+struct codec_sizes {
+  index_t block_tokens = 1;
+  index_t block_bytes = 0;
+  index_t grown_block_bytes = 0;  ///< blocks coded after the fit; 0: as block_bytes. Reserved
+  index_t keep_exact = 0;         ///< newest tokens that stay in the exact tail
+  index_t settle_by = 1;          ///< the others are coded in multiples of this many
+  index_t state_bytes = 0;        ///< of a fitted codec
+  index_t fit_floats = 0;         ///< scratch of fit
+
+  /// Of n tokens, how many are in blocks.
+  [[nodiscard]] KVSLIM_HD constexpr index_t coded(index_t n) const noexcept {
+    index_t const free = n - keep_exact;
+    return free <= 0 ? 0 : free - free % settle_by;
+  }
+  /// Most tokens that are in the tail once all that may be coded is.
+  [[nodiscard]] KVSLIM_HD constexpr index_t tail() const noexcept {
+    return keep_exact + settle_by - 1;
+  }
+};
+
+/// Logical positions of consecutive tokens of a row: a stored list, or a first one that counts up.
 struct run_positions {
   std::int32_t const* list = nullptr;
   std::int32_t first = 0;
@@ -33,105 +82,100 @@ struct run_positions {
 
 /// The tokens that one call of a codec is about: [first, first + n) of a block, and what is known
 /// of them.
-struct block_run {
+struct site {
   index_t first = 0, n = 1, dim = 0;
-  index_t token = 0;  ///< place of the first one in its row
-  index_t row =
-      0;  ///< sequence * kv_heads + kv_head: finds a basis or codebook that belongs to a head
-  index_t member = 0;  ///< place in the row group
-  run_positions positions =
-      {};  ///< [n]; after eviction only stored where the codec says uses_positions
-  std::byte const* state = nullptr;  ///< what fit() stored for the lane, null without one
+  index_t token = 0;                 ///< place of the first one in its row
+  index_t row = 0;                   ///< sequence * kv_heads + kv_head
+  index_t member = 0;                ///< place in the row group
+  run_positions positions = {};      ///< [n]; after eviction only where traits.positions
+  std::byte const* state = nullptr;  ///< what fit() stored for the half, null without one
+  void const* table = nullptr;       ///< what the cache binds for the codec (a basis, a codebook)
 };
-
-/// What both kinds of codec promise. Blocks lie next to each other; dot and
-/// accumulate are handed several in one call (run.n past the first one's end) if they hold fewer
-/// than run_tokens. `rows` is [run.n, run.dim] floats; decode gives one channel of token run.first.
-template <class C>
-concept codec = std::is_trivially_copyable_v<C> &&
-    requires(C const c, index_t i, block_run const run, float const* rows, std::byte* block,
-             std::byte const* stored) {
-  typename C::tail_type;                   // element type of the exact tail
-  { c.check(i) } -> std::same_as<status>;  // head_dim fits
-  { c.block_tokens() } -> std::same_as<index_t>;
-  { c.block_bytes(i) } -> std::same_as<index_t>;  // of head_dim
-  { c.coded(i) } -> std::same_as<index_t>;        // of i settled tokens, how many are in blocks
-  { c.tail_tokens() } -> std::same_as<index_t>;   // slots of the exact tail, 0: none
-  { c.whole_blocks() } -> std::same_as<bool>;     // blocks are only written whole
-  c.encode(rows, run, block);
-  { c.decode(stored, run, i) } -> std::same_as<float>;  // block, token, channel
-};
-
-/// dot(block, run, q, heads, scores): scores[h][i] += q[h] . k[run.first + i]; q is [heads, dim].
-template <class C>
-concept key_codec = codec<C> && requires(C const c, std::byte const* b, block_run const run,
-                                         float const* q, float* out, index_t i) {
-  c.dot(b, run, q, i, out);
-};
-
-/// accumulate(block, run, p, heads, out): out[h] += sum_i p[h][i] * v[run.first + i]; out is
-/// [heads, dim].
-template <class C>
-concept value_codec = codec<C> && requires(C const c, std::byte const* b, block_run const run,
-                                           float const* p, float* out, index_t i) {
-  c.accumulate(b, run, p, i, out);
-};
-
-// What a codec may have besides. A missing member means the default.
-
-/// `float largest_value() const`: values beyond it are refused; without one the tail's element type
-/// decides.
-
-/// `static constexpr bool uses_positions = true`: the codec reads run.positions, so they are stored
-/// whenever rows may have gaps.
-template <class C>
-inline constexpr bool uses_positions = false;
-template <class C>
-requires requires { C::uses_positions; }
-inline constexpr bool uses_positions<C> = C::uses_positions;
-
-/// `row_group group() const`: these rows share one block per stretch of tokens, which lies in the
-/// first of them. encode is handed [members, n, dim]; the rows must keep the same tokens; each
-/// keeps its own exact tail.
-template <class C>
-[[nodiscard]] KVSLIM_HD constexpr row_group group_of(C const& codec) noexcept {
-  if constexpr (requires { codec.group(); })
-    return codec.group();
-  else
-    return {};
-}
 
 namespace detail {
+
+template <class C>
+inline constexpr bool has_group = requires(C const c) {
+  { c.group() } -> std::same_as<row_group>;
+};
 
 /// Stands for `read` where only its type counts. A lambda would do, but nvcc then calls every
 /// requirement unmet.
 struct no_rows {
   KVSLIM_HD void operator()(index_t, index_t, float*) const noexcept {}
 };
+template <class C>
+inline constexpr bool has_fit = requires(C const c, index_t i, site const at, std::byte* state,
+                                         float* scratch) {
+  c.fit(no_rows{}, i, at, state, scratch);
+};
 
 }  // namespace detail
 
-/// `state_bytes(dim, tokens)`, `fit_floats(dim, tokens)` and `fit(read, tokens, run, state,
-/// scratch)`: something computed from the whole lane before its blocks (a basis, a codebook, a list
-/// of outliers) and stored once per row group. `read(member, token, out)` gives one row; `tokens`
-/// may be 0. append() leaves the state as it is.
+/// What both kinds of codec promise. Blocks lie next to each other; dot and accumulate are handed
+/// several in one call (at.n past the first one's end) if they hold fewer than run_tokens.
+///
+/// `rows` is [at.n, at.dim] floats ([members, at.n, at.dim] where rows share blocks); decode gives
+/// one channel of token at.first. `check` runs before any other member: sizes may divide by
+/// options.
 template <class C>
-concept fitted_codec = requires(C const c, index_t i, block_run const run, std::byte* state,
-                                float* scratch) {
-  { c.state_bytes(i, i) } -> std::same_as<index_t>;
-  { c.fit_floats(i, i) } -> std::same_as<index_t>;
-  c.fit(detail::no_rows{}, i, run, state, scratch);
+concept codec = std::is_trivially_copyable_v<C> &&
+    requires(C const c, C& out, form const& f, index_t i, site const at, float const* rows,
+             std::byte* block, std::byte const* stored) {
+  requires std::same_as<decltype(C::traits), codec_traits const>;
+  typename C::tail_type;                           // element type of the exact tail
+  { c.check(i) } -> std::same_as<status>;          // head_dim and options fit
+  { c.sizes(i, i) } -> std::same_as<codec_sizes>;  // of head_dim and tokens
+  { c.limit() } -> std::same_as<float>;            // larger magnitudes are refused
+  { c.written() } -> std::same_as<form>;           // id and options
+  { C::read(f, out) } -> std::same_as<status>;     // the way back
+  c.encode(rows, at, block);
+  { c.decode(stored, at, i) } -> std::same_as<float>;  // block, token, channel
 };
+
+/// dot(block, at, q, heads, scores): scores[h][i] += q[h] . k[at.first + i]; q is [heads, dim].
 template <class C>
-[[nodiscard]] KVSLIM_HD constexpr index_t state_bytes_of(C const& codec, index_t dim,
-                                                         index_t tokens) noexcept {
-  if constexpr (fitted_codec<C>)
-    return codec.state_bytes(dim, tokens);
-  else
-    return 0;
-}
+concept key_codec = codec<C> &&
+    requires(C const c, std::byte const* b, site const at, float const* q, float* out, index_t i) {
+  c.dot(b, at, q, i, out);
+};
+
+/// accumulate(block, at, p, heads, out): out[h] += sum_i p[h][i] * v[at.first + i]; out is
+/// [heads, dim].
+template <class C>
+concept value_codec = codec<C> &&
+    requires(C const c, std::byte const* b, site const at, float const* p, float* out, index_t i) {
+  c.accumulate(b, at, p, i, out);
+};
 
 namespace detail {
+
+/// Traits and members must say the same: what is declared exists, what exists is declared.
+template <class C>
+struct check_codec {
+  static_assert(!C::traits.grouped || has_group<C>,
+                "kvslim: this codec says .grouped and has no `row_group group() const`");
+  static_assert(C::traits.grouped || !has_group<C>,
+                "kvslim: this codec has group() and does not say .grouped = true");
+  static_assert(
+      !C::traits.fitted || has_fit<C>,
+      "kvslim: this codec says .fitted and has no `fit(read, tokens, at, state, scratch)`");
+  static_assert(C::traits.fitted || !has_fit<C>,
+                "kvslim: this codec has fit() and does not say .fitted = true");
+  static_assert(!(C::traits.rewrites && C::traits.whole_blocks),
+                "kvslim: a codec that writes whole blocks cannot rewrite single tokens");
+  static_assert(C::traits.space == basis::channels,
+                "kvslim: attention serves only codecs whose basis is the channels");
+  static constexpr bool value = true;
+};
+
+template <class C>
+[[nodiscard]] KVSLIM_HD constexpr row_group group_of(C const& codec) noexcept {
+  if constexpr (C::traits.grouped)
+    return codec.group();
+  else
+    return {};
+}
 
 /// Calls f(constant number of heads, first head) for groups of four heads, then for single ones:
 /// sums of a fixed number of heads stay in registers.

@@ -2,12 +2,14 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-/// What a policy must be. A policy says what it is (`using stage = ...`); only then is its shape
-/// checked, and a failed check is one sentence. The archetypes provide exactly what each concept
-/// promises and nothing more.
+/// What a policy must be. A policy declares what it is in one required `static constexpr`
+/// aggregate, `traits`; only then is its shape checked, in both directions, and a failed check is
+/// one sentence. Nothing is switched on because a member happens to exist.
 
 #include <concepts>
+#include <kvslim/core/codec.hpp>
 #include <kvslim/core/evidence.hpp>
+#include <kvslim/core/keep_set.hpp>
 #include <kvslim/core/token.hpp>
 #include <kvslim/exec/cpu.hpp>
 #include <type_traits>
@@ -15,113 +17,178 @@
 KVSLIM_BEGIN_NAMESPACE
 
 struct scorer_tag {};     ///< gives every token a number, higher means keep
-struct selector_tag {};   ///< decides from the scores which tokens stay
+struct quota_tag {};      ///< decides how many each row keeps
+struct keep_tag {};       ///< decides which, from scores and quotas (default: the best)
 struct merger_tag {};     ///< folds evicted tokens into kept ones
 struct position_tag {};   ///< moves kept keys to new positions
 struct quantizer_tag {};  ///< decides how K and V are stored
 
-/// Scores of every row: row r = sequence * kv_heads + kv_head, `tokens` floats each.
-struct score_view {
-  float* data = nullptr;
-  index_t tokens = 0;
+/// A scorer reads `Needs` (evidence kinds) and remembers `Column` of every token.
+template <class Column = no_column, class... Needs>
+struct scorer_traits {
+  using stage = scorer_tag;
+  using column = Column;
+  using needs = needs_list<Needs...>;
+  static_assert(std::is_trivially_copyable_v<Column> && detail::column_bytes<Column> % 4 == 0 &&
+                    detail::column_bytes<Column> <= detail::most_column_bytes,
+                "kvslim: a column is a trivially copyable record of at most eight 4-byte words");
 
-  [[nodiscard]] KVSLIM_HD constexpr float* row(index_t r) const noexcept {
-    return data + r * tokens;
-  }
+  bool bulk = false;            ///< composes ops over the whole cache instead of score(token)
+  bool observes = false;        ///< born(place) and observe(column, mass, place) fill the column
+  reduce heads = reduce::mean;  ///< how query heads' masses become the KV head's, for observe
+};
+
+struct quota_traits {
+  using stage = quota_tag;
+  bool contests = false;  ///< open(extents) asks for a contest before allocate
+};
+
+struct keep_traits {
+  using stage = keep_tag;
+};
+
+struct merger_traits {
+  using stage = merger_tag;
+};
+
+struct position_traits {
+  using stage = position_tag;
+};
+
+struct quantizer_traits {
+  using stage = quantizer_tag;
 };
 
 namespace archetype {
 
+// Exactly what the concepts promise and nothing more: every shipped policy is instantiated with
+// them.
 using plane = kvslim::plane<float const, strided, host_space>;
 using cache = cache_view<plane>;
-using token = token_ref<cache>;
-using evidence = kvslim::evidence<window_queries<float>, token_scores<>>;
+using text = kvslim::text<cache>;
+template <class Column = no_column>
+using token = token_ref<text, Column>;
+using evidence = kvslim::evidence<window_queries<>, token_scores<>>;
 
 }  // namespace archetype
-
-template <class P>
-concept policy = std::is_trivially_copyable_v<P> && requires {
-  typename P::stage;
-};
 
 namespace detail {
 
 template <class P>
-concept tagged_scorer = requires {
-  typename P::stage;
-}
-&&std::same_as<typename P::stage, scorer_tag>;
+concept has_traits = requires {
+  typename std::remove_cvref_t<decltype(P::traits)>::stage;
+};
+
+struct no_stage {};
+
+template <class P>
+struct stage_of {
+  using type = no_stage;
+};
+template <has_traits P>
+struct stage_of<P> {
+  using type = typename std::remove_cvref_t<decltype(P::traits)>::stage;
+};
+
+template <class P, class Tag>
+concept tagged = has_traits<P> && std::same_as<typename stage_of<P>::type, Tag>;
+
+template <class P>
+using traits_of = std::remove_cvref_t<decltype(P::traits)>;
+
+template <class P>
+using column_of = typename traits_of<P>::column;
+
+template <class P>
+concept has_token_score = requires(P const p, archetype::token<column_of<P>> const token) {
+  { p.score(token) } -> std::convertible_to<float>;
+};
+template <class P>
+concept has_bulk_score = requires(P const p, archetype::text const t, archetype::evidence const e,
+                                  score_view out, float* scratch) {
+  { p.score(cpu{}, t, e, out, scratch) } -> std::same_as<status>;
+  { p.scratch_floats(t.extents()) } -> std::same_as<index_t>;
+  { p.check(t, e) } -> std::same_as<status>;
+  { p.check(t.extents()) } -> std::same_as<status>;
+  { p.protected_recent() } -> std::same_as<index_t>;
+};
+template <class P>
+concept has_observe = requires(P const p, column_of<P>& column, place const& at) {
+  { p.born(at) } -> std::same_as<column_of<P>>;
+  p.observe(column, 0.0f, at);
+};
 
 }  // namespace detail
 
-/// One function, `float score(auto const& token) const`: runs on every backend through the
-/// library's loop.
 template <class P>
-concept token_scorer = policy<P> && detail::tagged_scorer<P> &&
-    requires(P const p, archetype::token const token) {
-  { p.score(token) } -> std::convertible_to<float>;
-};
+concept policy = std::is_trivially_copyable_v<P> && detail::has_traits<P>;
 
-/// Composes ops over the whole cache: `status score(exec, cache, evidence, score_view, float*
-/// scratch) const` with `scratch_floats(extents)` floats per row, and the check that runs before
-/// anything is written, `status check(cache, evidence) const`. `protected_recent()` newest tokens
-/// (its observation window) are kept by index.
+/// One function, `float score(auto const& token) const`: runs on every backend through the
+/// library's loop. With `.observes`, `token.column()` is what `Column born(place const&) const` and
+/// `void observe(Column&, float mass, place const&) const` made of it.
 template <class P>
-concept bulk_scorer = policy<P> && detail::tagged_scorer<P> &&
-    requires(P const p, archetype::cache const c, archetype::evidence const e, score_view out,
-             float* scratch) {
-  { p.score(cpu{}, c, e, out, scratch) } -> std::same_as<status>;
-  { p.scratch_floats(c.extent) } -> std::same_as<index_t>;
-  { p.check(c, e) } -> std::same_as<status>;
-  { p.protected_recent() } -> std::convertible_to<index_t>;
-};
+concept token_scorer =
+    policy<P> && detail::tagged<P, scorer_tag> && !P::traits.bulk && detail::has_token_score<P>;
+
+/// Composes ops over the whole cache: `status score(exec, text, evidence, score_view, float*
+/// scratch) const` with `scratch_floats(extents)` floats per row; `check(extents)` for options
+/// alone and `check(text, evidence)` with data, both before anything is written.
+/// `protected_recent()` newest tokens (its observation window) are kept.
+template <class P>
+concept bulk_scorer =
+    policy<P> && detail::tagged<P, scorer_tag> && P::traits.bulk&& detail::has_bulk_score<P>;
 
 template <class P>
 concept scorer = token_scorer<P> || bulk_scorer<P>;
 
-/// Where one row's selection is written: flags[t] is 0 evicted, 1 kept, 2 kept and protected.
-struct selection_row {
-  float const* scores = nullptr;
-  std::uint64_t* keys = nullptr;  // scratch, one per token
-  std::uint8_t* flags = nullptr;
-  index_t tokens = 0;
-  index_t protected_recent = 0;
-};
-
-/// `index_t capacity(tokens)`: most tokens a row keeps; `select(row)`; `check(extents)`.
+/// How many tokens each row keeps. `group()` rows are given out together by one call of
+/// `allocate(facts, quotas)`, one sequential thread on either backend. `most(extents)` bounds one
+/// row, `total(extents)` a group: what allocate hands out beyond it is cut, last row first.
 template <class P>
-concept selector = policy<P> && requires(P const p, extents const e, selection_row row, index_t n) {
-  requires std::same_as<typename P::stage, selector_tag>;
-  { p.capacity(n) } -> std::same_as<index_t>;
+concept quota_policy = policy<P> && detail::tagged<P, quota_tag> &&
+    requires(P const p, extents const& e, slice<row_facts const> facts, slice<quota> out) {
   { p.check(e) } -> std::same_as<status>;
-  p.select(row);
+  { p.group() } -> std::same_as<row_group>;
+  { p.most(e) } -> std::same_as<index_t>;
+  { p.total(e) } -> std::same_as<index_t>;
+  p.allocate(facts, out);
 };
 
-/// `runs(...)` groups evicted tokens with a kept one; `merge(...)` makes the row that stands for a
-/// run; a merger whose rows may be larger than their members also says `bool grows() const`, so
-/// that what does not fit the storage type is refused.
+/// Which tokens stay: `status keep(exec, text, scores, quotas, fates, scratch)` turns one fate per
+/// (row, rank) into kept or evicted; protected ones are `sure` on entry, the others evicted. At
+/// most quotas[row].count stay. `scratch_bytes(extents)` in all.
 template <class P>
-concept merger = policy<P> && requires(P const p) {
-  requires std::same_as<typename P::stage, merger_tag>;
+concept keep_rule = policy<P> && detail::tagged<P, keep_tag> &&
+    requires(P const p, archetype::text const t, score_view scores, slice<quota const> quotas,
+             fate* fates, std::byte* scratch) {
+  { p.check(t.extents()) } -> std::same_as<status>;
+  { p.scratch_bytes(t.extents()) } -> std::same_as<index_t>;
+  { p.keep(cpu{}, t, scores, quotas, fates, scratch) } -> std::same_as<status>;
+};
+
+/// Groups evicted tokens with a kept one (`runs`), makes the row that stands for a group (`merge`).
+/// `mass_bias()`: the group's mass is stored as a logit bias; `grows()`: merged rows may be larger
+/// than their members, so that what does not fit the storage type is refused.
+template <class P>
+concept merger = policy<P> && detail::tagged<P, merger_tag> && requires(P const p) {
   { p.check() } -> std::same_as<status>;
   { p.mass_bias() } -> std::same_as<bool>;
+  { p.grows() } -> std::same_as<bool>;
 };
 
 template <class P>
-concept repositioner = policy<P> &&
+concept repositioner = policy<P> && detail::tagged<P, position_tag> &&
     requires(P const p, float* key, extents const e, std::int32_t at) {
-  requires std::same_as<typename P::stage, position_tag>;
   p.move(key, index_t{}, at, at);
   { p.check(e) } -> std::same_as<status>;
+  { p.fingerprint() } -> std::same_as<std::uint64_t>;
 };
 
 /// Names the codec of K and the codec of V; see core/codec.hpp for what a codec is.
 template <class P>
-concept quantizer = policy<P> && requires(P const p) {
-  requires std::same_as<typename P::stage, quantizer_tag>;
+concept quantizer = policy<P> && detail::tagged<P, quantizer_tag> && requires(P const p) {
   p.key_codec();
   p.value_codec();
-  { P::scheme() } -> std::same_as<std::uint32_t>;
 };
 
 KVSLIM_END_NAMESPACE

@@ -4,14 +4,25 @@
 
 /// The only header that looks at the compiler. Everything else is decided by types.
 ///
-/// Bodies live in an inline namespace that names the version and the instruction-set level, because
-/// a linker merges inline functions of one name, and two translation units compiled with different
-/// flags must not share a body.
+/// Bodies live in an inline namespace that names the version and everything among the compiler's
+/// flags that changes what a body becomes (instruction sets, OpenMP, relaxed floating point, debug
+/// checks), because a linker merges inline functions of one name: two translation units compiled
+/// with different flags must not share a body. A .cu file compiled with the same host flags has the
+/// same names, so that kvslim's types cross between .cpp and .cu.
+
+#if defined(_MSVC_LANG) ? _MSVC_LANG < 202002L : __cplusplus < 202002L
+#error "kvslim: C++20 is needed: compile with -std=c++20 or later"
+#include <kvslim: stopped, see the error above>
+#endif
 
 #include <cstddef>
 #include <cstdint>
 
-#define KVSLIM_VERSION 100  // major * 10000 + minor * 100 + patch
+#define KVSLIM_VERSION 200  // major * 10000 + minor * 100 + patch
+
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error "kvslim: -ffast-math assumes that no value is NaN or infinite; add -fno-finite-math-only"
+#endif
 
 #if defined(__CUDACC__)
 #define KVSLIM_HD __host__ __device__
@@ -28,26 +39,46 @@
 #endif
 #endif
 
-#if defined(KVSLIM_DEBUG)
-#define KVSLIM_DETAIL_MODE(name) name##_debug
-#else
-#define KVSLIM_DETAIL_MODE(name) name
-#endif
-#if defined(__CUDACC__)
-#define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_cuda)
-#elif defined(__AVX512F__) && defined(__F16C__)
-#define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_avx512_f16c)
-#elif defined(__AVX512F__)
-#define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_avx512)
-#elif defined(__AVX2__) && defined(__F16C__)
-#define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_avx2_f16c)
+// The namespace's name, put together from one word per feature.
+#if defined(__AVX512F__)
+#define KVSLIM_DETAIL_VECTORS _avx512
 #elif defined(__AVX2__)
-#define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_avx2)
-#elif defined(__F16C__)
-#define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_f16c)
+#define KVSLIM_DETAIL_VECTORS _avx2
+#elif defined(__AVX__)
+#define KVSLIM_DETAIL_VECTORS _avx
 #else
-#define KVSLIM_DETAIL_ABI KVSLIM_DETAIL_MODE(v0_1_base)
+#define KVSLIM_DETAIL_VECTORS
 #endif
+#if defined(__FMA__)
+#define KVSLIM_DETAIL_FMA _fma
+#else
+#define KVSLIM_DETAIL_FMA
+#endif
+#if defined(__F16C__)
+#define KVSLIM_DETAIL_F16C _f16c
+#else
+#define KVSLIM_DETAIL_F16C
+#endif
+#if defined(_OPENMP)
+#define KVSLIM_DETAIL_OPENMP _openmp
+#else
+#define KVSLIM_DETAIL_OPENMP
+#endif
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__)
+#define KVSLIM_DETAIL_MATH _relaxed
+#else
+#define KVSLIM_DETAIL_MATH
+#endif
+#if defined(KVSLIM_DEBUG)
+#define KVSLIM_DETAIL_CHECKS _debug
+#else
+#define KVSLIM_DETAIL_CHECKS
+#endif
+#define KVSLIM_DETAIL_JOIN(a, b, c, d, e, f) v0_2##a##b##c##d##e##f
+#define KVSLIM_DETAIL_NAME(a, b, c, d, e, f) KVSLIM_DETAIL_JOIN(a, b, c, d, e, f)
+#define KVSLIM_DETAIL_ABI                                                          \
+  KVSLIM_DETAIL_NAME(KVSLIM_DETAIL_VECTORS, KVSLIM_DETAIL_FMA, KVSLIM_DETAIL_F16C, \
+                     KVSLIM_DETAIL_OPENMP, KVSLIM_DETAIL_MATH, KVSLIM_DETAIL_CHECKS)
 
 #define KVSLIM_BEGIN_NAMESPACE \
   namespace kvslim {           \
@@ -65,10 +96,14 @@ using index_t = std::int64_t;
 struct host_space {};
 struct cuda_space {};
 
+/// Alignment that storage and workspaces must have, in bytes: what std::vector<std::byte> gives. 64
+/// and more avoids split cache lines.
+inline constexpr index_t alignment_bytes = 16;
+
 namespace detail {
 
 [[nodiscard]] KVSLIM_HD constexpr index_t div_up(index_t a, index_t b) noexcept {
-  return (a + b - 1) / b;
+  return a / b + static_cast<index_t>(a % b > 0);
 }
 [[nodiscard]] KVSLIM_HD constexpr index_t round_up(index_t a, index_t b) noexcept {
   return div_up(a, b) * b;

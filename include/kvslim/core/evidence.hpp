@@ -2,82 +2,75 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-/// What a scorer may look at besides the cache. A scorer names what it reads (`using needs =
-/// needs_list<...>`); asking for evidence that the caller did not pass is a compile error, never a
-/// null pointer.
+/// What a scorer may look at besides the cache. A scorer names what it reads in its traits
+/// (`scorer_traits<no_column, needs_window_queries>`); asking for evidence that the caller did not
+/// pass is a compile error, never a null pointer.
 
-#include <kvslim/core/view.hpp>
+#include <kvslim/core/rows.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
-
-/// Post-RoPE queries of the last `queries.tokens` positions of every sequence: [sequence, q_head,
-/// window, head_dim].
-template <class T, class Space = host_space>
-struct window_queries {
-  rows_view<T const, Space> queries;
-};
-template <class T, class Space>
-window_queries(rows_view<T, Space>) -> window_queries<std::remove_const_t<T>, Space>;
-
-/// One float per token, made by the caller: accumulated attention, or scores of other layers
-/// reduced into one row. Shape [sequence, kv_head, token] over the view's extents.
-template <class Space = host_space>
-struct token_scores {
-  float const* data = nullptr;
-};
 
 struct needs_window_queries {};
 struct needs_token_scores {};
 
+/// Post-RoPE queries of the newest `queries.tokens` tokens of every sequence, in text order:
+/// [sequence, q_head, window, head_dim], of any element type.
+template <class Space = host_space>
+struct window_queries {
+  using kind = needs_window_queries;
+  rows<Space> queries;
+};
+template <class T, class Space>
+window_queries(rows_view<T, Space>) -> window_queries<Space>;
+template <class Space>
+window_queries(detail::typeless_rows<void const, Space>) -> window_queries<Space>;
+
+/// One float per cell, made by the caller: accumulated attention, or scores of other layers reduced
+/// into one row. Shape [sequence, kv_head, cell] over the view's extents.
+template <class Space = host_space>
+struct token_scores {
+  using kind = needs_token_scores;
+  float const* data = nullptr;
+};
+
 template <class... Needs>
 struct needs_list {};
 
-/// Any combination of parts: `evidence{window_queries{q}}`, `evidence<>{}` for none.
+/// Any combination of parts, each a struct with `using kind`: `evidence{window_queries{q}}`,
+/// `evidence<>{}` for none.
 template <class... Parts>
 struct evidence : Parts... {
   constexpr evidence() = default;
   constexpr explicit evidence(Parts... parts) noexcept requires(sizeof...(Parts) > 0)
       : Parts{parts}... {}
+
+  template <class Kind>
+  static constexpr bool has = (std::same_as<typename Parts::kind, Kind> || ...);
+
+  /// The part of that kind.
+  template <class Kind>
+  requires has<Kind>
+  [[nodiscard]] constexpr auto const& get() const noexcept { return find<Kind, Parts...>(); }
+
+ private:
+  template <class Kind, class First, class... Rest>
+  [[nodiscard]] constexpr auto const& find() const noexcept {
+    if constexpr (std::same_as<typename First::kind, Kind>)
+      return static_cast<First const&>(*this);
+    else
+      return find<Kind, Rest...>();
+  }
 };
 template <class... Parts>
 evidence(Parts...) -> evidence<Parts...>;
 
 namespace detail {
 
-template <class T, class Space>
-constexpr window_queries<T, Space> const& find_window(
-    window_queries<T, Space> const& part) noexcept {
-  return part;
-}
-template <class Space>
-constexpr token_scores<Space> const& find_scores(token_scores<Space> const& part) noexcept {
-  return part;
-}
-
-template <class Evidence, class Need>
-struct provides : std::false_type {};
-template <class Evidence>
-requires requires(Evidence const& e) { find_window(e); }
-struct provides<Evidence, needs_window_queries> : std::true_type {};
-template <class Evidence>
-requires requires(Evidence const& e) { find_scores(e); }
-struct provides<Evidence, needs_token_scores> : std::true_type {};
-
 template <class Evidence, class List>
 struct provides_all : std::true_type {};
 template <class Evidence, class... Needs>
 struct provides_all<Evidence, needs_list<Needs...>>
-    : std::bool_constant<(provides<Evidence, Needs>::value && ...)> {};
-
-template <class Policy>
-struct needs_of {
-  using type = needs_list<>;
-};
-template <class Policy>
-requires requires { typename Policy::needs; }
-struct needs_of<Policy> {
-  using type = typename Policy::needs;
-};
+    : std::bool_constant<(Evidence::template has<Needs> && ...)> {};
 
 }  // namespace detail
 

@@ -8,28 +8,25 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-template <class Stage>
+template <class Tag>
 struct stage_rank;
 template <>
 struct stage_rank<scorer_tag> : std::integral_constant<int, 0> {};
 template <>
-struct stage_rank<selector_tag> : std::integral_constant<int, 1> {};
+struct stage_rank<quota_tag> : std::integral_constant<int, 1> {};
 template <>
-struct stage_rank<merger_tag> : std::integral_constant<int, 2> {};
+struct stage_rank<keep_tag> : std::integral_constant<int, 2> {};
 template <>
-struct stage_rank<position_tag> : std::integral_constant<int, 3> {};
+struct stage_rank<merger_tag> : std::integral_constant<int, 3> {};
 template <>
-struct stage_rank<quantizer_tag> : std::integral_constant<int, 4> {};
-
-template <class S>
-concept has_stage = requires {
-  typename S::stage;
-};
+struct stage_rank<position_tag> : std::integral_constant<int, 4> {};
+template <>
+struct stage_rank<quantizer_tag> : std::integral_constant<int, 5> {};
 
 template <class S>
 [[nodiscard]] constexpr int rank_of() noexcept {
-  if constexpr (has_stage<S>)
-    return stage_rank<typename S::stage>::value;
+  if constexpr (has_traits<S>)
+    return stage_rank<typename stage_of<S>::type>::value;
   else
     return -1;
 }
@@ -42,46 +39,103 @@ template <class... S>
   return ordered;
 }
 
-/// True for stages of another kind, so that each check below speaks only of its own.
-template <class S, int Rank>
-inline constexpr bool not_rank = !has_stage<S> || rank_of<S>() != Rank;
+/// Declared and present, both ways. `Good` says whether S is a sound policy of its kind at all.
+template <class S, class Tag>
+struct check_kind {};
 
 template <class S>
-struct check_stage {
-  static_assert(has_stage<S>,
-                "kvslim: a policy must say what it is: add `using stage = kvslim::scorer_tag;` (or "
-                "another tag)");
+struct check_kind<S, scorer_tag> {
+  static_assert(
+      S::traits.bulk || has_token_score<S>,
+      "kvslim: a scorer needs `float score(auto const& token) const` (or says .bulk = true "
+      "and has the members of bulk_scorer)");
+  static_assert(!S::traits.bulk || has_bulk_score<S>,
+                "kvslim: a scorer that says .bulk = true needs the members of bulk_scorer, see "
+                "core/concepts.hpp");
+  static_assert(
+      !S::traits.observes || has_observe<S>,
+      "kvslim: a scorer that says .observes = true needs `Column born(place const&) const` "
+      "and `void observe(Column&, float mass, place const&) const`");
+  static_assert(
+      S::traits.observes || !has_observe<S>,
+      "kvslim: this scorer has observe() and does not say .observes = true: it would never "
+      "be called");
+  static_assert(!S::traits.observes || !std::is_empty_v<column_of<S>>,
+                "kvslim: a scorer that observes names its column: scorer_traits<my_column>");
+};
+
+template <class S>
+concept has_open = requires(S const s, extents const& e) {
+  { s.open(e) } -> std::same_as<contest>;
+};
+
+template <class S>
+struct check_kind<S, quota_tag> {
+  static_assert(quota_policy<S>,
+                "kvslim: a quota needs `check(extents)`, `group()`, `most(extents)`, "
+                "`total(extents)` and `allocate(facts, quotas)`");
+  static_assert(!S::traits.contests || has_open<S>,
+                "kvslim: a quota that says .contests = true needs `contest open(extents) const`");
+  static_assert(
+      S::traits.contests || !has_open<S>,
+      "kvslim: this quota has open() and does not say .contests = true: it would never be "
+      "called");
+};
+
+template <class S>
+struct check_kind<S, keep_tag> {
+  static_assert(keep_rule<S>,
+                "kvslim: a keep rule needs `check(extents)`, `scratch_bytes(extents)` and "
+                "`keep(exec, text, scores, quotas, fates, scratch)`");
+};
+
+template <class S>
+struct check_kind<S, merger_tag> {
+  static_assert(merger<S>,
+                "kvslim: a merger needs `check()`, `mass_bias()` and `grows()`, see "
+                "core/concepts.hpp");
+};
+
+template <class S>
+struct check_kind<S, position_tag> {
+  static_assert(
+      repositioner<S>,
+      "kvslim: a repositioner needs `move(key, head_dim, from, to)`, `check(extents)` and "
+      "`fingerprint()`");
+};
+
+template <class S>
+struct check_kind<S, quantizer_tag> {
+  static_assert(quantizer<S>, "kvslim: a quantizer needs `key_codec()` and `value_codec()`");
+};
+
+template <class S>
+struct check_stage : check_kind<S, typename stage_of<S>::type> {
+  static_assert(has_traits<S>,
+                "kvslim: a policy must say what it is: add `static constexpr "
+                "kvslim::scorer_traits<> traits{};` (or another kind's)");
   static_assert(std::is_trivially_copyable_v<S>,
                 "kvslim: a policy must be trivially copyable: options only, nothing it owns");
-  static_assert(!has_stage<S> || !std::is_trivially_copyable_v<S> || not_rank<S, 0> || scorer<S>,
-                "kvslim: a scorer needs `float score(auto const& token) const` (or the members of "
-                "bulk_scorer)");
-  static_assert(
-      !has_stage<S> || not_rank<S, 1> || selector<S>,
-      "kvslim: a selector needs `capacity(tokens)`, `check(extents)` and `select(selection_row)`");
-  static_assert(!has_stage<S> || not_rank<S, 2> || merger<S>,
-                "kvslim: a merger needs `check()` and `mass_bias()`, see core/concepts.hpp");
-  static_assert(
-      !has_stage<S> || not_rank<S, 3> || repositioner<S>,
-      "kvslim: a repositioner needs `move(key, head_dim, from, to)` and `check(extents)`");
-  static_assert(!has_stage<S> || not_rank<S, 4> || quantizer<S>,
-                "kvslim: a quantizer needs `key_codec()`, `value_codec()` and a static `scheme()`");
 };
 
 template <class... S>
+inline constexpr bool any_nameless = (!has_traits<S> || ...);
+
+template <int Rank, class... S>
+inline constexpr bool holds = ((rank_of<S>() == Rank) || ...);
+
+template <class... S>
 struct check_pipeline : check_stage<S>... {
-  static_assert((!has_stage<S> || ...) || in_order<S...>(),
-                "kvslim: stages must come in the order score, select, merge, reposition, quantize, "
-                "each at most once");
-  static_assert((!has_stage<S> || ...) || !((rank_of<S>() == 1) || ...) ||
-                    ((rank_of<S>() == 0) || ...),
-                "kvslim: a selector needs a scorer before it");
-  static_assert((!has_stage<S> || ...) || !((rank_of<S>() == 2) || ...) ||
-                    ((rank_of<S>() == 0) || ...),
+  static_assert(any_nameless<S...> || in_order<S...>(),
+                "kvslim: stages must come in the order score, quota, keep rule, merge, reposition, "
+                "quantize, each at most once");
+  static_assert(any_nameless<S...> || !holds<1, S...> || holds<0, S...>,
+                "kvslim: a quota needs a scorer before it");
+  static_assert(any_nameless<S...> || !holds<2, S...> || holds<1, S...>,
+                "kvslim: a keep rule needs a quota before it");
+  static_assert(any_nameless<S...> || !holds<3, S...> || holds<0, S...>,
                 "kvslim: a merger needs a scorer before it");
 };
-
-struct no_stage {};
 
 template <class S>
 struct slot {
@@ -100,9 +154,9 @@ struct find_stage<Rank, First, Rest...> {
 
 }  // namespace detail
 
-/// Stages run in one pass: score, select, merge, reposition, quantize; each optional, each at most
-/// once. Without a scorer everything is kept; without a quantizer rows are stored as f16. Checked
-/// when the type is named.
+/// Stages run in one pass: score, quota, keep rule, merge, reposition, quantize; each optional,
+/// each at most once. Without a scorer everything is kept; without a quantizer rows are stored as
+/// f16. Checked when the type is named.
 template <class... Stages>
 struct pipeline : private detail::check_pipeline<Stages...>, private detail::slot<Stages>... {
   constexpr explicit pipeline(Stages... stages) noexcept : detail::slot<Stages>{stages}... {}

@@ -3,111 +3,21 @@
 #pragma once
 
 /// Views over an engine's memory. Nothing here owns, allocates or copies; everything is trivially
-/// copyable and usable in device code. Axes are always [sequence, kv_head, token, head_dim];
-/// strides are signed and in elements.
+/// copyable and usable in device code. Axes are always [sequence, kv_head, token, head_dim].
+/// K and V each have their own plane, so their layouts, strides, element types and widths differ
+/// freely.
 ///
-/// A *layout* maps (sequence, kv_head, token) to the element offset of channel 0 and has one
-/// channel stride. K and V each have their own plane, so their layouts, strides and element types
-/// may differ.
+/// Tokens lie in *cells*, in any order and with padding anywhere. What is first, newest or a
+/// neighbour is decided by position (core/text.hpp), never by the cell.
 
 #include <concepts>
+#include <kvslim/core/channels.hpp>
 #include <kvslim/core/elements.hpp>
+#include <kvslim/core/layout.hpp>
 #include <kvslim/core/status.hpp>
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE
-
-/// Logical shape of one layer's cache. `tokens` is the longest sequence; `lengths` in the view
-/// gives ragged ones.
-struct extents {
-  index_t sequences = 1;
-  index_t kv_heads = 1;
-  index_t tokens = 0;
-  index_t head_dim = 0;
-
-  [[nodiscard]] KVSLIM_HD constexpr index_t rows() const noexcept { return sequences * kv_heads; }
-  friend constexpr bool operator==(extents const&, extents const&) = default;
-};
-
-/// Rows that belong together: that many consecutive sequences of a view (the layers of one
-/// sequence, say) times kv heads. They share a keep set, or a codec's blocks. Members are counted
-/// sequence-major.
-struct row_group {
-  index_t sequences = 1, kv_heads = 1;
-
-  [[nodiscard]] KVSLIM_HD constexpr index_t size() const noexcept { return sequences * kv_heads; }
-  [[nodiscard]] KVSLIM_HD constexpr bool divides(extents const& e) const noexcept {
-    return sequences > 0 && kv_heads > 0 && e.sequences % sequences == 0 &&
-           e.kv_heads % kv_heads == 0;
-  }
-  [[nodiscard]] KVSLIM_HD constexpr index_t member(extents const& e, index_t row) const noexcept {
-    return row / e.kv_heads % sequences * kv_heads + row % e.kv_heads % kv_heads;
-  }
-  /// First row of row's group; the row of one of its members.
-  [[nodiscard]] KVSLIM_HD constexpr index_t first_row(extents const& e,
-                                                      index_t row) const noexcept {
-    index_t const s = row / e.kv_heads, h = row % e.kv_heads;
-    return (s - s % sequences) * e.kv_heads + h - h % kv_heads;
-  }
-  [[nodiscard]] KVSLIM_HD constexpr index_t member_row(extents const& e, index_t first,
-                                                       index_t member) const noexcept {
-    return first + member / kv_heads * e.kv_heads + member % kv_heads;
-  }
-};
-
-/// Dense or strided memory: Hugging Face [B,H,T,D], llama.cpp cells, transposed V (a channel stride
-/// that is not 1).
-struct strided {
-  index_t sequence = 0, kv_head = 0, token = 0, channel = 1;  // strides in elements
-
-  [[nodiscard]] KVSLIM_HD constexpr index_t offset(index_t s, index_t h, index_t t) const noexcept {
-    return s * sequence + h * kv_head + t * token;
-  }
-};
-
-/// A slot list: token t of sequence s lives in slot `slots[s * slots_per_sequence + t]` (SGLang,
-/// llama.cpp cells).
-struct slot_list {
-  std::int32_t const* slots = nullptr;
-  index_t slots_per_sequence = 0;
-  index_t slot = 0, kv_head = 0, channel = 1;  // strides in elements
-
-  [[nodiscard]] KVSLIM_HD constexpr index_t offset(index_t s, index_t h, index_t t) const noexcept {
-    return slots[s * slots_per_sequence + t] * slot + h * kv_head;
-  }
-};
-
-/// A block table: page `table[s * table_width + t / page_size]` (vLLM, FlashAttention,
-/// TensorRT-LLM).
-struct block_table {
-  std::int32_t const* table = nullptr;
-  index_t table_width = 0;
-  index_t page_size = 1;                                  // tokens
-  index_t page = 0, kv_head = 0, token = 0, channel = 1;  // strides in elements
-
-  [[nodiscard]] KVSLIM_HD constexpr index_t offset(index_t s, index_t h, index_t t) const noexcept {
-    return table[s * table_width + t / page_size] * page + h * kv_head + (t % page_size) * token;
-  }
-};
-
-/// CSR pages: pages of sequence s are `indices[indptr[s]] .. indices[indptr[s + 1] - 1]`
-/// (FlashInfer).
-struct csr_pages {
-  std::int32_t const* indptr = nullptr;
-  std::int32_t const* indices = nullptr;
-  index_t page_size = 1;                                  // tokens
-  index_t page = 0, kv_head = 0, token = 0, channel = 1;  // strides in elements
-
-  [[nodiscard]] KVSLIM_HD constexpr index_t offset(index_t s, index_t h, index_t t) const noexcept {
-    return indices[indptr[s] + t / page_size] * page + h * kv_head + (t % page_size) * token;
-  }
-};
-
-template <class L>
-concept cache_layout = std::is_trivially_copyable_v<L> && requires(L const layout, index_t i) {
-  { layout.offset(i, i, i) } -> std::same_as<index_t>;
-  { layout.channel } -> std::convertible_to<index_t>;
-};
 
 /// One of K or V: a pointer and a layout. A const element type means read-only.
 template <element T, cache_layout Layout, class Space = host_space>
@@ -122,17 +32,59 @@ struct plane {
 
   [[nodiscard]] KVSLIM_HD constexpr T& at(index_t s, index_t h, index_t t,
                                           index_t d) const noexcept {
-    return data[layout.offset(s, h, t) + d * layout.channel];
+    return data[layout.offset(s, h, t) + d * layout.channel_stride()];
   }
   [[nodiscard]] KVSLIM_HD constexpr T* row(index_t s, index_t h, index_t t) const noexcept {
     return data + layout.offset(s, h, t);
   }
 };
 
-/// One layer's cache: K, V and what is known about each token. Null optional arrays mean "not
-/// given".
-///
-/// Shapes: `lengths` [sequences]; `positions`, `valid`, `log_weight` [sequences, tokens].
+/// An optional array with one entry per token: [sequences, tokens], or with strides of its own, per
+/// head too. Null means "not given".
+template <class T>
+struct per_token {
+  T const* data = nullptr;
+  index_t sequence = -1;  ///< stride in elements; -1: extents.tokens
+  index_t kv_head = 0;    ///< stride in elements; 0: the heads share one array
+
+  constexpr per_token() noexcept = default;
+  constexpr per_token(T const* array) noexcept : data(array) {}
+  constexpr per_token(std::nullptr_t) noexcept {}
+  constexpr per_token(T const* array, index_t sequence_stride, index_t head_stride) noexcept
+      : data(array), sequence(sequence_stride), kv_head(head_stride) {}
+
+  [[nodiscard]] KVSLIM_HD constexpr bool given() const noexcept { return data != nullptr; }
+  [[nodiscard]] KVSLIM_HD constexpr bool per_head() const noexcept {
+    return given() && kv_head != 0;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr T at(extents const& e, index_t s, index_t h,
+                                         index_t t) const noexcept {
+    return data[s * (sequence < 0 ? e.tokens : sequence) + h * kv_head + t];
+  }
+};
+
+/// How many cells of each row are in use: [sequences], or per head with strides of one's own.
+struct row_lengths {
+  std::int32_t const* data = nullptr;
+  index_t sequence = 1;  ///< stride in elements
+  index_t kv_head = 0;
+
+  constexpr row_lengths() noexcept = default;
+  constexpr row_lengths(std::int32_t const* array) noexcept : data(array) {}
+  constexpr row_lengths(std::nullptr_t) noexcept {}
+  constexpr row_lengths(std::int32_t const* array, index_t sequence_stride,
+                        index_t head_stride) noexcept
+      : data(array), sequence(sequence_stride), kv_head(head_stride) {}
+};
+
+/// What `valid` says of a cell.
+enum class token_state : std::uint8_t {
+  padding = 0,  ///< holds nothing; never scored, never kept
+  held = 1,     ///< an ordinary token
+  pinned = 2,   ///< kept before all others
+};
+
+/// One layer's cache: K, V and what is known about each token.
 template <class Key, class Value = Key>
 struct cache_view {
   using key_plane = Key;
@@ -144,95 +96,112 @@ struct cache_view {
   kvslim::extents extent = {};
   Key k = {};
   Value v = {};
-  std::int32_t const* lengths = nullptr;  ///< tokens of each sequence; null: all have extent.tokens
-  std::int32_t const* positions = nullptr;  ///< logical position of each token; null: its index
-  std::uint8_t const* valid = nullptr;      ///< 0 marks padding: never kept
-  float const* log_weight = nullptr;        ///< added to the attention logit of a token
+  row_lengths lengths = {};                ///< cells in use; null: extents.tokens everywhere
+  per_token<std::int32_t> positions = {};  ///< logical positions, >= 0; null: the cell's index
+  per_token<std::uint8_t> valid = {};      ///< token_state of each cell; null: all held
+  per_token<float> bias = {};              ///< added to the attention logit of a token
 
-  [[nodiscard]] KVSLIM_HD constexpr index_t length(index_t s) const noexcept {
-    return lengths == nullptr ? extent.tokens : static_cast<index_t>(lengths[s]);
-  }
-  [[nodiscard]] KVSLIM_HD constexpr std::int32_t position(index_t s, index_t t) const noexcept {
-    return positions == nullptr ? static_cast<std::int32_t>(t) : positions[s * extent.tokens + t];
-  }
-  [[nodiscard]] KVSLIM_HD constexpr bool is_valid(index_t s, index_t t) const noexcept {
-    return valid == nullptr || valid[s * extent.tokens + t] != 0;
-  }
-  [[nodiscard]] KVSLIM_HD constexpr float weight(index_t s, index_t t) const noexcept {
-    return log_weight == nullptr ? 0.0f : log_weight[s * extent.tokens + t];
-  }
   [[nodiscard]] KVSLIM_HD constexpr kvslim::extents const& extents() const noexcept {
     return extent;
   }
-};
-
-/// Plain strided rows [sequence, head, token, head_dim]: queries, outputs, windows of queries.
-template <element T, class Space = host_space>
-struct rows_view {
-  using value_type = std::remove_const_t<T>;
-  using space = Space;
-
-  T* data = nullptr;
-  index_t sequences = 1, heads = 1, tokens = 1, head_dim = 0;
-  strided layout = {};
-
-  [[nodiscard]] KVSLIM_HD constexpr T* row(index_t s, index_t h, index_t t = 0) const noexcept {
-    return data + layout.offset(s, h, t);
+  [[nodiscard]] KVSLIM_HD constexpr index_t length(index_t s, index_t h) const noexcept {
+    return lengths.data == nullptr
+               ? extent.tokens
+               : static_cast<index_t>(lengths.data[s * lengths.sequence + h * lengths.kv_head]);
   }
-  /// Rows that may be written may be read.
-  template <class U>
-  requires(!std::is_const_v<T> && std::same_as<U, T const>) KVSLIM_HD constexpr
-  operator rows_view<U, Space>() const noexcept {
-    return {data, sequences, heads, tokens, head_dim, layout};
+  [[nodiscard]] KVSLIM_HD constexpr std::int32_t position(index_t s, index_t h,
+                                                          index_t cell) const noexcept {
+    return positions.given() ? positions.at(extent, s, h, cell) : static_cast<std::int32_t>(cell);
+  }
+  [[nodiscard]] KVSLIM_HD constexpr token_state state(index_t s, index_t h,
+                                                      index_t cell) const noexcept {
+    return valid.given() ? static_cast<token_state>(valid.at(extent, s, h, cell))
+                         : token_state::held;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr float logit_bias(index_t s, index_t h,
+                                                     index_t cell) const noexcept {
+    return bias.given() ? bias.at(extent, s, h, cell) : 0.0f;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr auto key(index_t s, index_t h, index_t cell) const noexcept {
+    return channel_range<typename Key::value_type>(k.row(s, h, cell), k.layout.channel_stride(),
+                                                   extent.head_dim);
+  }
+  [[nodiscard]] KVSLIM_HD constexpr auto value(index_t s, index_t h, index_t cell) const noexcept {
+    return channel_range<typename Value::value_type>(v.row(s, h, cell), v.layout.channel_stride(),
+                                                     extent.value_width());
+  }
+  /// True if heads of a sequence may hold different tokens, or the same ones in other cells.
+  [[nodiscard]] KVSLIM_HD constexpr bool orders_per_head() const noexcept {
+    return positions.per_head() || valid.per_head() || lengths.kv_head != 0;
+  }
+  /// True if ranks are cells, whatever the data: nothing says otherwise.
+  [[nodiscard]] KVSLIM_HD constexpr bool in_text_order() const noexcept {
+    return !positions.given() && !valid.given();
   }
 };
-
-/// What dense_rows is told.
-struct rows_shape {
-  index_t sequences = 1, heads = 1, tokens = 1, head_dim = 0;
-};
-
-/// Contiguous rows in [sequence, head, token, head_dim] order.
-template <class Space = host_space, element T>
-[[nodiscard]] KVSLIM_HD constexpr rows_view<T, Space> dense_rows(T* data,
-                                                                 rows_shape shape) noexcept {
-  return {data,
-          shape.sequences,
-          shape.heads,
-          shape.tokens,
-          shape.head_dim,
-          {shape.heads * shape.tokens * shape.head_dim, shape.tokens * shape.head_dim,
-           shape.head_dim, 1}};
-}
 
 /// Contiguous K and V in [sequence, kv_head, token, head_dim] order.
 template <class Space = host_space, element T>
 [[nodiscard]] KVSLIM_HD constexpr auto dense_cache(T* k, T* v, extents e) noexcept {
   using plane_type = plane<T, strided, Space>;
-  strided const layout{e.kv_heads * e.tokens * e.head_dim, e.tokens * e.head_dim, e.head_dim, 1};
-  return cache_view<plane_type>{e, {k, layout}, {v, layout}};
+  index_t const wide = e.value_width();
+  strided const keys{e.kv_heads * e.tokens * e.head_dim, e.tokens * e.head_dim, e.head_dim, 1};
+  strided const values{e.kv_heads * e.tokens * wide, e.tokens * wide, wide, 1};
+  return cache_view<plane_type>{e, {k, keys}, {v, values}};
 }
 
 namespace detail {
 
-/// Everything about a view that can be checked without reading K or V.
+/// What extents must be, wherever they come from.
+[[nodiscard]] constexpr status check_extents(extents const& e) noexcept {
+  if (e.sequences <= 0 || e.kv_heads <= 0 || e.head_dim <= 0 || e.value_dim < 0)
+    return fail(errc::invalid_shape, "kvslim: extents must be positive");
+  if (e.head_dim > extents::most_channels || e.value_dim > extents::most_channels)
+    return fail(errc::invalid_shape, "kvslim: head_dim and value_dim are at most 1024");
+  if (e.sequences > extents::most_rows || e.kv_heads > extents::most_rows / e.sequences)
+    return fail(errc::invalid_shape, "kvslim: there are at most 2^24 rows (sequences * kv_heads)");
+  if (e.tokens < 0 || e.tokens > extents::most_tokens || e.rows() * e.tokens > extents::most_cells)
+    return fail(errc::invalid_shape, "kvslim: at most 2^30 tokens a row, 2^40 cells in all");
+  return {};
+}
+
+/// Everything about a view that can be checked without reading K or V. What only device memory can
+/// tell is not looked at.
 template <class Cache>
 [[nodiscard]] constexpr status check_cache(Cache const& cache) noexcept {
   auto const& e = cache.extent;
-  constexpr index_t limit = index_t{1} << 40;
-  if (e.sequences <= 0 || e.kv_heads <= 0 || e.head_dim <= 0 || e.tokens < 0)
-    return fail(errc::invalid_shape, "kvslim: extents must be positive");
-  if (e.sequences > limit / e.kv_heads || e.tokens > (index_t{1} << 31) - 1 || e.head_dim > 1024)
-    return fail(errc::invalid_shape,
-                "kvslim: extents are out of range (head_dim <= 1024, tokens < 2^31)");
+  if (auto const s = check_extents(e); !s) return s;
   if (e.tokens == 0) return fail(errc::invalid_shape, "kvslim: the cache holds no tokens");
   if (cache.k.data == nullptr || cache.v.data == nullptr)
     return fail(errc::invalid_pointer, "kvslim: K or V is a null pointer");
+  index_t longest = e.tokens;
   if constexpr (std::same_as<typename Cache::space, host_space>) {
-    for (index_t s = 0; s < e.sequences; ++s)
-      if (cache.length(s) < 0 || cache.length(s) > e.tokens)
+    longest = 0;
+    for (index_t r = 0; r < e.rows(); ++r) {
+      index_t const n = cache.length(r / e.kv_heads, r % e.kv_heads);
+      if (n < 0 || n > e.tokens)
         return fail(errc::invalid_shape,
                     "kvslim: a sequence length is negative or above extents.tokens");
+      longest = max(longest, n);
+    }
+  }
+  if (auto const s = cache.k.layout.check(e, longest); !s) return s;
+  if (auto const s = cache.v.layout.check(e, longest); !s) return s;
+  if constexpr (std::same_as<typename Cache::space, host_space>) {
+    for (index_t r = 0; r < e.rows(); ++r) {
+      index_t const s = r / e.kv_heads, h = r % e.kv_heads;
+      for (index_t t = 0; t < cache.length(s, h); ++t) {
+        auto const state = cache.state(s, h, t);
+        if (state == token_state::padding) continue;
+        if (static_cast<std::uint8_t>(state) > 2)
+          return fail(errc::invalid_option, "kvslim: valid must be 0 (padding), 1 or 2 (pinned)");
+        if (cache.position(s, h, t) < 0 || cache.position(s, h, t) > extents::most_tokens)
+          return fail(errc::invalid_shape, "kvslim: positions must be in [0, 2^30]");
+        float const x = cache.logit_bias(s, h, t);
+        if (x != x || x > 3.0e38f)
+          return fail(errc::non_finite, "kvslim: a logit bias is NaN or +infinity");
+      }
+    }
   }
   return {};
 }

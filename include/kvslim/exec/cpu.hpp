@@ -7,7 +7,7 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// The serial CPU executor. Threads come from the caller: see cpu_with and core/openmp.hpp.
+/// The serial CPU executor. Threads come from the caller: cpu_with, cpu_part, exec/openmp.hpp.
 struct cpu {
   using space = host_space;
 
@@ -33,15 +33,32 @@ struct cpu_with {
 template <class Pool>
 cpu_with(Pool*) -> cpu_with<Pool>;
 
+/// One of `parts` threads that all make the same call: thread `part` does every parts-th iteration,
+/// then waits in `barrier(state)` for the others (an engine's worker function: "ith of nth"). Every
+/// write of a verb lies inside an iteration, so all threads return the same status.
+struct cpu_part {
+  using space = host_space;
+  index_t part = 0, parts = 1;
+  void (*barrier)(void*) =
+      nullptr;  ///< returns once all threads have called it; needed if parts > 1
+  void* state = nullptr;
+
+  template <class Body>
+  void for_each(index_t count, Body&& body) const {
+    for (index_t i = part; i < count; i += parts) body(i);
+    if (barrier != nullptr) barrier(state);
+  }
+};
+
 /// Where an op's code for an executor is looked up. A backend header adds a specialisation that did
 /// not exist; none is ever replaced. The primary is what a missing include looks like.
 template <class Op, class Exec>
 struct implementation {
   template <class... Arguments>
   static void run(Arguments&&...) {
-    static_assert(
-        sizeof(Op) == 0,
-        "kvslim: this op has no code for the executor: include <kvslim/kvslim.cuh> for CUDA");
+    static_assert(sizeof(Op) == 0,
+                  "kvslim: this op has no code for the executor: include <kvslim/kvslim.cuh> for "
+                  "CUDA");
   }
 };
 

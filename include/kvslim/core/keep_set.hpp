@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/core/slice.hpp>
+#include <kvslim/core/text.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// What stays, row after row: row r keeps entries [begins[r], begins[r + 1]), in text order. Filled
+/// by select() in memory of the caller's, read by encode() and compact(); an engine's own set of
+/// cells is as good (then `begins` and `cells` are enough).
+struct keep_set {
+  std::int64_t* begins = nullptr;  ///< [rows + 1]
+  std::int32_t* cells = nullptr;   ///< [room]: where the kept tokens lie in the view
+  std::int32_t* ranks = nullptr;   ///< [room]: their places in text order; null: not known
+  index_t room = 0;                ///< entries that cells and ranks have memory for
+  std::int32_t* merged = nullptr;  ///< [rows, tokens], with a merger: rank of the token each joins
+  std::byte* columns = nullptr;    ///< [room] records, with a scorer that observes
+  text_order order = {};           ///< what ranks refer to
+  std::int32_t* order_cells = nullptr;   ///< [rows, tokens] for the order to be written to
+  std::int32_t* order_counts = nullptr;  ///< [rows]
+
+  [[nodiscard]] KVSLIM_HD constexpr index_t count(index_t row) const noexcept {
+    return begins[row + 1] - begins[row];
+  }
+};
+
+/// Scores of every row by rank: row r = sequence * kv_heads + kv_head, `tokens` floats each.
+struct score_view {
+  float* data = nullptr;
+  index_t tokens = 0;
+
+  [[nodiscard]] KVSLIM_HD constexpr float* row(index_t r) const noexcept {
+    return data + r * tokens;
+  }
+};
+
+/// What a keep rule and a merger read and write: the fate of a token.
+enum class fate : std::uint8_t {
+  evicted = 0,
+  kept = 1,
+  sure = 2,  ///< kept by protection (pinned, sink, recent): never merged away
+};
+
+/// Widths of the rows that a merger makes.
+struct merge_width {
+  index_t key = 0, value = 0;
+};
+
+/// What one row keeps. The first bound that is met ends the row: `count` tokens in all, or the last
+/// token whose score is at least `least`. Pinned tokens, `sinks` first and `recent` newest tokens
+/// come before scores, in this order, and count.
+struct quota {
+  index_t count = 0;
+  index_t sinks = 0;
+  index_t recent = 0;
+  float least = -__builtin_inff();
+};
+
+/// A contest among the rows of a group, held before allocate: of all their scores the `seats` best
+/// win, after each row's `sure` best have been seated.
+struct contest {
+  index_t seats = 0;
+  index_t sure = 0;
+};
+
+/// What allocate is told of one row of its group.
+struct row_facts {
+  index_t row = 0;
+  index_t tokens = 0;   ///< held
+  index_t recent = 0;   ///< newest ones that the scorer protects (its window)
+  index_t winners = 0;  ///< seats won in the contest
+};
+
+KVSLIM_END_NAMESPACE
