@@ -2,51 +2,93 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/core/concepts.hpp>
+#include <cstring>
+#include <kvslim/core/keep_set.hpp>
+#include <kvslim/exec/cpu.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
 namespace ops {
 
-/// Gathers kept tokens to the front of every row. `kept` [rows, capacity] ascending, `counts`
-/// [rows]. In place (source == target) is allowed: ascending moves never overtake their sources.
-/// Any layouts; the same element type. Returns: invalid_shape if an index is out of range, not
-/// ascending, or the extents differ; then nothing was written. Cost: one read and one write of what
-/// stays. A paged engine frees the pages behind each row's count afterwards.
-template <host_executor Exec, class Source, class Target>
-status compact(Exec const& exec, Source const& source, Target const& target,
-               std::int32_t const* kept, index_t const* counts, index_t capacity) {
-  auto const e = source.extent;
-  if (kept == nullptr || counts == nullptr)
-    return detail::fail(errc::invalid_pointer, "kvslim: compact was given a null pointer");
+struct compact_op {};
+
+/// Gathers what a keep set names to the front cells of every row, in text order. Any layouts; the
+/// same element type. Target and source may be the same view if the set's cells ascend in every row
+/// (always where the view is in text order); otherwise they must not overlap.
+///
+/// Returns: invalid_shape (a cell out of range, unequal extents, a target too short, moves that
+/// would overtake their source), invalid_pointer; then nothing was written. Cost: one read and one
+/// write of what stays. A paged engine frees the pages behind each row's count afterwards.
+template <class Exec, class Source, class Target>
+status compact(Exec const& exec, Source const& source, Target const& target, keep_set const& keep) {
+  return implementation<compact_op, Exec>::run(exec, source, target, keep);
+}
+
+/// Everything about a compact call that needs no look at the keep set.
+template <class Source, class Target>
+[[nodiscard]] status check_compact(Source const& source, Target const& target,
+                                   keep_set const& keep) noexcept {
+  static_assert(std::same_as<typename Source::key_plane::value_type,
+                             typename Target::key_plane::value_type> &&
+                    std::same_as<typename Source::value_plane::value_type,
+                                 typename Target::value_plane::value_type>,
+                "kvslim: compact moves elements and does not convert them");
+  auto const& e = source.extent;
+  if (keep.begins == nullptr || keep.cells == nullptr)
+    return detail::fail(errc::invalid_pointer, "kvslim: compact was given a null keep set");
+  if (auto const s = detail::check_cache(source); !s) return s;
+  if (target.k.data == nullptr || target.v.data == nullptr)
+    return detail::fail(errc::invalid_pointer, "kvslim: compact's target is a null pointer");
   if (e.sequences != target.extent.sequences || e.kv_heads != target.extent.kv_heads ||
-      e.head_dim != target.extent.head_dim)
+      e.head_dim != target.extent.head_dim || e.value_width() != target.extent.value_width())
     return detail::fail(errc::invalid_shape,
                         "kvslim: compact needs source and target of the same shape");
-  for (index_t r = 0; r < e.rows(); ++r) {
-    if (counts[r] < 0 || counts[r] > capacity || counts[r] > target.extent.tokens)
-      return detail::fail(errc::invalid_shape,
-                          "kvslim: compact's counts exceed the capacity or the target");
-    for (index_t i = 0; i < counts[r]; ++i) {
-      index_t const t = kept[r * capacity + i];
-      if (t < 0 || t >= source.length(r / e.kv_heads) || (i > 0 && t <= kept[r * capacity + i - 1]))
-        return detail::fail(errc::invalid_shape,
-                            "kvslim: compact's kept tokens must be in range and ascending");
-    }
-  }
-  exec.for_each(e.rows(), [=](index_t r) {
-    index_t const s = r / e.kv_heads, h = r % e.kv_heads;
-    for (index_t i = 0; i < counts[r]; ++i) {
-      index_t const t = kept[r * capacity + i];
-      for (index_t d = 0; d < e.head_dim; ++d) {
-        target.k.at(s, h, i, d) = source.k.at(s, h, t, d);
-        target.v.at(s, h, i, d) = source.v.at(s, h, t, d);
-      }
-    }
-  });
   return {};
 }
 
 }  // namespace ops
+
+template <host_executor Exec>
+struct implementation<ops::compact_op, Exec> {
+  template <class Source, class Target>
+  static status run(Exec const& exec, Source const& source, Target const& target,
+                    keep_set const& keep) {
+    if (auto const s = ops::check_compact(source, target, keep); !s) return s;
+    auto const e = source.extent;
+    bool const in_place = static_cast<void const*>(source.k.data) == target.k.data ||
+                          static_cast<void const*>(source.v.data) == target.v.data;
+    for (index_t r = 0; r < e.rows(); ++r) {
+      if (keep.count(r) < 0 || keep.count(r) > target.extent.tokens)
+        return detail::fail(errc::invalid_shape, "kvslim: compact's target is shorter than a row");
+      for (index_t i = keep.begins[r]; i < keep.begins[r + 1]; ++i) {
+        index_t const cell = keep.cells[i];
+        if (cell < 0 || cell >= source.length(r / e.kv_heads, r % e.kv_heads))
+          return detail::fail(errc::invalid_shape, "kvslim: compact's cells must be in range");
+        if (in_place && i > keep.begins[r] && cell <= keep.cells[i - 1])
+          return detail::fail(errc::invalid_shape,
+                              "kvslim: compact in place needs cells that ascend");
+      }
+    }
+    exec.for_each(e.rows(), [=](index_t r) {
+      index_t const s = r / e.kv_heads, h = r % e.kv_heads;
+      auto const move = [&](auto const& from, auto const& to, index_t width, index_t i,
+                            index_t cell) {
+        auto const* const x = from.row(s, h, cell);
+        auto* const y = to.row(s, h, i);
+        index_t const step = from.layout.channel_stride(), stride = to.layout.channel_stride();
+        if (step == 1 && stride == 1)
+          std::memmove(y, x, static_cast<std::size_t>(width) * sizeof *y);
+        else
+          for (index_t d = 0; d < width; ++d) y[d * stride] = x[d * step];
+      };
+      for (index_t i = 0; i < keep.count(r); ++i) {
+        index_t const cell = keep.cells[keep.begins[r] + i];
+        move(source.k, target.k, e.head_dim, i, cell);
+        move(source.v, target.v, e.value_width(), i, cell);
+      }
+    });
+    return {};
+  }
+};
 
 KVSLIM_END_NAMESPACE

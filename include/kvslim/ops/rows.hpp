@@ -44,10 +44,16 @@ KVSLIM_HD inline void load_row(Plane const& plane, index_t s, index_t h, index_t
   return std::sqrt(dot(x, x, n));
 }
 
-/// Cosine of two rows; 0 if either is zero, NaN if either holds NaN.
+/// Cosine of two rows, in double and rounded once; 0 if either is zero, NaN if either holds NaN.
 [[nodiscard]] KVSLIM_HD inline float cosine(float const* a, float const* b, index_t n) noexcept {
-  float const scale = norm(a, n) * norm(b, n);
-  return scale == 0.0f ? 0.0f : dot(a, b, n) / scale;
+  double ab = 0.0, aa = 0.0, bb = 0.0;
+  for (index_t i = 0; i < n; ++i) {
+    auto const x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
+    ab += x * y;
+    aa += x * x;
+    bb += y * y;
+  }
+  return aa == 0.0 || bb == 0.0 ? 0.0f : static_cast<float>(ab / (std::sqrt(aa) * std::sqrt(bb)));
 }
 
 /// Squared distance of two rows.

@@ -11,6 +11,7 @@
 
 #include <kvslim/core/concepts.hpp>
 #include <kvslim/ops/rope.hpp>
+#include <kvslim/store/header.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -18,7 +19,7 @@ KVSLIM_BEGIN_NAMESPACE
 /// number of kept tokens. Requires: an even number of rotated channels, at most head_dim
 /// (invalid_option). Cost: 3 flop per rotated channel.
 struct rerotate {
-  using stage = position_tag;
+  static constexpr position_traits traits{};
   rope opt = {};
 
   [[nodiscard]] status check(extents const& e) const noexcept {
@@ -26,6 +27,13 @@ struct rerotate {
       return detail::fail(errc::invalid_option,
                           "kvslim: rerotate needs even rope.dims, at most head_dim");
     return {};
+  }
+  /// Of what rotated the stored keys: readers must agree on it. Tables of frequencies are the
+  /// caller's to fingerprint.
+  [[nodiscard]] KVSLIM_HD constexpr std::uint64_t fingerprint() const noexcept {
+    std::uint64_t hash = detail::mix(1, detail::bit_cast<std::uint32_t>(opt.base));
+    hash = detail::mix(hash, static_cast<std::uint64_t>(opt.dims));
+    return detail::mix(hash, opt.interleaved ? 1 : 0);
   }
   KVSLIM_HD void move(float* key, index_t head_dim, std::int32_t from,
                       std::int32_t to) const noexcept {

@@ -7,30 +7,29 @@
 //
 // Fidelity: no paper; the numbers are used as they are.
 
-#include <kvslim/ops/copy_scores.hpp>
+#include <kvslim/ops/score_tokens.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Uses evidence `token_scores` [sequence, kv_head, token]. Cost: one copy of the scores.
+/// Uses evidence `token_scores` [sequence, kv_head, cell]. Cost: one copy of the scores.
 struct given_scores {
-  using stage = scorer_tag;
-  using needs = needs_list<needs_token_scores>;
+  static constexpr scorer_traits<no_column, needs_token_scores> traits{.bulk = true};
 
+  [[nodiscard]] constexpr status check(extents const&) const noexcept { return {}; }
   [[nodiscard]] constexpr index_t protected_recent() const noexcept { return 0; }
   [[nodiscard]] constexpr index_t scratch_floats(extents const&) const noexcept { return 0; }
 
-  template <class Cache, class Evidence>
-  [[nodiscard]] status check(Cache const&, Evidence const& evidence) const noexcept {
-    if (detail::find_scores(evidence).data == nullptr)
+  template <class Text, class Evidence>
+  [[nodiscard]] status check(Text const&, Evidence const& evidence) const noexcept {
+    if (evidence.template get<needs_token_scores>().data == nullptr)
       return detail::fail(errc::invalid_pointer, "kvslim: given_scores' scores are a null pointer");
     return {};
   }
 
-  template <class Exec, class Cache, class Evidence>
-  [[nodiscard]] status score(Exec const& exec, Cache const& cache, Evidence const& evidence,
+  template <class Exec, class Text, class Evidence>
+  [[nodiscard]] status score(Exec const& exec, Text const& text, Evidence const& evidence,
                              score_view out, float*) const {
-    return ops::copy_scores(exec, detail::find_scores(evidence).data,
-                            cache.extent.rows() * cache.extent.tokens, out.data);
+    return ops::gather_scores(exec, text, evidence.template get<needs_token_scores>().data, out);
   }
 };
 static_assert(scorer<given_scores>);

@@ -16,7 +16,7 @@ KVSLIM_BEGIN_NAMESPACE
 
 /// score = -||k||_2. Cost: one read of K. Source: arXiv:2406.11430.
 struct knorm {
-  using stage = scorer_tag;
+  static constexpr scorer_traits<> traits{};
 
   KVSLIM_HD float score(auto const& token) const {
     float sum = 0.0f;

@@ -20,18 +20,17 @@
 KVSLIM_BEGIN_NAMESPACE
 
 /// Scores tokens by the attention of the newest queries.
-/// Requires: evidence window_queries with `window` tokens; every sequence longer than `window`
-/// (invalid_shape); odd pool, window >= 1 (invalid_option). Cost: see ops::window_scores;
-/// synchronisation none. Source: arXiv:2404.14469.
+/// Requires: evidence window_queries with `window` tokens (invalid_shape); odd pool, window >= 1
+/// (invalid_option). A row no longer than the window keeps its newest tokens. Cost: see
+/// ops::window_scores; synchronisation none. Source: arXiv:2404.14469.
 struct snapkv {
-  using stage = scorer_tag;
-  using needs = needs_list<needs_window_queries>;
+  static constexpr scorer_traits<no_column, needs_window_queries> traits{.bulk = true};
 
   struct options {
     index_t window = 32;  ///< newest queries that vote, always kept (authors' default 32)
     index_t pool = 5;     ///< pooling kernel, odd (authors' default 5)
-    pooling kind = pooling::average;              ///< authors' default
-    head_reduction heads = head_reduction::mean;  ///< kvpress
+    pooling kind = pooling::average;  ///< authors' default
+    reduce heads = reduce::mean;      ///< kvpress
   };
   options opt = {};
 
@@ -40,39 +39,26 @@ struct snapkv {
     return ops::window_scratch_floats(e, opt.window);
   }
 
-  template <class Cache, class Evidence>
-  [[nodiscard]] status check(Cache const& cache, Evidence const& evidence) const noexcept {
-    auto const& q = detail::find_window(evidence).queries;
-    auto const& e = cache.extent;
-    if (opt.window < 1 || opt.pool < 1 || opt.pool % 2 == 0)
-      return detail::fail(errc::invalid_option, "kvslim: snapkv needs window >= 1 and an odd pool");
-    if (q.data == nullptr)
-      return detail::fail(errc::invalid_pointer,
-                          "kvslim: snapkv's window queries are a null pointer");
-    if (q.sequences != e.sequences || q.head_dim != e.head_dim || q.tokens != opt.window ||
-        q.heads < 1 || q.heads % e.kv_heads != 0)
-      return detail::fail(
-          errc::invalid_shape,
-          "kvslim: snapkv's window queries must be [sequences, n * kv_heads, window, head_dim]");
-    if constexpr (std::same_as<typename Cache::space, host_space>) {
-      for (index_t s = 0; s < e.sequences; ++s)
-        if (cache.length(s) <= opt.window)
-          return detail::fail(errc::invalid_shape,
-                              "kvslim: snapkv's window must be shorter than every sequence");
-      for (index_t s = 0; s < q.sequences; ++s)
-        for (index_t h = 0; h < q.heads; ++h)
-          for (index_t w = 0; w < q.tokens; ++w)
-            if (!ops::within(q.row(s, h, w), q.layout.channel, q.head_dim, 3.0e38f))
-              return detail::fail(errc::non_finite,
-                                  "kvslim: snapkv's window queries hold NaN or infinity");
-    }
+  [[nodiscard]] constexpr status check(extents const&) const noexcept {
+    constexpr index_t most = index_t{1} << 16;
+    if (opt.window < 1 || opt.window > most || opt.pool < 1 || opt.pool > most || opt.pool % 2 == 0)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: snapkv needs a window and an odd pool in [1, 65536]");
     return {};
   }
+  template <class Text, class Evidence>
+  [[nodiscard]] status check(Text const& text, Evidence const& evidence) const noexcept {
+    auto const& q = evidence.template get<needs_window_queries>().queries;
+    if (q.data != nullptr && q.tokens != opt.window)
+      return detail::fail(errc::invalid_shape,
+                          "kvslim: snapkv needs as many window queries as its window");
+    return ops::check_queries(q, text.extents());
+  }
 
-  template <class Exec, class Cache, class Evidence>
-  [[nodiscard]] status score(Exec const& exec, Cache const& cache, Evidence const& evidence,
+  template <class Exec, class Text, class Evidence>
+  [[nodiscard]] status score(Exec const& exec, Text const& text, Evidence const& evidence,
                              score_view out, float* scratch) const {
-    return ops::window_scores(exec, cache, detail::find_window(evidence).queries,
+    return ops::window_scores(exec, text, evidence.template get<needs_window_queries>().queries,
                               {opt.kind, opt.pool, opt.heads}, out, scratch);
   }
 };

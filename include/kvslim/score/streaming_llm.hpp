@@ -18,7 +18,7 @@ KVSLIM_BEGIN_NAMESPACE
 
 /// Newer is better, sinks are best. Reads no tensor. Source: arXiv:2309.17453.
 struct streaming_llm {
-  using stage = scorer_tag;
+  static constexpr scorer_traits<> traits{};
 
   struct options {
     index_t sinks = 4;  ///< authors' default
@@ -26,8 +26,9 @@ struct streaming_llm {
   options opt = {};
 
   KVSLIM_HD float score(auto const& token) const {
-    // Exact for every index below 2^24; sinks rank above the largest index.
-    return token.index() < opt.sinks ? 3.0e38f : static_cast<float>(token.index());
+    // The distance from the newest token is exact in a float for 2^24 tokens.
+    if (token.rank() < opt.sinks) return 1.0f;
+    return -static_cast<float>(token.now() - token.position());
   }
 };
 static_assert(scorer<streaming_llm>);

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+/// Selection under one total order: higher score first, ties to the earlier in text order (across
+/// rows: the earlier row first), NaN last. The order is an integer, so that equal scores give equal
+/// sets on the CPU and CUDA and in any layout.
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <kvslim/core/keep_set.hpp>
+#include <kvslim/exec/cpu.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace ops {
+
+/// Larger key means earlier in the order; keys with different indices are distinct. -0 and +0 are
+/// equal scores. `index` below 2^32.
+[[nodiscard]] KVSLIM_HD inline std::uint64_t order_key(float score, index_t index) noexcept {
+  auto bits = detail::bit_cast<std::uint32_t>(score + 0.0f);
+  bool const nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  bits = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+  auto const high = static_cast<std::uint64_t>(nan ? 0u : bits);
+  return (high << 32) | (0xffffffffu - static_cast<std::uint32_t>(index));
+}
+
+[[nodiscard]] KVSLIM_HD inline index_t key_index(std::uint64_t key) noexcept {
+  return static_cast<index_t>(0xffffffffu - static_cast<std::uint32_t>(key));
+}
+
+/// Whether a score reaches a quota's least; NaN reaches only the lowest bound.
+[[nodiscard]] KVSLIM_HD inline bool reaches(float score, float least) noexcept {
+  return least == -INFINITY || score >= least;
+}
+
+/// Moves the `keep` largest of `count` keys to the front, in no order. Cost: linear on average, no
+/// memory.
+inline void top_keys(std::uint64_t* keys, index_t count, index_t keep) noexcept {
+  if (keep > 0 && keep < count)
+    std::nth_element(keys, keys + keep, keys + count,
+                     [](std::uint64_t a, std::uint64_t b) { return a > b; });
+}
+
+/// Whether rank i of n tokens is protected, and in which turn: 0 pinned, 1 sink, 2 recent, 3 not.
+[[nodiscard]] KVSLIM_HD inline int protection(bool pinned, quota const& q, index_t i,
+                                              index_t n) noexcept {
+  if (pinned) return 0;
+  if (i < q.sinks) return 1;
+  if (i >= n - q.recent) return 2;
+  return 3;
+}
+
+struct protect_op {};
+
+/// Fates of every (row, rank): `sure` for pinned tokens, then sinks from the first on, then recent
+/// tokens from the newest on, while the quota's count lasts; evicted otherwise.
+template <class Exec, class Text>
+status protect(Exec const& exec, Text const& text, slice<quota const> quotas, fate* fates) {
+  return implementation<protect_op, Exec>::run(exec, text, quotas, fates);
+}
+
+struct keep_best_op {};
+
+/// Fills each row up to its quota with the best of its unprotected tokens. `keys` is scratch,
+/// [rows, tokens].
+template <class Exec, class Text>
+status keep_best(Exec const& exec, Text const& text, score_view scores, slice<quota const> quotas,
+                 std::uint64_t* keys, fate* fates) {
+  return implementation<keep_best_op, Exec>::run(exec, text, scores, quotas, keys, fates);
+}
+
+struct hold_contest_op {};
+
+/// Writes .winners of every row's facts: how many of its group's `seats` it wins with its scores of
+/// ranks [0, tokens - recent). `facts` lie group after group; .tokens and .recent are given. `keys`
+/// is scratch, [rows, tokens].
+template <class Exec, class Text>
+status hold_contest(Exec const& exec, Text const& text, score_view scores, row_group group,
+                    contest const& rules, std::uint64_t* keys, slice<row_facts> facts) {
+  return implementation<hold_contest_op, Exec>::run(exec, text, scores, group, rules, keys, facts);
+}
+
+struct keep_all_op {};
+
+/// Every token is kept.
+template <class Exec, class Text>
+status keep_all(Exec const& exec, Text const& text, fate* fates) {
+  return implementation<keep_all_op, Exec>::run(exec, text, fates);
+}
+
+struct list_columns_op {};
+
+/// Brings the records of kept tokens, by (row, rank), together into keep.columns.
+template <class Exec>
+status list_columns(Exec const& exec, extents const& e, std::byte const* columns, index_t bytes,
+                    keep_set const& keep) {
+  return implementation<list_columns_op, Exec>::run(exec, e, columns, bytes, keep);
+}
+
+struct list_kept_op {};
+
+/// Turns fates into a keep set: counts, begins, then ranks and cells in text order. Rows whose
+/// count would exceed the room behind their begin are cut.
+template <class Exec, class Text>
+status list_kept(Exec const& exec, Text const& text, fate const* fates, keep_set const& keep) {
+  return implementation<list_kept_op, Exec>::run(exec, text, fates, keep);
+}
+
+}  // namespace ops
+
+template <host_executor Exec>
+struct implementation<ops::protect_op, Exec> {
+  template <class Text>
+  static status run(Exec const& exec, Text const& text, slice<quota const> quotas, fate* fates) {
+    auto const& e = text.extents();
+    exec.for_each(e.rows(), [=](index_t r) {
+      index_t const s = r / e.kv_heads, h = r % e.kv_heads, n = text.tokens(s, h);
+      quota const q = quotas[r];
+      fate* const mine = fates + r * e.tokens;
+      index_t room = q.count;
+      for (index_t i = 0; i < n; ++i) mine[i] = fate::evicted;
+      auto const give = [&](index_t i) {
+        if (room <= 0 || mine[i] == fate::sure) return;
+        mine[i] = fate::sure;
+        --room;
+      };
+      for (index_t i = 0; i < n; ++i)
+        if (text.pinned(s, h, i)) give(i);
+      for (index_t i = 0; i < detail::min(q.sinks, n); ++i) give(i);
+      for (index_t i = n - 1; i >= detail::max(0, n - q.recent); --i) give(i);
+    });
+    return {};
+  }
+};
+
+template <host_executor Exec>
+struct implementation<ops::keep_best_op, Exec> {
+  template <class Text>
+  static status run(Exec const& exec, Text const& text, score_view scores,
+                    slice<quota const> quotas, std::uint64_t* keys, fate* fates) {
+    auto const& e = text.extents();
+    exec.for_each(e.rows(), [=](index_t r) {
+      index_t const n = text.tokens(r / e.kv_heads, r % e.kv_heads);
+      quota const q = quotas[r];
+      fate* const mine = fates + r * e.tokens;
+      std::uint64_t* const row = keys + r * e.tokens;
+      index_t room = q.count, open = 0;
+      for (index_t i = 0; i < n; ++i) {
+        if (mine[i] != fate::evicted)
+          --room;
+        else if (ops::reaches(scores.row(r)[i], q.least))
+          row[open++] = ops::order_key(scores.row(r)[i], i);
+      }
+      room = detail::max(0, detail::min(room, open));
+      ops::top_keys(row, open, room);
+      for (index_t i = 0; i < room; ++i) mine[ops::key_index(row[i])] = fate::kept;
+    });
+    return {};
+  }
+};
+
+template <host_executor Exec>
+struct implementation<ops::hold_contest_op, Exec> {
+  template <class Text>
+  static status run(Exec const& exec, Text const& text, score_view scores, row_group group,
+                    contest const& rules, std::uint64_t* keys, slice<row_facts> facts) {
+    auto const& e = text.extents();
+    exec.for_each(group.groups(e), [=](index_t g) {
+      index_t const first = group.group_row(e, g);
+      std::uint64_t* const all = keys + g * group.size() * e.tokens;
+      index_t open = 0, seats = rules.seats;
+      for (index_t m = 0; m < group.size(); ++m) {
+        index_t const r = group.member_row(e, first, m);
+        row_facts& mine = facts[g * group.size() + m];
+        index_t const n = detail::max(0, mine.tokens - mine.recent);
+        index_t const sure = detail::min(rules.sure, n);
+        std::uint64_t* const row = all + open;
+        for (index_t i = 0; i < n; ++i) row[i] = ops::order_key(scores.row(r)[i], m * e.tokens + i);
+        ops::top_keys(row, n, sure);
+        for (index_t i = sure; i < n; ++i) row[i - sure] = row[i];
+        mine.winners = sure;
+        seats -= sure;
+        open += n - sure;
+      }
+      seats = detail::max(0, detail::min(seats, open));
+      ops::top_keys(all, open, seats);
+      for (index_t i = 0; i < seats; ++i)
+        ++facts[g * group.size() + ops::key_index(all[i]) / e.tokens].winners;
+    });
+    return {};
+  }
+};
+
+template <host_executor Exec>
+struct implementation<ops::keep_all_op, Exec> {
+  template <class Text>
+  static status run(Exec const& exec, Text const& text, fate* fates) {
+    auto const e = text.extents();
+    exec.for_each(e.rows(), [=](index_t r) {
+      for (index_t i = 0; i < e.tokens; ++i) fates[r * e.tokens + i] = fate::kept;
+    });
+    return {};
+  }
+};
+
+template <host_executor Exec>
+struct implementation<ops::list_columns_op, Exec> {
+  static status run(Exec const& exec, extents const& e, std::byte const* columns, index_t bytes,
+                    keep_set const& keep) {
+    exec.for_each(e.rows(), [=](index_t r) {
+      for (index_t i = keep.begins[r]; i < keep.begins[r + 1]; ++i)
+        std::memcpy(keep.columns + i * bytes, columns + (r * e.tokens + keep.ranks[i]) * bytes,
+                    static_cast<std::size_t>(bytes));
+    });
+    return {};
+  }
+};
+
+template <host_executor Exec>
+struct implementation<ops::list_kept_op, Exec> {
+  template <class Text>
+  static status run(Exec const& exec, Text const& text, fate const* fates, keep_set const& keep) {
+    auto const& e = text.extents();
+    exec.for_each(e.rows(), [=](index_t r) {
+      index_t const n = text.tokens(r / e.kv_heads, r % e.kv_heads);
+      index_t count = 0;
+      for (index_t i = 0; i < n; ++i) count += fates[r * e.tokens + i] != fate::evicted ? 1 : 0;
+      keep.begins[r + 1] = count;
+    });
+    exec.for_each(1, [=](index_t) {
+      keep.begins[0] = 0;
+      for (index_t r = 0; r < e.rows(); ++r)
+        keep.begins[r + 1] = detail::min(keep.room, keep.begins[r] + keep.begins[r + 1]);
+    });
+    exec.for_each(e.rows(), [=](index_t r) {
+      index_t const s = r / e.kv_heads, h = r % e.kv_heads, n = text.tokens(s, h);
+      index_t at = keep.begins[r];
+      for (index_t i = 0; i < n && at < keep.begins[r + 1]; ++i) {
+        if (fates[r * e.tokens + i] == fate::evicted) continue;
+        keep.ranks[at] = static_cast<std::int32_t>(i);
+        keep.cells[at++] = static_cast<std::int32_t>(text.cell(s, h, i));
+      }
+    });
+    return {};
+  }
+};
+
+KVSLIM_END_NAMESPACE
