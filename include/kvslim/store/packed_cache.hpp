@@ -2,208 +2,301 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <cstring>
-#include <kvslim/run/plan.hpp>
-#include <kvslim/store/packed_side.hpp>
-#include <limits>
+#include <kvslim/core/slice.hpp>
+#include <kvslim/store/packed_half.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// One (sequence, kv_head): where its bytes start and how many tokens it holds. 32 bytes, stored
-/// after the header.
-struct packed_row {
-  std::int64_t offset = 0;         // bytes from the start of the storage
-  std::int32_t capacity = 0;       // tokens
-  std::int32_t count = 0;          // tokens held: blocks and tail
-  std::int32_t key_coded = 0;      // tokens of K in blocks; the rest are in the exact tail
-  std::int32_t value_coded = 0;    // tokens of V in blocks
-  std::int32_t next_position = 0;  // logical position of the next token
-  std::int32_t reserved = 0;
+/// Tables that codecs read and caches do not carry (bases, codebooks), bound under the layout's
+/// fingerprint. Memory of the cache's space.
+struct codec_tables {
+  void const* key = nullptr;
+  void const* value = nullptr;
 };
-static_assert(sizeof(packed_row) == 32);
 
-/// First 128 bytes of the storage. Layout in store/README.md.
-struct packed_header {
-  std::uint32_t magic = 0, version = 0, scheme = 0, flags = 0;
-  std::int64_t sequences = 0, kv_heads = 0, head_dim = 0, used_bytes = 0;
-  std::int32_t geometry[2][6] =
-      {};  // K, V: block tokens, block bytes, tail slots, group, state bytes at 1024 tokens
-  std::uint64_t checksum = 0;  // filled by serialize
-  std::int64_t reserved[3] = {};
-};
-static_assert(sizeof(packed_header) == 128);
-
-inline constexpr std::uint32_t packed_magic = 0x4d4c534b;  // "KSLM"
-inline constexpr std::uint32_t packed_version = 1;
-
-/// A compressed cache in memory that the caller owns. The storage holds no pointers: it may be
-/// copied, moved or saved byte for byte. Filled by compress(), grown by append(), read by attend().
-template <class Policy, class Space = host_space>
+/// A stored cache in memory that the caller owns. Typed by its two codecs, whatever pipeline filled
+/// it. The storage holds no pointers: it may be copied, moved or saved byte for byte.
+///
+/// Everything that reads the storage (row, bytes, tokens, ...) exists for host memory only; a
+/// device cache is read by kernels.
+template <key_codec Key, value_codec Value, class Space = host_space>
 class packed_cache {
  public:
-  using policy_type = Policy;
+  using layout_type = packed_layout<Key, Value>;
+  using key_codec_type = Key;
+  using value_codec_type = Value;
   using space = Space;
-  using plan_type = compression_plan<Policy>;
+  static constexpr bool on_host = std::same_as<Space, host_space>;
 
-  /// Binds memory of at least plan.packed_bytes(), aligned to alignment_bytes; more is faster.
-  /// Checked by compress(). `space` is cuda_space{} for device memory.
-  constexpr packed_cache(plan_type const& plan, std::byte* storage, std::size_t bytes,
+  /// Binds memory aligned to alignment_bytes; more is faster. `space` is cuda_space{} for device
+  /// memory. Sizes are checked by what fills it: encode() or deserialize().
+  constexpr packed_cache(layout_type const& layout, std::byte* storage, std::size_t bytes,
                          Space = {}) noexcept
-      : plan_(plan), storage_(storage), size_(bytes) {}
+      : layout_(layout), storage_(storage), size_(bytes) {}
   template <class Buffer>
   requires requires(Buffer& b) {
     { b.data() } -> std::convertible_to<std::byte*>;
     b.size();
   }
-  constexpr packed_cache(plan_type const& plan, Buffer& buffer) noexcept
-      : packed_cache(plan, buffer.data(), buffer.size()) {}
+  constexpr packed_cache(layout_type const& layout, Buffer& buffer) noexcept
+      : packed_cache(layout, buffer.data(), buffer.size()) {}
+  /// A plan says its layout: `packed_cache packed(plan, storage)`.
+  template <class Plan, class Buffer>
+  requires std::same_as<decltype(std::declval<Plan const&>().layout()), layout_type>
+  constexpr packed_cache(Plan const& plan, Buffer& buffer) noexcept
+      : packed_cache(plan.layout(), buffer) {}
+  template <class Plan>
+  requires std::same_as<decltype(std::declval<Plan const&>().layout()), layout_type>
+  constexpr packed_cache(Plan const& plan, std::byte* storage, std::size_t bytes,
+                         Space = {}) noexcept
+      : packed_cache(plan.layout(), storage, bytes) {}
 
-  [[nodiscard]] KVSLIM_HD constexpr plan_type const& plan() const noexcept { return plan_; }
+  [[nodiscard]] KVSLIM_HD constexpr layout_type const& layout() const noexcept { return layout_; }
+  [[nodiscard]] KVSLIM_HD constexpr kvslim::extents const& extents() const noexcept {
+    return layout_.extent;
+  }
   [[nodiscard]] KVSLIM_HD constexpr std::byte* storage() const noexcept { return storage_; }
   [[nodiscard]] KVSLIM_HD constexpr std::size_t size() const noexcept { return size_; }
-  [[nodiscard]] KVSLIM_HD packed_header& header() const noexcept {
-    return *reinterpret_cast<packed_header*>(storage_);
-  }
-  [[nodiscard]] KVSLIM_HD packed_row& row(index_t r) const noexcept {
-    return reinterpret_cast<packed_row*>(storage_ + 128)[r];
-  }
-  [[nodiscard]] KVSLIM_HD bool ready() const noexcept {
-    return storage_ != nullptr && header().magic == packed_magic;
-  }
+  constexpr void bind(codec_tables const& tables) noexcept { tables_ = tables; }
 
-  /// Bytes held from the start of the storage: header, row table, codes, scales, tails, positions,
-  /// weights, reserved room and padding. Storage beyond it is free.
-  [[nodiscard]] std::size_t bytes() const noexcept {
-    return static_cast<std::size_t>(header().used_bytes);
+  /// True once filled under this layout: the header says so, word by word.
+  [[nodiscard]] bool ready() const noexcept requires on_host {
+    if (storage_ == nullptr || size_ < sizeof(packed_header) || !layout_.check()) return false;
+    packed_header const& h = raw_header();
+    packed_header expected = layout_.header();
+    expected.used_bytes = h.used_bytes;
+    expected.checksum = h.checksum;
+    return same(expected, h) && h.used_bytes >= layout_.table_bytes() &&
+           static_cast<std::size_t>(h.used_bytes) <= size_;
   }
-  /// Bytes that hold tokens now: as bytes(), without blocks and tail slots reserved for appending.
-  [[nodiscard]] std::size_t live_bytes() const noexcept {
-    index_t sum = plan_.table_bytes();
-    for (index_t r = 0; r < plan_.extents().rows(); ++r) sum += plan_.layout(row(r).count, r).bytes;
+  /// Bytes held from the start of the storage: header, row table, codes, scales, exact slots,
+  /// sides, reserved room and padding. Storage beyond it is free. 0 before the cache was filled.
+  [[nodiscard]] std::size_t bytes() const noexcept requires on_host {
+    return ready() ? static_cast<std::size_t>(raw_header().used_bytes) : 0;
+  }
+  /// Bytes that hold tokens now: as bytes(), without what is reserved for appending.
+  [[nodiscard]] std::size_t live_bytes() const noexcept requires on_host {
+    if (!ready()) return 0;
+    index_t sum = layout_.table_bytes();
+    for (index_t r = 0; r < layout_.extent.rows(); ++r)
+      sum += layout_.parts(raw_row(r).slots, r).bytes;
     return static_cast<std::size_t>(sum);
   }
   /// Tokens held by one row.
-  [[nodiscard]] index_t tokens(index_t sequence, index_t kv_head) const noexcept {
-    return row(index(sequence, kv_head)).count;
+  [[nodiscard]] index_t tokens(index_t sequence, index_t kv_head) const noexcept requires on_host {
+    return raw_row(index(sequence, kv_head)).tokens();
+  }
+  /// Slots of one row: its tokens and the holes between them.
+  [[nodiscard]] index_t slots(index_t sequence, index_t kv_head) const noexcept requires on_host {
+    return raw_row(index(sequence, kv_head)).slots;
   }
   /// Position that the next appended token has: what its query and key must be rotated by.
-  [[nodiscard]] std::int32_t next_position(index_t sequence, index_t kv_head = 0) const noexcept {
-    return row(index(sequence, kv_head)).next_position;
+  [[nodiscard]] std::int32_t next_position(index_t sequence,
+                                           index_t kv_head = 0) const noexcept requires on_host {
+    return raw_row(index(sequence, kv_head)).next_position;
   }
-  /// Logical position of a held token. Without a selector or merger positions are not stored, and
-  /// the held tokens are taken to end at next_position() without gaps.
-  [[nodiscard]] std::int32_t position(index_t sequence, index_t kv_head, index_t t) const noexcept {
-    return positions(index(sequence, kv_head))[t];
+  /// Logical position of a slot; empty_slot (-1) for a hole. Where positions are not stored, rows
+  /// have no gaps and end at next_position().
+  [[nodiscard]] std::int32_t position(index_t sequence, index_t kv_head,
+                                      index_t slot) const noexcept requires on_host {
+    return positions(index(sequence, kv_head))[slot];
   }
-  [[nodiscard]] KVSLIM_HD run_positions positions(index_t r) const noexcept {
-    auto const& entry = row(r);
-    if constexpr (plan_type::keeps_positions()) return {stored_positions(r), 0};
-    return {nullptr, entry.next_position - entry.count};
+  /// One channel of a slot, decoded. For tests and tools; attention never calls it.
+  [[nodiscard]] float key(index_t r, index_t slot, index_t d) const noexcept requires on_host {
+    KVSLIM_ASSERT(slot >= 0 && slot < raw_row(r).slots && d >= 0 && d < layout_.extent.head_dim);
+    return keys(r).decode(slot, d);
   }
-
-  /// One channel of a held K or V row, decoded. For tests and tools; attention never calls it.
-  [[nodiscard]] KVSLIM_HD float key(index_t r, index_t t, index_t d) const noexcept {
-    KVSLIM_ASSERT(t >= 0 && t < row(r).count && d >= 0 && d < plan_.extents().head_dim);
-    return keys(r).decode(t, d);
+  [[nodiscard]] float value(index_t r, index_t slot, index_t d) const noexcept requires on_host {
+    KVSLIM_ASSERT(slot >= 0 && slot < raw_row(r).slots && d >= 0 &&
+                  d < layout_.extent.value_width());
+    return values(r).decode(slot, d);
   }
-  [[nodiscard]] KVSLIM_HD float value(index_t r, index_t t, index_t d) const noexcept {
-    KVSLIM_ASSERT(t >= 0 && t < row(r).count && d >= 0 && d < plan_.extents().head_dim);
-    return values(r).decode(t, d);
-  }
-  [[nodiscard]] KVSLIM_HD float log_weight(index_t r, index_t t) const noexcept {
-    return plan_.keeps_log_weight() ? stored_weights(r)[t] : 0.0f;
+  [[nodiscard]] float logit_bias(index_t r, index_t slot) const noexcept requires on_host {
+    float const* const all = biases(r);
+    return all == nullptr ? 0.0f : all[slot];
   }
 
-  // For the functions of store/: where the parts of row r lie.
-  [[nodiscard]] KVSLIM_HD auto keys(index_t r) const noexcept {
-    auto const codec = plan_.key_codec();
-    using tail = dense_key<typename decltype(plan_.key_codec())::tail_type>;
-    return lane<tail>(codec, r, row(r).key_coded, &detail::row_layout::key_state,
-                      &detail::row_layout::key_blocks, &detail::row_layout::key_tail);
+  // For the verbs of run/, on either backend: where the parts of row r lie.
+  [[nodiscard]] KVSLIM_HD packed_header& raw_header() const noexcept {
+    return *static_cast<packed_header*>(static_cast<void*>(storage_));
   }
-  [[nodiscard]] KVSLIM_HD auto values(index_t r) const noexcept {
-    auto const codec = plan_.value_codec();
-    using tail = dense_value<typename decltype(plan_.value_codec())::tail_type>;
-    return lane<tail>(codec, r, row(r).value_coded, &detail::row_layout::value_state,
-                      &detail::row_layout::value_blocks, &detail::row_layout::value_tail);
+  [[nodiscard]] KVSLIM_HD packed_row& raw_row(index_t r) const noexcept {
+    return static_cast<packed_row*>(static_cast<void*>(storage_ + sizeof(packed_header)))[r];
+  }
+  [[nodiscard]] KVSLIM_HD detail::packed_half<Key, typename layout_type::key_tail_codec> keys(
+      index_t r) const noexcept {
+    packed_row const& x = raw_row(r);
+    auto const mine = layout_.parts(x.capacity, r);
+    auto const first = leader(layout_.key, r, mine);
+    std::byte* const start = storage_ + raw_row(first.row).offset;
+    auto const z = layout_.key_sizes(x.capacity);
+    typename layout_type::key_tail_codec const tail{};
+    return {layout_.key,
+            tail,
+            z,
+            tail.sizes(layout_.extent.head_dim, x.capacity),
+            start + first.parts.key_state,
+            start + first.parts.key_blocks,
+            storage_ + x.offset + mine.key_tail,
+            x.key_coded,
+            x.key_head,
+            layout_.ring(z, x.capacity),
+            layout_.extent.head_dim,
+            r,
+            detail::group_of(layout_.key).member(layout_.extent, r),
+            positions(r),
+            tables_.key};
+  }
+  [[nodiscard]] KVSLIM_HD detail::packed_half<Value, typename layout_type::value_tail_codec> values(
+      index_t r) const noexcept {
+    packed_row const& x = raw_row(r);
+    auto const mine = layout_.parts(x.capacity, r);
+    auto const first = leader(layout_.value, r, mine);
+    std::byte* const start = storage_ + raw_row(first.row).offset;
+    auto const z = layout_.value_sizes(x.capacity);
+    typename layout_type::value_tail_codec const tail{};
+    return {layout_.value,
+            tail,
+            z,
+            tail.sizes(layout_.extent.value_width(), x.capacity),
+            start + first.parts.value_state,
+            start + first.parts.value_blocks,
+            storage_ + x.offset + mine.value_tail,
+            x.value_coded,
+            x.value_head,
+            layout_.ring(z, x.capacity),
+            layout_.extent.value_width(),
+            r,
+            detail::group_of(layout_.value).member(layout_.extent, r),
+            positions(r),
+            tables_.value};
+  }
+  /// Memory of one side of a row; null if the layout has none of that kind.
+  [[nodiscard]] KVSLIM_HD std::byte* side_of(index_t r, side_kind kind) const noexcept {
+    int const i = layout_.find(kind);
+    if (i < 0) return nullptr;
+    packed_row const& x = raw_row(r);
+    return storage_ + x.offset + layout_.parts(x.capacity, r).sides[i];
   }
   [[nodiscard]] KVSLIM_HD std::int32_t* stored_positions(index_t r) const noexcept {
-    return reinterpret_cast<std::int32_t*>(start(r) + plan_.layout(row(r).capacity, r).positions);
+    return static_cast<std::int32_t*>(static_cast<void*>(side_of(r, side_kind::position)));
   }
-  [[nodiscard]] KVSLIM_HD float* stored_weights(index_t r) const noexcept {
-    return reinterpret_cast<float*>(start(r) + plan_.layout(row(r).capacity, r).log_weight);
+  [[nodiscard]] KVSLIM_HD float* biases(index_t r) const noexcept {
+    return static_cast<float*>(static_cast<void*>(side_of(r, side_kind::bias)));
+  }
+  [[nodiscard]] KVSLIM_HD std::byte* columns(index_t r) const noexcept {
+    return side_of(r, side_kind::column);
+  }
+  [[nodiscard]] KVSLIM_HD run_positions positions(index_t r) const noexcept {
+    packed_row const& x = raw_row(r);
+    if (std::int32_t const* const list = stored_positions(r); list != nullptr) return {list, 0};
+    return {nullptr, x.next_position - x.slots};
   }
 
  private:
+  struct leading {
+    index_t row;
+    detail::row_parts parts;
+  };
+  template <class Codec>
+  [[nodiscard]] KVSLIM_HD leading leader(Codec const& codec, index_t r,
+                                         detail::row_parts const& mine) const noexcept {
+    if constexpr (Codec::traits.grouped) {
+      index_t const first = detail::group_of(codec).first_row(layout_.extent, r);
+      if (first != r) return {first, layout_.parts(raw_row(first).capacity, first)};
+    }
+    return {r, mine};
+  }
   [[nodiscard]] KVSLIM_HD constexpr index_t index(index_t sequence,
                                                   index_t kv_head) const noexcept {
-    return sequence * plan_.extents().kv_heads + kv_head;
+    return sequence * layout_.extent.kv_heads + kv_head;
   }
-  [[nodiscard]] KVSLIM_HD std::byte* start(index_t r) const noexcept {
-    return storage_ + row(r).offset;
-  }
-  template <class Tail, class Codec>
-  [[nodiscard]] KVSLIM_HD detail::packed_lane<Codec, Tail> lane(
-      Codec const& codec, index_t r, index_t coded, index_t detail::row_layout::*state,
-      index_t detail::row_layout::*blocks, index_t detail::row_layout::*tail) const noexcept {
-    auto const group = group_of(codec);
-    index_t const member = group.member(plan_.extents(), r),
-                  leader = group.first_row(plan_.extents(), r);
-    auto const mine = plan_.layout(row(r).capacity, r);
-    auto const shared = member == 0 ? mine : plan_.layout(row(leader).capacity, leader);
-    return {codec,
-            {},
-            fitted_codec<Codec> ? start(leader) + shared.*state : nullptr,
-            start(leader) + shared.*blocks,
-            start(r) + mine.*tail,
-            coded,
-            plan_.extents().head_dim,
-            r,
-            member,
-            positions(r)};
+  [[nodiscard]] static bool same(packed_header const& a, packed_header const& b) noexcept {
+    return __builtin_memcmp(&a, &b, sizeof a) == 0;
   }
 
-  plan_type plan_;
+  layout_type layout_;
   std::byte* storage_;
   std::size_t size_;
+  codec_tables tables_ = {};
 };
-template <class Policy, class Buffer>
-packed_cache(compression_plan<Policy> const&, Buffer&) -> packed_cache<Policy>;
-template <class Policy>
-packed_cache(compression_plan<Policy> const&, std::byte*, std::size_t) -> packed_cache<Policy>;
-template <class Policy, class Space>
-packed_cache(compression_plan<Policy> const&, std::byte*, std::size_t, Space)
-    -> packed_cache<Policy, Space>;
+
+template <class Layout, class Buffer>
+packed_cache(Layout const&, Buffer&)
+    -> packed_cache<typename Layout::key_codec_type, typename Layout::value_codec_type>;
+template <class Layout>
+packed_cache(Layout const&, std::byte*, std::size_t)
+    -> packed_cache<typename Layout::key_codec_type, typename Layout::value_codec_type>;
+template <class Layout, class Space>
+packed_cache(Layout const&, std::byte*, std::size_t, Space)
+    -> packed_cache<typename Layout::key_codec_type, typename Layout::value_codec_type, Space>;
 
 namespace detail {
 
-/// What a reader must agree on besides the scheme.
-template <class Policy>
-[[nodiscard]] KVSLIM_HD constexpr packed_header make_header(
-    compression_plan<Policy> const& plan) noexcept {
-  auto const key = plan.key_codec();
-  auto const value = plan.value_codec();
-  auto const& e = plan.extents();
-  packed_header h{};
-  h.magic = packed_magic;
-  h.version = packed_version;
-  h.scheme = plan.scheme();
-  h.flags = (plan.keeps_positions() ? 1u : 0u) | (plan.keeps_log_weight() ? 2u : 0u);
-  h.sequences = e.sequences;
-  h.kv_heads = e.kv_heads;
-  h.head_dim = e.head_dim;
-  auto const describe = [&](auto const& codec, std::int32_t(&to)[6]) {
-    to[0] = static_cast<std::int32_t>(codec.block_tokens());
-    to[1] = static_cast<std::int32_t>(codec.block_bytes(e.head_dim));
-    to[2] = static_cast<std::int32_t>(codec.tail_tokens());
-    to[3] = static_cast<std::int32_t>(group_of(codec).sequences);
-    to[4] = static_cast<std::int32_t>(group_of(codec).kv_heads);
-    to[5] = static_cast<std::int32_t>(state_bytes_of(codec, e.head_dim, 1024));
+/// A stored cache as cells of a text, so that policies score, select and encode from it as from any
+/// view. Cells are slots; holes are padding.
+template <class Packed>
+struct packed_cells {
+  using space = typename Packed::space;
+
+  Packed packed;
+  kvslim::extents extent;  // tokens: the longest row
+
+  template <class Half>
+  struct decoded {
+    Half half;
+    index_t slot;
+    struct iterator {
+      decoded const* row;
+      index_t d;
+      KVSLIM_HD float operator*() const noexcept { return (*row)[d]; }
+      KVSLIM_HD iterator& operator++() noexcept {
+        ++d;
+        return *this;
+      }
+      KVSLIM_HD bool operator!=(iterator const& other) const noexcept { return d != other.d; }
+    };
+    [[nodiscard]] KVSLIM_HD iterator begin() const noexcept { return {this, 0}; }
+    [[nodiscard]] KVSLIM_HD iterator end() const noexcept { return {this, half.dim}; }
+    [[nodiscard]] KVSLIM_HD index_t size() const noexcept { return half.dim; }
+    [[nodiscard]] KVSLIM_HD float operator[](index_t d) const noexcept {
+      return half.decode(slot, d);
+    }
+    KVSLIM_HD void load(float* out) const noexcept { half.load(slot, out); }
   };
-  describe(key, h.geometry[0]);
-  describe(value, h.geometry[1]);
-  return h;
-}
+
+  [[nodiscard]] KVSLIM_HD constexpr kvslim::extents const& extents() const noexcept {
+    return extent;
+  }
+  [[nodiscard]] KVSLIM_HD index_t row(index_t s, index_t h) const noexcept {
+    return s * extent.kv_heads + h;
+  }
+  [[nodiscard]] KVSLIM_HD index_t length(index_t s, index_t h) const noexcept {
+    return packed.raw_row(row(s, h)).slots;
+  }
+  [[nodiscard]] KVSLIM_HD std::int32_t position(index_t s, index_t h, index_t cell) const noexcept {
+    return packed.positions(row(s, h))[cell];
+  }
+  [[nodiscard]] KVSLIM_HD token_state state(index_t s, index_t h, index_t cell) const noexcept {
+    return position(s, h, cell) == empty_slot ? token_state::padding : token_state::held;
+  }
+  [[nodiscard]] KVSLIM_HD float logit_bias(index_t s, index_t h, index_t cell) const noexcept {
+    float const* const all = packed.biases(row(s, h));
+    return all == nullptr ? 0.0f : all[cell];
+  }
+  [[nodiscard]] KVSLIM_HD auto key(index_t s, index_t h, index_t cell) const noexcept {
+    auto const half = packed.keys(row(s, h));
+    return decoded<std::remove_const_t<decltype(half)>>{half, cell};
+  }
+  [[nodiscard]] KVSLIM_HD auto value(index_t s, index_t h, index_t cell) const noexcept {
+    auto const half = packed.values(row(s, h));
+    return decoded<std::remove_const_t<decltype(half)>>{half, cell};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr bool orders_per_head() const noexcept { return true; }
+  [[nodiscard]] KVSLIM_HD constexpr bool in_text_order() const noexcept {
+    return packed.layout().find(side_kind::position) < 0;
+  }
+};
 
 }  // namespace detail
 

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+/// The fixed-size records of the stored form, version 2. README.md in this folder has the bytes.
+
+#include <kvslim/core/codec.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// What a side holds: everything a stored cache keeps beside K and V.
+enum class side_kind : std::uint32_t {
+  none = 0,
+  position = 1,   ///< i32 logical position of each slot; empty_slot marks a hole
+  bias = 2,       ///< f32 logit bias of each slot
+  column = 3,     ///< a scorer's record of each slot
+  page = 4,       ///< metadata of `unit` slots together
+  row_words = 5,  ///< words of the row itself
+};
+
+/// One side: `bytes` for every `unit` slots (0: once per row). Equal layouts have equal sides.
+struct side {
+  side_kind kind = side_kind::none;
+  std::uint32_t meaning = 0;  ///< what the bytes are, for readers that must agree
+  std::int32_t unit = 1;
+  std::int32_t bytes = 4;
+  friend constexpr bool operator==(side const&, side const&) = default;
+
+  [[nodiscard]] KVSLIM_HD constexpr index_t size(index_t slots) const noexcept {
+    if (kind == side_kind::none) return 0;
+    return (unit == 0 ? 1 : detail::div_up(slots, unit)) * bytes;
+  }
+};
+
+inline constexpr index_t most_sides = 8;
+
+/// Position of a slot whose token has left: attention skips it, settle fills it again.
+inline constexpr std::int32_t empty_slot = -1;
+
+/// How a logit is made from q . k: scaled, then soft-capped as cap * tanh(x / cap) if cap > 0.
+struct logit_rule {
+  float scale = 0.0f;  ///< 0: 1 / sqrt(head_dim)
+  float soft_cap = 0.0f;
+  friend constexpr bool operator==(logit_rule const&, logit_rule const&) = default;
+};
+
+/// One (sequence, kv_head): where its bytes start and what it holds. Physical slots are [0, slots):
+/// of each side, the first `coded` are in blocks, the rest in a ring of exact ones.
+struct packed_row {
+  std::int64_t offset = 0;         ///< bytes from the start of the storage
+  std::int32_t capacity = 0;       ///< slots there is memory for
+  std::int32_t slots = 0;          ///< slots in use, holes included
+  std::int32_t holes = 0;          ///< slots whose token has left
+  std::int32_t key_coded = 0;      ///< slots of K in blocks
+  std::int32_t value_coded = 0;    ///< slots of V in blocks
+  std::int32_t key_head = 0;       ///< ring place of K's first exact slot
+  std::int32_t value_head = 0;     ///< ring place of V's first exact slot
+  std::int32_t next_position = 0;  ///< logical position of the next token
+  std::int32_t observed = 0;       ///< positions below it have a column; newer ones are born next
+  std::int32_t failed = 0;         ///< errc of what only the device could see; 0: nothing
+  std::int32_t reserved[4] = {};
+
+  [[nodiscard]] KVSLIM_HD constexpr index_t tokens() const noexcept { return slots - holes; }
+};
+static_assert(sizeof(packed_row) == 64);
+
+/// First bytes of the storage.
+struct packed_header {
+  std::uint32_t magic = 0, version = 0, header_bytes = 0, row_bytes = 0;
+  std::int64_t sequences = 0, kv_heads = 0, head_dim = 0, value_dim = 0;
+  std::int64_t used_bytes = 0;
+  std::int64_t draft_tokens = 0;
+  form key = {}, value = {};
+  side sides[most_sides] = {};
+  logit_rule logit = {};
+  std::uint64_t fingerprint = 0;  ///< of what readers must agree on: rope, codebooks, bases
+  std::uint64_t checksum = 0;     ///< filled by serialize
+  std::uint64_t reserved[5] = {};
+};
+static_assert(sizeof(packed_header) == 320);
+
+inline constexpr std::uint32_t packed_magic = 0x4d4c534b;  // "KSLM"
+inline constexpr std::uint32_t packed_version = 2;
+
+namespace detail {
+
+/// Mixes one word into a fingerprint (splitmix64's finaliser).
+[[nodiscard]] KVSLIM_HD constexpr std::uint64_t mix(std::uint64_t hash,
+                                                    std::uint64_t word) noexcept {
+  std::uint64_t x = hash + 0x9e3779b97f4a7c15u + word;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+}  // namespace detail
+
+KVSLIM_END_NAMESPACE

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/store/packed_layout.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace detail {
+
+/// One half (K or V) of one packed row: blocks, then a ring of exact slots. Rows of a group use the
+/// blocks and the state of their first one; rings are their own.
+template <class Codec, class Tail>
+struct packed_half {
+  using codec_type = Codec;
+
+  Codec codec;
+  Tail tail;
+  codec_sizes sizes, tail_sizes;
+  std::byte* state;
+  std::byte* blocks;
+  std::byte* exact;
+  index_t coded;       // slots in blocks
+  index_t head, ring;  // ring place of slot `coded`; places in the ring
+  index_t dim, row, member;
+  run_positions positions;  // of all slots of the row
+  void const* table;
+
+  [[nodiscard]] KVSLIM_HD index_t members() const noexcept { return group_of(codec).size(); }
+  [[nodiscard]] KVSLIM_HD site at(index_t first, index_t n, index_t slot) const noexcept {
+    run_positions const from{positions.list == nullptr ? nullptr : positions.list + slot,
+                             positions.first + static_cast<std::int32_t>(slot)};
+    return {first, n, dim, slot, row, member, from, state, table};
+  }
+  /// Slots from `slot` that one call of visit can handle.
+  [[nodiscard]] KVSLIM_HD index_t reach(index_t slot) const noexcept {
+    if (slot >= coded) return min(ring - place(slot), run_tokens);  // the tail's blocks are short
+    if (sizes.block_tokens < run_tokens) return min(coded - slot, run_tokens);
+    index_t const inside = slot % sizes.block_tokens;
+    return min(min(coded - slot, sizes.block_tokens - inside), run_tokens - inside % run_tokens);
+  }
+  /// Calls f(codec, block, site) for slots [slot, slot + n), n at most reach(slot).
+  template <class F>
+  KVSLIM_HD void visit(index_t slot, index_t n, F const& f) const {
+    if (slot < coded) {
+      f(codec, block(slot), at(slot % sizes.block_tokens, n, slot));
+    } else {
+      index_t const p = place(slot);
+      f(tail, exact + p / tail_sizes.block_tokens * tail_sizes.block_bytes,
+        at(p % tail_sizes.block_tokens, n, slot));
+    }
+  }
+  /// One channel of a slot.
+  [[nodiscard]] KVSLIM_HD float decode(index_t slot, index_t d) const noexcept {
+    float x = 0.0f;
+    visit(slot, 1, [&](auto const& form, std::byte const* from, site const& one) {
+      x = form.decode(from, one, d);
+    });
+    return x;
+  }
+  KVSLIM_HD void load(index_t slot, float* out) const noexcept {
+    visit(slot, 1, [&](auto const& form, std::byte const* from, site const& one) {
+      for (index_t d = 0; d < dim; ++d) out[d] = form.decode(from, one, d);
+    });
+  }
+  /// Writes rows [members, n, dim] into blocks; slots [slot, slot + n) must lie in one block.
+  KVSLIM_HD void encode(index_t slot, index_t n, float const* rows) const noexcept {
+    codec.encode(rows, at(slot % sizes.block_tokens, n, slot), block(slot));
+  }
+  /// Writes one slot of the ring.
+  KVSLIM_HD void store(index_t slot, float const* values) const noexcept {
+    index_t const p = place(slot);
+    tail.encode(values, at(p % tail_sizes.block_tokens, 1, slot),
+                exact + p / tail_sizes.block_tokens * tail_sizes.block_bytes);
+  }
+  /// Slots of slot's block that lie in [slot, end).
+  [[nodiscard]] KVSLIM_HD index_t in_block(index_t slot, index_t end) const noexcept {
+    return min(end - slot, sizes.block_tokens - slot % sizes.block_tokens);
+  }
+  [[nodiscard]] KVSLIM_HD index_t place(index_t slot) const noexcept {
+    return (head + slot - coded) % ring;
+  }
+  [[nodiscard]] KVSLIM_HD std::byte* block(index_t slot) const noexcept {
+    return blocks + slot / sizes.block_tokens * sizes.block_bytes;
+  }
+};
+
+}  // namespace detail
+
+KVSLIM_END_NAMESPACE
