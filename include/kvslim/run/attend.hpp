@@ -4,170 +4,443 @@
 
 #include <cmath>
 #include <kvslim/ops/exp.hpp>
-#include <kvslim/ops/rows.hpp>
+#include <kvslim/ops/finite.hpp>
+#include <kvslim/ops/observe.hpp>
+#include <kvslim/ops/softmax.hpp>
 #include <kvslim/store/packed_cache.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
-struct attend_options {
-  float scale = 0.0f;        ///< logit scale; 0 means 1 / sqrt(head_dim)
-  index_t splits = 1;        ///< CUDA: blocks that share a row; the CPU takes rows whole
-  float* scratch = nullptr;  ///< CUDA: attend_scratch_floats(plan, q_heads, splits) floats of
-                             ///< device memory, null with one split
+/// Slots that attention may look at: of row r the ranges [begin_end[2 i], begin_end[2 i + 1]) for i
+/// in [0, counts[r]), ascending and disjoint, `most` ranges apart in memory. Only their bytes are
+/// read. Null: all slots.
+struct visible_spans {
+  std::int32_t const* begin_end = nullptr;  ///< [rows, most, 2]
+  std::int32_t const* counts = nullptr;     ///< [rows]
+  index_t most = 0;
 };
 
-/// Floats of device memory for attend on CUDA with `splits` blocks to a row.
-template <class Plan>
-[[nodiscard]] constexpr std::size_t attend_scratch_floats(Plan const& plan, index_t q_heads,
-                                                          index_t splits) noexcept {
-  return splits <= 1 ? 0
-                     : static_cast<std::size_t>(plan.extents().sequences * q_heads * splits *
-                                                (plan.extents().head_dim + 1));
-}
+/// What attend() is asked. All run-time fields of one kernel.
+template <class Space = host_space>
+struct attend_request {
+  rows<Space> q;        ///< [sequence, q_head, n, head_dim], of any element type
+  rows_out<Space> out;  ///< [sequence, q_head, n, value_dim]
+  float* lse =
+      nullptr;  ///< [sequence, q_head, n]: log of the sum of exponentials; -inf: saw nothing
+
+  std::int32_t const* positions = nullptr;  ///< [sequence, n] of the queries; null: the newest n
+  index_t first_sequence = 0;  ///< q's first sequence is this one of the cache: a layer of several
+  std::uint8_t const* active = nullptr;  ///< [sequence]: 0 leaves its out and lse as they are
+  index_t window = 0;                    ///< a query sees this many newest positions; 0: all
+  visible_spans visible = {};
+  float const* sink_logits = nullptr;  ///< [q_head]: a logit that takes mass and gives nothing
+  float* logits = nullptr;    ///< [sequence, q_head, n, logits_stride] by slot, for observe
+  index_t logits_stride = 0;  ///< at least the most slots of a row
+  bool base2 = false;         ///< lse in base 2
+  index_t splits = 1;         ///< work items that share a row; more than one need scratch
+};
 
 namespace detail {
 
-/// Stack space of one attend_row call.
-template <index_t Dim>
-struct head_rows {
-  float q[run_heads * Dim], out[run_heads * Dim], lse[run_heads];
-  KVSLIM_HD head_rows() noexcept {
-  }  // left uninitialised on purpose: 64 KiB, written before they are read
+/// Tokens whose sums are kept apart before they are added to the total: float sums stay exact
+/// enough for a million tokens.
+inline constexpr index_t attend_stretch = 1024;
+/// Rows up to this many slots need no carry.
+inline constexpr index_t attend_short = 32 * attend_stretch;
+inline constexpr index_t attend_stack_floats = 1536;  // 6 KiB
+inline constexpr index_t attend_any_floats = index_t{1} << 40;
+
+/// Query heads (of one or more query tokens) that one pass over a row serves.
+struct attend_piece {
+  float q_scale;
+  index_t heads;
+  float* q;      // [heads, head_dim], scaled
+  float* local;  // [heads, value_dim] sums of the current stretch
+  float* sum;    // [heads, value_dim]
+  float* carry;  // [heads, value_dim] what `sum` lost to rounding; null for short rows
+  std::int32_t limit[run_heads];     // a query's own position
+  std::int32_t earliest[run_heads];  // first position in its window
+  float* logits[run_heads];          // where logits go, by slot; null: nowhere
+  ops::softmax_state state[run_heads];
 };
 
-/// Attention of up to run_heads query heads over one packed row, streamed run by run with one
-/// running maximum and sum. q [heads, dim] already scaled; out [heads, dim]; lse [heads], natural
-/// logarithm, -inf for an empty range.
+/// Adds the stretch's sums to the totals. `sum` and `carry` are relative to `folded[h]`.
+KVSLIM_HD inline void fold_stretch(attend_piece& piece, index_t dim, float const* total,
+                                   float const* most) noexcept {
+  for (index_t h = 0; h < piece.heads; ++h) {
+    auto& state = piece.state[h];
+    if (most[h] == -INFINITY) continue;
+    float const shrink = state.most == -INFINITY ? 0.0f : std::exp(state.most - most[h]);
+    state.total = state.total * static_cast<double>(shrink) + static_cast<double>(total[h]);
+    state.most = most[h];
+    float* const sum = piece.sum + h * dim;
+    float* const local = piece.local + h * dim;
+    if (piece.carry == nullptr) {
+      for (index_t d = 0; d < dim; ++d) sum[d] = sum[d] * shrink + local[d];
+    } else {
+      float* const carry = piece.carry + h * dim;
+      for (index_t d = 0; d < dim; ++d) {
+        float const before = sum[d] * shrink, add = local[d] + carry[d] * shrink;
+        float const after = before + add;
+        float const kept = after - before;
+        carry[d] = (before - (after - kept)) + (add - kept);
+        sum[d] = after;
+      }
+    }
+    for (index_t d = 0; d < dim; ++d) local[d] = 0.0f;
+  }
+}
+
+/// Streams slots [begin, end) of row r through one piece, step by step, with one running maximum
+/// per head. `masked`: slots may be holes or hidden from some queries.
 template <class Packed>
-KVSLIM_HD inline void attend_row(Packed const& packed, index_t r, index_t begin, index_t end,
-                                 float const* q, index_t heads, float* out, float* lse) noexcept {
+KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begin, index_t end,
+                                   bool masked, attend_piece& piece) {
   auto const keys = packed.keys(r);
   auto const values = packed.values(r);
-  index_t const dim = packed.plan().extents().head_dim;
-  bool const weighted = packed.plan().keeps_log_weight();
-  float const* const log_weight = weighted ? packed.stored_weights(r) : nullptr;
+  auto const& layout = packed.layout();
+  index_t const dim = layout.extent.value_width(), heads = piece.heads;
+  float const soft_cap = layout.logit.soft_cap;
+  float const* const biases = packed.biases(r);
+  run_positions const positions = packed.positions(r);
 
   float most[run_heads], total[run_heads], scores[run_heads * run_tokens];
   for (index_t h = 0; h < heads; ++h) {
-    most[h] = -INFINITY;
+    most[h] = piece.state[h].most;
     total[h] = 0.0f;
-    for (index_t d = 0; d < dim; ++d) out[h * dim + d] = 0.0f;
   }
+  index_t in_stretch = 0;
   for (index_t t = begin; t < end;) {
     index_t const n = min(end - t, keys.reach(t));
-    for (float& x : scores) x = 0.0f;
-    keys.visit(t, n, [&](auto const& codec, std::byte const* block, block_run const& run) {
-      codec.dot(block, run, q, heads, scores);
+    for (index_t i = 0; i < heads * run_tokens; ++i) scores[i] = 0.0f;
+    keys.visit(t, n, [&](auto const& codec, std::byte const* block, site const& at) {
+      codec.dot(block, at, piece.q, heads, scores);
     });
     for (index_t h = 0; h < heads; ++h) {
       float* const x = scores + h * run_tokens;
+      if (soft_cap > 0.0f)
+        for (index_t i = 0; i < n; ++i) x[i] = soft_capped(soft_cap, x[i]);
+      if (biases != nullptr)
+        for (index_t i = 0; i < n; ++i) x[i] += biases[t + i];
+      if (masked)
+        for (index_t i = 0; i < n; ++i) {
+          std::int32_t const p = positions[t + i];
+          if (p == empty_slot || p > piece.limit[h] || p < piece.earliest[h]) x[i] = -INFINITY;
+        }
+      if (piece.logits[h] != nullptr)
+        for (index_t i = 0; i < n; ++i) piece.logits[h][t + i] = x[i];
       float high = most[h];
-      for (index_t i = 0; i < n; ++i) {
-        if (weighted) x[i] += log_weight[t + i];
-        high = x[i] > high ? x[i] : high;
-      }
+      for (index_t i = 0; i < n; ++i) high = x[i] > high ? x[i] : high;
       if (high == -INFINITY) {  // nothing visible yet: every logit so far is -inf
         for (index_t i = 0; i < n; ++i) x[i] = 0.0f;
         continue;
       }
-      float const shrink = std::exp(most[h] - high);
       if (high > most[h]) {
+        float const shrink = most[h] == -INFINITY ? 0.0f : std::exp(most[h] - high);
         total[h] *= shrink;
-        for (index_t d = 0; d < dim; ++d) out[h * dim + d] *= shrink;
+        for (index_t d = 0; d < dim; ++d) piece.local[h * dim + d] *= shrink;
         most[h] = high;
       }
       for (index_t i = 0; i < n; ++i) x[i] = ops::exp_nonpositive(x[i] - high);
-      for (index_t i = 0; i < n; ++i) total[h] += x[i];
+      total[h] += ops::sum_run(x, n);
     }
     for (index_t done = 0; done < n;) {
       index_t const m = min(n - done, values.reach(t + done));
-      values.visit(t + done, m,
-                   [&](auto const& codec, std::byte const* block, block_run const& run) {
-                     codec.accumulate(block, run, scores + done, heads, out);
-                   });
+      values.visit(t + done, m, [&](auto const& codec, std::byte const* block, site const& at) {
+        codec.accumulate(block, at, scores + done, heads, piece.local);
+      });
       done += m;
     }
     t += n;
+    in_stretch += n;
+    if (in_stretch >= attend_stretch) {
+      fold_stretch(piece, dim, total, most);
+      for (index_t h = 0; h < heads; ++h) total[h] = 0.0f;
+      in_stretch = 0;
+    }
   }
-  for (index_t h = 0; h < heads; ++h) {
-    float const inverse = total[h] > 0.0f ? 1.0f / total[h] : 0.0f;
-    for (index_t d = 0; d < dim; ++d) out[h * dim + d] *= inverse;
-    lse[h] = total[h] > 0.0f ? most[h] + std::log(total[h]) : -INFINITY;
+  fold_stretch(piece, dim, total, most);
+}
+
+/// Calls attend_slots for the visible part of [begin, end).
+template <class Packed>
+KVSLIM_HD inline void attend_visible(Packed const& packed, index_t r, index_t begin, index_t end,
+                                     bool masked, visible_spans const& spans, attend_piece& piece) {
+  if (spans.begin_end == nullptr) return attend_slots(packed, r, begin, end, masked, piece);
+  std::int32_t const* const mine = spans.begin_end + r * spans.most * 2;
+  for (index_t i = 0; i < spans.counts[r]; ++i) {
+    index_t const from = max(begin, mine[2 * i]), to = min(end, mine[2 * i + 1]);
+    if (from < to) attend_slots(packed, r, from, to, masked, piece);
   }
 }
 
-template <class Packed, class Query, class Out>
-[[nodiscard]] status check_attend(Packed const& packed, Query const& q, Out const& out,
-                                  float const* lse) noexcept {
-  auto const& e = packed.plan().extents();
-  if (packed.storage() == nullptr || q.data == nullptr || out.data == nullptr || lse == nullptr)
+/// How an attend call is cut: pieces of heads, splits of slots.
+struct attend_shape {
+  index_t group;          // query heads of a KV head
+  index_t virtual_heads;  // group * query tokens
+  index_t piece_heads, pieces, splits;
+  index_t piece_floats;  // per work item
+};
+
+/// Floats that one head of a piece works in.
+[[nodiscard]] KVSLIM_HD constexpr index_t attend_head_floats(extents const& e,
+                                                             bool carries) noexcept {
+  return e.head_dim + (carries ? 3 : 2) * e.value_width();
+}
+
+/// `floats`: what a piece may work in.
+[[nodiscard]] constexpr attend_shape shape_attend(extents const& e, index_t q_heads,
+                                                  index_t q_tokens, index_t splits, bool carries,
+                                                  index_t floats) noexcept {
+  attend_shape x{};
+  index_t const fit = floats / attend_head_floats(e, carries);
+  x.group = q_heads / e.kv_heads;
+  x.virtual_heads = x.group * q_tokens;
+  x.piece_heads = max(1, min(min(x.virtual_heads, run_heads), fit));
+  x.pieces = div_up(x.virtual_heads, x.piece_heads);
+  x.splits = splits;
+  x.piece_floats = round_up(x.piece_heads * attend_head_floats(e, carries), 16);
+  return x;
+}
+
+/// Floats of one split's partial result per virtual head: value_dim sums, the largest logit, and
+/// the total as two floats.
+[[nodiscard]] KVSLIM_HD constexpr index_t partial_floats(extents const& e) noexcept {
+  return e.value_width() + 3;
+}
+
+/// What both backends check. Host memory is also checked for NaN and infinity.
+template <class Packed, class Space>
+[[nodiscard]] status check_attend(Packed const& packed, attend_request<Space> const& a) noexcept {
+  auto const& e = packed.extents();
+  if (packed.storage() == nullptr || a.q.data == nullptr || a.out.data == nullptr ||
+      a.lse == nullptr)
     return fail(errc::invalid_pointer, "kvslim: attend was given a null pointer");
-  if (q.sequences != e.sequences || q.head_dim != e.head_dim || q.tokens != 1 || q.heads < 1 ||
-      q.heads % e.kv_heads != 0)
+  if (auto const s = packed.layout().check(); !s) return s;
+  if (a.first_sequence < 0 || a.q.sequences < 1 || a.q.sequences > e.sequences - a.first_sequence ||
+      a.q.head_dim != e.head_dim || a.q.tokens < 1 || (index_t{1} << 20) < a.q.tokens ||
+      a.q.heads < 1 || a.q.heads % e.kv_heads != 0)
     return fail(errc::invalid_shape,
-                "kvslim: the query must be [sequences, n * kv_heads, 1, head_dim]");
-  if (out.sequences != q.sequences || out.heads != q.heads || out.tokens != 1 ||
-      out.head_dim != q.head_dim)
-    return fail(errc::invalid_shape, "kvslim: the output must have the query's shape");
+                "kvslim: the query must be [sequences, n * kv_heads, tokens, head_dim]");
+  if (!a.out.has_shape(a.q.sequences, a.q.heads, a.q.tokens, e.value_width()))
+    return fail(errc::invalid_shape,
+                "kvslim: the output must be [sequences, q_heads, tokens, value_dim]");
+  if (a.window < 0 || a.splits < 1 || (index_t{1} << 16) < a.splits)
+    return fail(errc::invalid_option, "kvslim: attend needs window >= 0 and 1 <= splits <= 65536");
+  if (a.visible.begin_end != nullptr && (a.visible.counts == nullptr || a.visible.most < 1))
+    return fail(errc::invalid_pointer, "kvslim: visible spans need counts and most");
   return {};
+}
+
+/// Slots of the longest row, for choosing splits.
+template <class Packed>
+[[nodiscard]] index_t longest_row(Packed const& packed) noexcept {
+  index_t longest = 0;
+  for (index_t r = 0; r < packed.extents().rows(); ++r)
+    longest = max(longest, packed.raw_row(r).slots);
+  return longest;
+}
+
+/// Fills a piece for work item `item` and loads its queries.
+template <class Packed>
+KVSLIM_HD inline void begin_piece(Packed const& packed, attend_request<host_space> const& a,
+                                  attend_shape const& x, index_t r, index_t first, float scale,
+                                  float* memory, bool carries, attend_piece& piece) {
+  auto const& e = packed.extents();
+  index_t const s = r / e.kv_heads - a.first_sequence, h = r % e.kv_heads;
+  packed_row const& row = packed.raw_row(r);
+  index_t const width = e.value_width();
+  piece.heads = min(x.piece_heads, x.virtual_heads - first);
+  piece.q = memory;
+  piece.local = piece.q + x.piece_heads * e.head_dim;
+  piece.sum = piece.local + x.piece_heads * width;
+  piece.carry = carries ? piece.sum + x.piece_heads * width : nullptr;
+  for (index_t i = 0; i < piece.heads; ++i) {
+    index_t const v = first + i, token = v / x.group, q_head = h * x.group + v % x.group;
+    float* const q = piece.q + i * e.head_dim;
+    a.q.load(s, q_head, token, q);
+    for (index_t d = 0; d < e.head_dim; ++d) q[d] *= scale;
+    std::int32_t const own =
+        a.positions != nullptr ? a.positions[s * a.q.tokens + token]
+                               : row.next_position - static_cast<std::int32_t>(a.q.tokens - token);
+    piece.limit[i] = own;
+    piece.earliest[i] =
+        a.window > 0 && a.window <= own ? own - static_cast<std::int32_t>(a.window) + 1 : 0;
+    piece.logits[i] =
+        a.logits == nullptr
+            ? nullptr
+            : a.logits + ((s * a.q.heads + q_head) * a.q.tokens + token) * a.logits_stride;
+    piece.state[i] = {};
+  }
+  for (index_t i = 0; i < piece.heads * width; ++i) {
+    piece.local[i] = piece.sum[i] = 0.0f;
+    if (carries) piece.carry[i] = 0.0f;
+  }
+}
+
+/// Writes the result of one virtual head: sums over the total, and the log-sum-exp.
+KVSLIM_HD inline void write_head(attend_request<host_space> const& a, attend_shape const& x,
+                                 index_t s, index_t h, index_t virtual_head,
+                                 ops::softmax_state state, float* sum, float const* carry,
+                                 index_t width) {
+  index_t const token = virtual_head / x.group, q_head = h * x.group + virtual_head % x.group;
+  float shrink = 1.0f;
+  if (a.sink_logits != nullptr) shrink = state.merge({a.sink_logits[q_head], 1.0}).mine;
+  double const inverse = state.total > 0.0 ? static_cast<double>(shrink) / state.total : 0.0;
+  for (index_t d = 0; d < width; ++d) {
+    double const total =
+        static_cast<double>(sum[d]) + (carry == nullptr ? 0.0 : static_cast<double>(carry[d]));
+    sum[d] = static_cast<float>(total * inverse);
+  }
+  a.out.store(s, q_head, token, sum);
+  float const lse = state.log_sum();
+  a.lse[(s * a.q.heads + q_head) * a.q.tokens + token] = a.base2 ? lse * 1.44269504f : lse;
+}
+
+/// One work item: a piece of heads over a split of a row. Whole rows are written out, splits go to
+/// `partials` [row, virtual head, split] of partial_floats.
+template <class Packed>
+KVSLIM_HD inline void attend_item(Packed const& packed, attend_request<host_space> const& a,
+                                  attend_shape const& x, index_t first_row, float scale,
+                                  index_t item, float* memory, bool carries, float* partials) {
+  auto const& e = packed.extents();
+  index_t const split = item % x.splits, r = first_row + item / x.splits / x.pieces;
+  index_t const first = item / x.splits % x.pieces * x.piece_heads, width = e.value_width();
+  packed_row const& row = packed.raw_row(r);
+  attend_piece piece;
+  begin_piece(packed, a, x, r, first, scale, memory, carries, piece);
+  bool const masked = row.holes > 0 || a.positions != nullptr || a.q.tokens > 1 || a.window > 0;
+  index_t const share = round_up(div_up(row.slots, x.splits), run_tokens);
+  index_t const begin = min(row.slots, split * share), end = min(row.slots, begin + share);
+  if (piece.logits[0] != nullptr && a.visible.begin_end != nullptr)
+    for (index_t i = 0; i < piece.heads; ++i)
+      for (index_t t = begin; t < end; ++t) piece.logits[i][t] = -INFINITY;
+  attend_visible(packed, r, begin, end, masked, a.visible, piece);
+  for (index_t i = 0; i < piece.heads; ++i) {
+    float* const sum = piece.sum + i * width;
+    float const* const carry = carries ? piece.carry + i * width : nullptr;
+    if (x.splits == 1) {
+      write_head(a, x, r / e.kv_heads - a.first_sequence, r % e.kv_heads, first + i, piece.state[i],
+                 sum, carry, width);
+      continue;
+    }
+    float* const to =
+        partials +
+        (((r - first_row) * x.virtual_heads + first + i) * x.splits + split) * partial_floats(e);
+    for (index_t d = 0; d < width; ++d) to[d] = sum[d] + (carry == nullptr ? 0.0f : carry[d]);
+    to[width] = piece.state[i].most;
+    auto const high = static_cast<float>(piece.state[i].total);
+    to[width + 1] = high;
+    to[width + 2] = static_cast<float>(piece.state[i].total - static_cast<double>(high));
+  }
+}
+
+template <class Packed>
+inline void attend_on_stack(Packed const& packed, attend_request<host_space> const& a,
+                            attend_shape const& x, index_t first_row, float scale, index_t item,
+                            bool carries) {
+  float memory[attend_stack_floats];
+  attend_item(packed, a, x, first_row, scale, item, memory, carries, nullptr);
+}
+
+/// Merges the splits of one (row, virtual head) into the first one's sums and writes it out.
+template <class Packed>
+KVSLIM_HD inline void merge_splits(Packed const& packed, attend_request<host_space> const& a,
+                                   attend_shape const& x, index_t i, float* partials) {
+  auto const& e = packed.extents();
+  index_t const width = e.value_width(), floats = partial_floats(e);
+  float* const sum = partials + i * x.splits * floats;
+  auto const state_of = [&](index_t split) {
+    float const* const at = sum + split * floats + width;
+    return ops::softmax_state{at[0], static_cast<double>(at[1]) + static_cast<double>(at[2])};
+  };
+  auto state = state_of(0);
+  for (index_t split = 1; split < x.splits; ++split) {
+    auto const f = state.merge(state_of(split));
+    float const* const other = sum + split * floats;
+    for (index_t d = 0; d < width; ++d) sum[d] = sum[d] * f.mine + other[d] * f.other;
+  }
+  index_t const row = i / x.virtual_heads;
+  write_head(a, x, row / e.kv_heads, row % e.kv_heads, i % x.virtual_heads, state, sum, nullptr,
+             width);
 }
 
 }  // namespace detail
 
-/// Attention of one query token per sequence over a compressed cache, read as it is stored: nothing
-/// is decoded to memory.
-///
-/// Shapes: query and out [sequence, q_head, 1, head_dim]; lse [sequence, q_head], natural logarithm
-/// of the sum of exponentials. Bound: against attention over the decoded cache, relative L2 error
-/// below 2e-5 (float accumulation). Returns: invalid_pointer, invalid_shape, corrupt (never
-/// compressed into). Cost: one read of the stored bytes per group of up to 8 query heads; no
-/// allocation, no workspace.
-template <host_executor Exec, class Policy, class Query, class Out>
-status attend(Exec const& exec, Query const& query, packed_cache<Policy, host_space> const& packed,
-              Out const& out, float* lse, attend_options options = {}) {
-  if (auto const s = detail::check_attend(packed, query, out, lse); !s) return s;
-  if (!packed.ready())
-    return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
-  auto const e = packed.plan().extents();
-  index_t const group = query.heads / e.kv_heads, pieces = detail::div_up(group, run_heads);
-  float const scale =
-      options.scale != 0.0f ? options.scale : 1.0f / std::sqrt(static_cast<float>(e.head_dim));
-  exec.for_each(e.rows() * pieces, [=](index_t work) {
-    constexpr index_t max_dim = 1024;
-    detail::head_rows<max_dim> buffer;
-    float* const q = buffer.q;
-    for (index_t i = 0; i < run_heads * e.head_dim; ++i) q[i] = 0.0f;
-    float* const result = buffer.out;
-    float* const row_lse = buffer.lse;
-    index_t const r = work / pieces, s = r / e.kv_heads, h = r % e.kv_heads;
-    index_t const first = work % pieces * run_heads, heads = detail::min(run_heads, group - first);
-    for (index_t i = 0; i < heads; ++i) {
-      ops::load_row(query.row(s, h * group + first + i), query.layout.channel, e.head_dim,
-                    q + i * e.head_dim);
-      for (index_t d = 0; d < e.head_dim; ++d) q[i * e.head_dim + d] *= scale;
-    }
-    detail::attend_row(packed, r, 0, packed.row(r).count, q, heads, result, row_lse);
-    for (index_t i = 0; i < heads; ++i) {
-      index_t const q_head = h * group + first + i;
-      auto* const to = out.row(s, q_head);
-      for (index_t d = 0; d < e.head_dim; ++d)
-        to[d * out.layout.channel] =
-            from_float<typename Out::value_type>(result[i * e.head_dim + d]);
-      lse[s * query.heads + q_head] = row_lse[i];
-    }
-  });
-  return {};
+/// Bytes of scratch with which attend serves 8 query heads in one pass over a row and may split
+/// rows; they do not depend on the rows' lengths. Without scratch a row is one work item, and a
+/// pass serves as many heads as fit 6 KiB of stack.
+template <class Layout>
+[[nodiscard]] constexpr std::size_t attend_bytes(Layout const& layout, index_t q_heads,
+                                                 index_t q_tokens = 1,
+                                                 index_t splits = 1) noexcept {
+  auto const& e = layout.extent;
+  if (!layout.check() || q_heads < 1 || q_tokens < 1 || q_heads % e.kv_heads != 0 || splits < 1)
+    return 0;
+  auto const x =
+      detail::shape_attend(e, q_heads, q_tokens, splits, true, detail::attend_any_floats);
+  index_t const items = e.rows() * x.pieces * splits;
+  index_t const partial =
+      splits > 1 ? e.rows() * x.virtual_heads * splits * detail::partial_floats(e) : 0;
+  return static_cast<std::size_t>(items * x.piece_floats + partial) * sizeof(float);
 }
 
-/// Combines attention over two disjoint sets of tokens: out <- both, lse natural. Rows of head_dim
-/// floats.
-KVSLIM_HD inline void merge_attention(float* out, float& lse, float const* other, float other_lse,
-                                      index_t head_dim) noexcept {
-  float const most = lse > other_lse ? lse : other_lse;
-  if (most == -INFINITY) return;
-  float const a = std::exp(lse - most), b = std::exp(other_lse - most);
-  for (index_t d = 0; d < head_dim; ++d) out[d] = (out[d] * a + other[d] * b) / (a + b);
-  lse = most + std::log(a + b);
+/// Attention of one or more query tokens per sequence over a stored cache, read as it is stored:
+/// nothing is decoded to memory. With several query tokens, or given positions, each sees positions
+/// up to its own; a single query without a position sees everything.
+///
+/// Bound: see README, "Promises". Scratch: null, or attend_bytes(layout, q_heads, q_tokens,
+/// splits). Returns: invalid_pointer, invalid_shape, invalid_option, buffer_too_small, corrupt
+/// (never filled), non_finite (query, sink logits); then nothing was written. Cost: one read of the
+/// stored bytes per 8 query heads (without scratch: as many as fit 6 KiB).
+template <host_executor Exec, class Key, class Value>
+status attend(Exec const& exec, packed_cache<Key, Value, host_space> const& packed,
+              attend_request<host_space> const& a, workspace scratch = {}) {
+  if (auto const s = detail::check_attend(packed, a); !s) return s;
+  if (!packed.ready())
+    return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
+  if (!ops::all_within(a.q, ops::largest_float))
+    return detail::fail(errc::non_finite, "kvslim: the query holds NaN or infinity");
+  auto const& e = packed.extents();
+  index_t const longest = detail::longest_row(packed);
+  if (a.logits != nullptr && a.logits_stride < longest)
+    return detail::fail(errc::invalid_shape, "kvslim: logits_stride is below a row's slots");
+  for (index_t h = 0; a.sink_logits != nullptr && h < a.q.heads; ++h)
+    if (!is_finite(a.sink_logits[h]))
+      return detail::fail(errc::non_finite, "kvslim: a sink logit is NaN or infinite");
+  bool const roomy = scratch.data != nullptr;
+  bool const carries = roomy || longest > detail::attend_short;
+  if (!roomy && a.splits > 1)
+    return detail::fail(errc::invalid_pointer, "kvslim: attend with splits needs scratch");
+  if (!roomy && detail::attend_head_floats(e, carries) > detail::attend_stack_floats)
+    return detail::fail(errc::buffer_too_small,
+                        "kvslim: attend over such wide heads needs scratch of attend_bytes()");
+  if (roomy)
+    if (auto const s = detail::check_workspace(
+            scratch, attend_bytes(packed.layout(), a.q.heads, a.q.tokens, a.splits));
+        !s)
+      return s;
+  auto const x =
+      detail::shape_attend(e, a.q.heads, a.q.tokens, a.splits, carries,
+                           roomy ? detail::attend_any_floats : detail::attend_stack_floats);
+  index_t const rows = a.q.sequences * e.kv_heads, first_row = a.first_sequence * e.kv_heads;
+  float* const work = static_cast<float*>(static_cast<void*>(scratch.data));
+  float* const partials = roomy ? work + rows * x.pieces * x.splits * x.piece_floats : nullptr;
+  float const scale = detail::logit_scale(packed.layout().logit, e.head_dim);
+  exec.for_each(rows * x.pieces * x.splits, [=](index_t item) {
+    if (a.active != nullptr && a.active[item / x.splits / x.pieces / e.kv_heads] == 0) return;
+    if (roomy)
+      detail::attend_item(packed, a, x, first_row, scale, item, work + item * x.piece_floats, true,
+                          partials);
+    else
+      detail::attend_on_stack(packed, a, x, first_row, scale, item, carries);
+  });
+  if (x.splits > 1)
+    exec.for_each(rows * x.virtual_heads, [=](index_t i) {
+      if (a.active != nullptr && a.active[i / x.virtual_heads / e.kv_heads] == 0) return;
+      detail::merge_splits(packed, a, x, i, partials);
+    });
+  return {};
 }
 
 KVSLIM_END_NAMESPACE

@@ -2,28 +2,24 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/core/codec.hpp>
 #include <kvslim/core/pipeline.hpp>
 #include <kvslim/quant/dense.hpp>
+#include <kvslim/score/shared.hpp>
+#include <kvslim/store/packed_layout.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Alignment that storage and workspace must have, in bytes: what std::vector<std::byte> gives. 64
-/// and more avoids split cache lines.
-inline constexpr index_t alignment_bytes = 16;
-
 struct plan_options {
-  index_t append_tokens = 0;  ///< room for tokens that decoding will append to every row
+  index_t append_tokens = 0;      ///< room for tokens that decoding will append to every row
+  index_t draft_tokens = 1;       ///< appended tokens that may wait before settle() must run
+  bool evicts = false;            ///< tokens will leave while decoding: positions and columns stay
+  bool positions = false;         ///< store positions although rows have no gaps of kvslim's making
+  bool biases = false;            ///< store the view's logit biases
+  logit_rule logit = {};          ///< how attention over the stored cache makes its logits
+  std::uint64_t fingerprint = 0;  ///< of codebooks and bases that a reader must have
 };
 
 namespace detail {
-
-/// Where the parts of one row lie, as offsets from the row's start. Pure arithmetic on a capacity
-/// in tokens.
-struct row_layout {
-  index_t key_state, key_blocks, key_tail, value_state, value_blocks, value_tail, positions,
-      log_weight, bytes;
-};
 
 /// The codecs of a pipeline; without a quantizer rows are stored as f16.
 template <class Policy>
@@ -36,6 +32,7 @@ struct storage_of {
                 "kvslim: key_codec() must return a key_codec, see core/codec.hpp");
   static_assert(value_codec<value_type>,
                 "kvslim: value_codec() must return a value_codec, see core/codec.hpp");
+  using layout_type = packed_layout<key_type, value_type>;
 
   [[nodiscard]] KVSLIM_HD static constexpr quantizer_type quantizer(Policy const& p) noexcept {
     if constexpr (std::same_as<stage, no_stage>)
@@ -45,53 +42,62 @@ struct storage_of {
   }
 };
 
-/// Hands out aligned pieces of a buffer; with a null base it only counts. Sizing and running use
-/// the same carve.
-class carver {
- public:
-  KVSLIM_HD constexpr explicit carver(std::byte* base) noexcept : base_(base) {}
-  template <class T>
-  KVSLIM_HD T* take(index_t count) noexcept {
-    auto* const at = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
-    used_ += round_up(count * static_cast<index_t>(sizeof(T)), 64);
-    return at;
-  }
-  [[nodiscard]] KVSLIM_HD constexpr index_t used() const noexcept { return used_; }
-
- private:
-  std::byte* base_;
-  index_t used_ = 0;
+/// What select() works in.
+struct select_space {
+  float* scores;          // [rows, tokens]
+  std::uint64_t* keys;    // [rows, tokens]
+  fate* fates;            // [rows, tokens]
+  std::byte* columns;     // [rows, tokens] records
+  row_facts* facts;       // [rows], group after group
+  quota* quotas;          // [rows] by row
+  quota* grouped_quotas;  // [rows], group after group
+  float* scratch;         // [rows, scorer's floats]
+  std::byte* rule;        // the keep rule's
+  float* staging;         // [rows, select_floats]: two keys of a merger
+  std::uint8_t* good;     // [rows]
 };
 
-/// The pieces of a compress call's workspace.
-struct workspace {
-  float* scores;        // [rows, tokens]
-  std::uint64_t* keys;  // [rows, tokens]
-  std::uint8_t* flags;  // [rows, tokens]
-  std::int32_t* kept;   // [rows, capacity]
-  std::int32_t* runs;   // [rows, tokens], with a merger
-  index_t* counts;      // [rows]
+/// What encode() works in.
+struct encode_space {
   float* staging;       // [rows, staging_floats]
-  float* scratch;       // [rows, scorer's scratch]
-  index_t staging_floats, scratch_floats;
+  index_t* capacities;  // [rows]
+  std::uint8_t* good;   // [rows]
 };
 
 }  // namespace detail
 
 /// Everything that can be known before data is seen: captured options, extents, and sizes. Pure
-/// arithmetic, no allocation.
+/// arithmetic, no allocation. Every size is in bytes and 0 where check() fails.
 template <class Policy>
 class compression_plan {
-  using storage = detail::storage_of<Policy>;
+  using stored = detail::storage_of<Policy>;
 
  public:
   using policy_type = Policy;
+  using layout_type = typename stored::layout_type;
+  using key_codec_type = typename stored::key_type;
+  using value_codec_type = typename stored::value_type;
+  using scorer_type = typename Policy::template stage_type<scorer_tag>;
   static constexpr bool has_scorer = Policy::template has<scorer_tag>;
-  static constexpr bool has_selector = Policy::template has<selector_tag>;
+  static constexpr bool has_quota = Policy::template has<quota_tag>;
+  static constexpr bool has_keep_rule = Policy::template has<keep_tag>;
   static constexpr bool has_merger = Policy::template has<merger_tag>;
   static constexpr bool has_mover = Policy::template has<position_tag>;
+  static constexpr bool scores_in_bulk = [] {
+    if constexpr (has_scorer) return scorer_type::traits.bulk;
+    return false;
+  }();
+  static constexpr bool observes = [] {
+    if constexpr (has_scorer) return scorer_type::traits.observes;
+    return false;
+  }();
+  static constexpr index_t column_bytes = [] {
+    if constexpr (observes) return detail::column_bytes<detail::column_of<scorer_type>>;
+    return index_t{0};
+  }();
 
-  constexpr compression_plan(Policy const& policy, extents const& e, plan_options options) noexcept
+  constexpr compression_plan(Policy const& policy, kvslim::extents const& e,
+                             plan_options options) noexcept
       : policy_(policy), extents_(e), options_(options) {}
 
   [[nodiscard]] KVSLIM_HD constexpr Policy const& policy() const noexcept { return policy_; }
@@ -101,182 +107,201 @@ class compression_plan {
   [[nodiscard]] KVSLIM_HD constexpr plan_options const& options() const noexcept {
     return options_;
   }
-  [[nodiscard]] KVSLIM_HD constexpr auto key_codec() const noexcept {
-    return storage::quantizer(policy_).key_codec();
-  }
-  [[nodiscard]] KVSLIM_HD constexpr auto value_codec() const noexcept {
-    return storage::quantizer(policy_).value_codec();
-  }
-  [[nodiscard]] KVSLIM_HD static constexpr std::uint32_t scheme() noexcept {
-    return storage::quantizer_type::scheme();
-  }
-
-  /// Most tokens that one row holds right after compression.
-  [[nodiscard]] KVSLIM_HD constexpr index_t kept_capacity() const noexcept {
-    if constexpr (has_selector)
-      return policy_.template get<selector_tag>().capacity(extents_.tokens);
-    else
-      return extents_.tokens;
-  }
-  /// True if rows may have gaps that something reads: then every kept token's position is stored (4
-  /// bytes each).
-  [[nodiscard]] KVSLIM_HD static constexpr bool keeps_positions() noexcept {
-    constexpr bool read =
-        uses_positions<typename storage::key_type> || uses_positions<typename storage::value_type>;
-    return (has_selector || has_merger || read) && !has_mover;
-  }
-  /// True if a lane's blocks are shared by several sequences of the view.
-  [[nodiscard]] KVSLIM_HD constexpr bool grouped() const noexcept {
-    return group_of(key_codec()).size() > 1 || group_of(value_codec()).size() > 1;
-  }
-  [[nodiscard]] KVSLIM_HD constexpr bool keeps_log_weight() const noexcept {
-    if constexpr (has_merger) return policy_.template get<merger_tag>().mass_bias();
-    return false;
+  template <class Tag>
+  [[nodiscard]] KVSLIM_HD constexpr auto const& stage() const noexcept {
+    return policy_.template get<Tag>();
   }
 
   /// Options and extents, checked without data.
   [[nodiscard]] constexpr status check() const noexcept {
     auto const& e = extents_;
-    if (e.sequences <= 0 || e.kv_heads <= 0 || e.head_dim <= 0 || e.head_dim > 1024)
-      return detail::fail(errc::invalid_shape,
-                          "kvslim: extents must be positive and head_dim at most 1024");
-    if (e.tokens <= 0)
+    if (auto const s = detail::check_extents(e); !s) return s;
+    if (e.tokens == 0)
       return detail::fail(errc::invalid_shape, "kvslim: the cache holds no tokens");
-    if (e.tokens >= (index_t{1} << 31) || options_.append_tokens < 0 ||
-        options_.append_tokens >= (index_t{1} << 31) - e.tokens)
-      return detail::fail(errc::invalid_shape,
-                          "kvslim: tokens plus append_tokens must stay below 2^31");
-    if constexpr (has_selector)
-      if (auto const s = policy_.template get<selector_tag>().check(e); !s) return s;
+    if (options_.append_tokens < 0 || options_.append_tokens > extents::most_tokens)
+      return detail::fail(errc::invalid_option, "kvslim: append_tokens must be in [0, 2^30]");
+    if constexpr (scores_in_bulk)
+      if (auto const s = stage<scorer_tag>().check(e); !s) return s;
+    if constexpr (detail::is_shared<scorer_type>)
+      if (!stage<scorer_tag>().rows.divides(e))
+        return detail::fail(errc::invalid_shape,
+                            "kvslim: shared rows must divide the view's sequences and kv_heads");
+    if constexpr (has_quota) {
+      auto const& q = stage<quota_tag>();
+      if (auto const s = q.check(e); !s) return s;
+      if (!q.group().divides(e))
+        return detail::fail(errc::invalid_shape,
+                            "kvslim: the quota's group must divide the view's sequences and "
+                            "kv_heads");
+      if (q.group().size() > (index_t{1} << 32) / e.tokens)
+        return detail::fail(errc::invalid_shape, "kvslim: a quota's group has at most 2^32 tokens");
+    }
+    if constexpr (has_keep_rule)
+      if (auto const s = stage<keep_tag>().check(e); !s) return s;
     if constexpr (has_merger)
-      if (auto const s = policy_.template get<merger_tag>().check(); !s) return s;
-    if constexpr (has_mover)
-      if (auto const s = policy_.template get<position_tag>().check(e); !s) return s;
-    if (!group_of(key_codec()).divides(e) || !group_of(value_codec()).divides(e))
-      return detail::fail(
-          errc::invalid_shape,
-          "kvslim: the codec's row group must divide the view's sequences and kv_heads");
-    if (auto const s = check_codec(key_codec()); !s) return s;
-    return check_codec(value_codec());
+      if (auto const s = stage<merger_tag>().check(); !s) return s;
+    if constexpr (has_mover) {
+      if (auto const s = stage<position_tag>().check(e); !s) return s;
+      if (options_.evicts)
+        return detail::fail(errc::unsupported,
+                            "kvslim: a repositioner closes gaps once; it does not combine with "
+                            "evicts");
+    }
+    return raw_layout().check();
   }
 
-  /// Bytes and places of row `row` if it can hold `capacity` tokens.
-  [[nodiscard]] KVSLIM_HD constexpr detail::row_layout layout(index_t capacity,
-                                                              index_t row) const noexcept {
-    auto const key = key_codec();
-    auto const value = value_codec();
-    index_t const dim = extents_.head_dim;
-    detail::row_layout at{};
-    index_t used = 0;
-    auto const take = [&](index_t bytes) {
-      index_t const begin = used;
-      used += detail::round_up(bytes, 64);
-      return begin;
-    };
-    auto const leads = [&](auto const& codec) {
-      return group_of(codec).member(extents_, row) == 0;
-    };
-    auto const blocks = [&](auto const& codec) {
-      return leads(codec) ? detail::div_up(codec.coded(capacity), codec.block_tokens()) *
-                                codec.block_bytes(dim)
-                          : 0;
-    };
-    auto const state = [&](auto const& codec) {
-      return leads(codec) ? state_bytes_of(codec, dim, codec.coded(capacity)) : 0;
-    };
-    at.key_state = take(state(key));
-    at.key_blocks = take(blocks(key));
-    at.key_tail = take(tail_bytes<dense_key<typename decltype(key_codec())::tail_type>>(
-        key.tail_tokens(), capacity));
-    at.value_state = take(state(value));
-    at.value_blocks = take(blocks(value));
-    at.value_tail = take(tail_bytes<dense_value<typename decltype(value_codec())::tail_type>>(
-        value.tail_tokens(), capacity));
-    at.positions = take(keeps_positions() ? capacity * 4 : 0);
-    at.log_weight = take(keeps_log_weight() ? capacity * 4 : 0);
-    at.bytes = used;
-    return at;
-  }
+  /// How the compressed cache is stored: all that its readers need to know.
+  [[nodiscard]] KVSLIM_HD constexpr layout_type layout() const noexcept { return raw_layout(); }
 
+  /// Most tokens that one row keeps.
+  [[nodiscard]] constexpr index_t most_kept() const noexcept { return check() ? row_most() : 0; }
+  /// Most tokens that all rows keep together.
+  [[nodiscard]] constexpr index_t total_kept() const noexcept { return check() ? all_most() : 0; }
   /// Upper bound of the storage for the compressed cache; see packed_cache::bytes() for what is
   /// really used.
   [[nodiscard]] constexpr std::size_t packed_bytes() const noexcept {
-    index_t const capacity = kept_capacity() + options_.append_tokens;
-    index_t bytes = table_bytes();
-    if (!grouped()) bytes += extents_.rows() * layout(capacity, 0).bytes;
-    for (index_t r = 0; r < extents_.rows() && grouped(); ++r) bytes += layout(capacity, r).bytes;
-    return static_cast<std::size_t>(bytes);
+    if (!check()) return 0;
+    index_t const append = options_.append_tokens;
+    return raw_layout().bytes_at_most(all_most() + extents_.rows() * append, row_most() + append);
   }
-  /// Rows of floats that one encode call may need: a block of every member.
-  [[nodiscard]] KVSLIM_HD constexpr index_t block_rows() const noexcept {
-    return detail::max(group_of(key_codec()).size() * key_codec().block_tokens(),
-                       group_of(value_codec()).size() * value_codec().block_tokens());
+  /// Memory of a keep set, for select() and encode() called one by one.
+  [[nodiscard]] constexpr std::size_t keep_bytes() const noexcept {
+    return counted([&](detail::carver& c) { static_cast<void>(carve_keep(c)); });
   }
-  /// Bytes of header and row table at the start of the storage.
-  [[nodiscard]] KVSLIM_HD constexpr index_t table_bytes() const noexcept {
-    return 128 + detail::round_up(extents_.rows() * 32, 64);
+  /// Workspace of select(), of encode(), and of compress(), which calls both.
+  [[nodiscard]] constexpr std::size_t select_bytes() const noexcept {
+    return counted([&](detail::carver& c) { static_cast<void>(carve_select(c)); });
   }
-
-  /// Bytes of scratch for compress, at most what a call touches.
+  [[nodiscard]] constexpr std::size_t encode_bytes() const noexcept {
+    return counted([&](detail::carver& c) { static_cast<void>(carve_encode(c)); });
+  }
   [[nodiscard]] constexpr std::size_t workspace_bytes() const noexcept {
-    detail::carver count(nullptr);
-    static_cast<void>(carve(count));
-    return static_cast<std::size_t>(count.used());
+    std::size_t const one = select_bytes(), two = encode_bytes();
+    return keep_bytes() + (one > two ? one : two);
   }
 
-  [[nodiscard]] constexpr detail::workspace carve(detail::carver& c) const noexcept {
+  /// A keep set in memory of keep_bytes().
+  [[nodiscard]] constexpr keep_set keep(workspace memory) const noexcept {
+    if (!check() || memory.bytes < keep_bytes()) return {};
+    detail::carver c(memory.data);
+    return carve_keep(c);
+  }
+
+  // For the verbs of run/.
+  [[nodiscard]] constexpr keep_set carve_keep(detail::carver& c) const noexcept {
     index_t const rows = extents_.rows(), all = rows * extents_.tokens;
-    detail::workspace w{};
-    w.counts = c.take<index_t>(rows);
-    w.kept = c.take<std::int32_t>(rows * kept_capacity());
-    w.flags = c.take<std::uint8_t>(all);
-    if constexpr (has_scorer) w.scores = c.take<float>(all);
-    if constexpr (has_selector) w.keys = c.take<std::uint64_t>(all);
-    if constexpr (has_merger) w.runs = c.take<std::int32_t>(all);
-    w.staging_floats = staging_floats();
-    w.staging = c.take<float>(rows * w.staging_floats);
+    keep_set k{};
+    k.room = all_most();
+    k.begins = c.take<std::int64_t>(rows + 1);
+    k.cells = c.take<std::int32_t>(k.room);
+    k.ranks = c.take<std::int32_t>(k.room);
+    if constexpr (has_merger) k.merged = c.take<std::int32_t>(all);
+    if constexpr (observes) k.columns = c.take<std::byte>(k.room * column_bytes);
+    k.order_cells = c.take<std::int32_t>(all);
+    k.order_counts = c.take<std::int32_t>(rows);
+    return k;
+  }
+  [[nodiscard]] constexpr detail::select_space carve_select(detail::carver& c) const noexcept {
+    index_t const rows = extents_.rows(), all = rows * extents_.tokens;
+    detail::select_space w{};
+    w.keys = c.take<std::uint64_t>(all);
+    w.fates = c.take<fate>(all);
+    w.good = c.take<std::uint8_t>(rows);
     if constexpr (has_scorer) {
-      if constexpr (requires(Policy const& p) {
-                      p.template get<scorer_tag>().scratch_floats(kvslim::extents{});
-                    })
-        w.scratch_floats = policy_.template get<scorer_tag>().scratch_floats(extents_);
-      w.scratch = c.take<float>(rows * w.scratch_floats);
+      w.scores = c.take<float>(all);
+      w.columns = c.take<std::byte>(all * column_bytes);
+      w.scratch = c.take<float>(rows * score_floats());
     }
+    if constexpr (has_quota) {
+      w.facts = c.take<row_facts>(rows);
+      w.quotas = c.take<quota>(rows);
+      w.grouped_quotas = c.take<quota>(rows);
+    }
+    if constexpr (has_keep_rule)
+      w.rule = c.take<std::byte>(stage<keep_tag>().scratch_bytes(extents_));
+    if constexpr (has_merger) w.staging = c.take<float>(rows * 2 * extents_.head_dim);
     return w;
+  }
+  [[nodiscard]] constexpr detail::encode_space carve_encode(detail::carver& c) const noexcept {
+    index_t const rows = extents_.rows();
+    detail::encode_space w{};
+    w.good = c.take<std::uint8_t>(rows);
+    w.capacities = c.take<index_t>(rows);
+    w.staging = c.take<float>(rows * staging_floats());
+    return w;
+  }
+  /// Floats of encode's staging per row: a block of every member, two rows of either half, a
+  /// merger's three, and a fit's scratch.
+  [[nodiscard]] KVSLIM_HD constexpr index_t staging_floats() const noexcept {
+    auto const l = raw_layout();
+    return l.block_floats() + 5 * wide() +
+           detail::max(l.key_sizes(extents_.tokens).fit_floats,
+                       l.value_sizes(extents_.tokens).fit_floats);
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t wide() const noexcept {
+    return detail::max(extents_.head_dim, extents_.value_width());
+  }
+  /// Floats of scratch per row for the scorer: its own, or the pass that fills columns.
+  [[nodiscard]] constexpr index_t score_floats() const noexcept {
+    index_t floats = 0;
+    if constexpr (scores_in_bulk) floats = stage<scorer_tag>().scratch_floats(extents_);
+    if constexpr (observes) floats = detail::max(floats, 2 * extents_.tokens + extents_.head_dim);
+    return floats;
+  }
+  /// Tokens that the scorer protects at the end of a row: its observation window.
+  [[nodiscard]] KVSLIM_HD constexpr index_t protected_recent() const noexcept {
+    if constexpr (scores_in_bulk)
+      return stage<scorer_tag>().protected_recent();
+    else
+      return 0;
   }
 
  private:
-  template <class Codec>
-  [[nodiscard]] constexpr status check_codec(Codec const& codec) const noexcept {
-    if (auto const s = codec.check(extents_.head_dim); !s) return s;
-    // Never called: nvcc would warn that what the concept asked of a codec in an unnamed namespace
-    // is declared and not used.
-    if constexpr (fitted_codec<Codec>)
-      static_cast<void>([](Codec const& c, block_run const& run, std::byte* state, float* scratch) {
-        c.fit(detail::no_rows{}, 0, run, state, scratch);
-      });
-    if (codec.whole_blocks() && codec.coded(extents_.tokens) % codec.block_tokens() != 0)
-      return detail::fail(errc::invalid_option,
-                          "kvslim: the codec writes whole blocks, yet codes a part of one");
-    return {};
+  template <class Carve>
+  [[nodiscard]] constexpr std::size_t counted(Carve const& carve) const noexcept {
+    if (!check()) return 0;
+    detail::carver c(nullptr);
+    carve(c);
+    return static_cast<std::size_t>(c.used());
   }
-  template <class Dense>
-  [[nodiscard]] KVSLIM_HD constexpr index_t tail_bytes(index_t slots,
-                                                       index_t capacity) const noexcept {
-    Dense const tail;
-    index_t const needed = detail::min(slots, capacity);  // a short row never fills its tail
-    return detail::div_up(needed, tail.block_tokens()) * tail.block_bytes(extents_.head_dim);
-  }
-  [[nodiscard]] KVSLIM_HD constexpr index_t staging_floats() const noexcept {
-    return (block_rows() + 6) * extents_.head_dim +
-           detail::max(fit_floats(key_codec()), fit_floats(value_codec()));
-  }
-  template <class Codec>
-  [[nodiscard]] KVSLIM_HD constexpr index_t fit_floats(Codec const& codec) const noexcept {
-    if constexpr (fitted_codec<Codec>)
-      return codec.fit_floats(extents_.head_dim, kept_capacity());
+  [[nodiscard]] constexpr index_t row_most() const noexcept {
+    if constexpr (has_quota)
+      return detail::max(0, detail::min(stage<quota_tag>().most(extents_), extents_.tokens));
     else
-      return 0;
+      return extents_.tokens;
+  }
+  [[nodiscard]] constexpr index_t all_most() const noexcept {
+    index_t const every = extents_.rows() * row_most();
+    if constexpr (has_quota) {
+      auto const& q = stage<quota_tag>();
+      index_t const total = detail::max(0, q.total(extents_)), groups = q.group().groups(extents_);
+      return total > every / groups ? every : detail::min(every, groups * total);
+    } else {
+      return every;
+    }
+  }
+  [[nodiscard]] KVSLIM_HD constexpr layout_type raw_layout() const noexcept {
+    layout_type l{};
+    l.key = stored::quantizer(policy_).key_codec();
+    l.value = stored::quantizer(policy_).value_codec();
+    l.extent = extents_;
+    l.extent.tokens = 0;
+    l.extent.value_dim = extents_.value_width();
+    l.logit = options_.logit;
+    l.draft_tokens = options_.append_tokens == 0 ? 0 : options_.draft_tokens;
+    l.fingerprint = options_.fingerprint;
+    if constexpr (has_mover)
+      l.fingerprint = detail::mix(l.fingerprint, stage<position_tag>().fingerprint());
+    bool const gaps = has_quota || has_merger || key_codec_type::traits.positions ||
+                      value_codec_type::traits.positions;
+    if (options_.evicts || options_.positions || (gaps && !has_mover))
+      l.add({side_kind::position, 0, 1, 4});
+    bool biased = options_.biases;
+    if constexpr (has_merger) biased = biased || stage<merger_tag>().mass_bias();
+    if (biased) l.add({side_kind::bias, 0, 1, 4});
+    if (observes && options_.evicts)
+      l.add({side_kind::column, 0, 1, static_cast<std::int32_t>(column_bytes)});
+    return l;
   }
 
   Policy policy_;

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <cstring>
+#include <kvslim/ops/finite.hpp>
+#include <kvslim/run/select.hpp>
+#include <kvslim/store/packed_cache.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace detail {
+
+/// Room for a row that keeps `count` tokens.
+template <class Plan>
+[[nodiscard]] KVSLIM_HD constexpr index_t row_capacity(Plan const& plan, index_t count) noexcept {
+  return count + plan.options().append_tokens;
+}
+
+/// Reads entry i of row r's keep list (merged or not, moved or not) as float rows; k or v may be
+/// null without a merger. Returns its logit bias. `scratch` holds three rows.
+template <class Plan, class Cells>
+KVSLIM_HD inline float read_kept(Plan const& plan, Cells const& cells, keep_set const& keep,
+                                 index_t r, index_t i, std::int32_t moved_to, float* k, float* v,
+                                 float* scratch) {
+  auto const& e = plan.extents();
+  index_t const s = r / e.kv_heads, h = r % e.kv_heads, at = keep.begins[r] + i;
+  index_t const cell = keep.cells[at];
+  float bias = cells.logit_bias(s, h, cell);
+  if constexpr (Plan::has_merger) {
+    text<Cells> const ordered{cells, keep.order};
+    auto const key = [&](index_t rank, float* out) { ordered.key(s, h, rank).load(out); };
+    auto const value = [&](index_t rank, float* out) { ordered.value(s, h, rank).load(out); };
+    auto const biases = [&](index_t rank) { return ordered.logit_bias(s, h, rank); };
+    bias = plan.template stage<merger_tag>().merge(
+        keep.merged + r * e.tokens, index_t{keep.ranks[at]}, ordered.tokens(s, h),
+        merge_width{e.head_dim, e.value_width()}, key, value, biases, k, v, scratch);
+  } else {
+    if (k != nullptr) cells.key(s, h, cell).load(k);
+    if (v != nullptr) cells.value(s, h, cell).load(v);
+  }
+  if constexpr (Plan::has_mover)
+    if (k != nullptr)
+      plan.template stage<position_tag>().move(k, e.head_dim, cells.position(s, h, cell), moved_to);
+  return bias;
+}
+
+/// Most tokens that a head of row r's sequence keeps: where moved positions end in all of them, so
+/// that one query position serves all heads.
+template <class Plan>
+[[nodiscard]] KVSLIM_HD inline index_t longest_head(Plan const& plan, keep_set const& keep,
+                                                    index_t r) noexcept {
+  index_t const heads = plan.extents().kv_heads, first = r - r % heads;
+  index_t longest = 0;
+  for (index_t h = 0; h < heads; ++h) longest = max(longest, keep.count(first + h));
+  return longest;
+}
+
+/// One past the newest held position of a row, kept or not.
+template <class Cells>
+[[nodiscard]] KVSLIM_HD inline std::int32_t next_position_of(Cells const& cells, index_t s,
+                                                             index_t h) noexcept {
+  std::int32_t next = 0;
+  index_t const n = cells.length(s, h);
+  if (cells.in_text_order() && n > 0) return cells.position(s, h, n - 1) + 1;
+  for (index_t cell = 0; cell < n; ++cell)
+    if (cells.state(s, h, cell) != token_state::padding && cells.position(s, h, cell) >= next)
+      next = cells.position(s, h, cell) + 1;
+  return next;
+}
+
+/// The next position of a stored row outlives its newest token.
+template <class Packed>
+[[nodiscard]] KVSLIM_HD inline std::int32_t next_position_of(packed_cells<Packed> const& cells,
+                                                             index_t s, index_t h) noexcept {
+  return cells.packed.raw_row(cells.row(s, h)).next_position;
+}
+
+/// The row table's entry of row r, but for its offset.
+template <class Plan, class Cells>
+[[nodiscard]] KVSLIM_HD inline packed_row make_row(Plan const& plan, Cells const& cells,
+                                                   keep_set const& keep, index_t r) noexcept {
+  auto const layout = plan.layout();
+  index_t const count = keep.count(r), capacity = row_capacity(plan, count);
+  packed_row x{};
+  x.capacity = static_cast<std::int32_t>(capacity);
+  x.slots = static_cast<std::int32_t>(count);
+  x.key_coded = static_cast<std::int32_t>(layout.key_sizes(capacity).coded(count));
+  x.value_coded = static_cast<std::int32_t>(layout.value_sizes(capacity).coded(count));
+  x.next_position = Plan::has_mover ? static_cast<std::int32_t>(longest_head(plan, keep, r))
+                                    : next_position_of(cells, r / plan.extents().kv_heads,
+                                                       r % plan.extents().kv_heads);
+  x.observed = x.next_position;
+  return x;
+}
+
+/// Sides of one row: positions, biases and columns of what stays. Biases of merged rows are written
+/// when the rows are.
+template <class Plan, class Cells, class Packed>
+KVSLIM_HD inline void encode_sides(Plan const& plan, Cells const& cells, keep_set const& keep,
+                                   Packed const& packed, index_t r) {
+  auto const& e = plan.extents();
+  index_t const s = r / e.kv_heads, h = r % e.kv_heads, count = keep.count(r);
+  std::int32_t const* const kept = keep.cells + keep.begins[r];
+  if (std::int32_t* const positions = packed.stored_positions(r); positions != nullptr)
+    for (index_t i = 0; i < count; ++i)
+      positions[i] = Plan::has_mover
+                         ? packed.raw_row(r).next_position - static_cast<std::int32_t>(count - i)
+                         : cells.position(s, h, kept[i]);
+  if (float* const biases = packed.biases(r); biases != nullptr && !Plan::has_merger)
+    for (index_t i = 0; i < count; ++i) biases[i] = cells.logit_bias(s, h, kept[i]);
+  if constexpr (Plan::observes) {
+    using column = column_of<typename Plan::scorer_type>;
+    auto* const columns = static_cast<column*>(static_cast<void*>(packed.columns(r)));
+    if (columns == nullptr) return;
+    auto const* const mine = static_cast<column const*>(static_cast<void const*>(keep.columns));
+    for (index_t i = 0; i < count; ++i) {
+      std::int32_t const at = cells.position(s, h, kept[i]);
+      columns[i] = mine != nullptr
+                       ? mine[keep.begins[r] + i]
+                       : plan.template stage<scorer_tag>().born(place{r, at, at, i + 1});
+    }
+  }
+}
+
+/// Encodes one row from its keep list. The storage was zeroed. The first row of a group writes the
+/// group's blocks.
+template <class Plan, class Cells, class Packed>
+KVSLIM_HD inline void encode_row(Plan const& plan, Cells const& cells, keep_set const& keep,
+                                 float* staging, Packed const& packed, index_t r) {
+  encode_sides(plan, cells, keep, packed, r);
+  packed_row const entry = packed.raw_row(r);
+  index_t const count = entry.slots, wide = plan.wide();
+  float* const rows = staging + r * plan.staging_floats();
+  float* const other = rows + plan.layout().block_floats();
+  auto const half = [&](auto const& at, bool keys) {
+    auto const read = [&](index_t member, index_t i, float* mine) {
+      index_t const from = group_of(at.codec).member_row(plan.extents(), r, member);
+      float* const rest = Plan::has_merger ? other : nullptr;
+      auto const to = entry.next_position - static_cast<std::int32_t>(count - i);
+      float const bias = read_kept(plan, cells, keep, from, i, to, keys ? mine : rest,
+                                   keys ? rest : mine, other + wide);
+      if (Plan::has_merger && keys)
+        if (float* const biases = packed.biases(from); biases != nullptr) biases[i] = bias;
+    };
+    if (at.member == 0) {
+      using codec = typename std::remove_cvref_t<decltype(at)>::codec_type;
+      if constexpr (codec::traits.fitted)
+        at.codec.fit(read, at.coded, at.at(0, at.coded, 0), at.state, other + 4 * wide);
+      for (index_t i = 0; i < at.coded;) {
+        index_t const take = at.in_block(i, at.coded);
+        for (index_t m = 0; m < at.members(); ++m)
+          for (index_t j = 0; j < take; ++j) read(m, i + j, rows + (m * take + j) * at.dim);
+        at.encode(i, take, rows);
+        i += take;
+      }
+    }
+    for (index_t i = at.coded; i < count; ++i) {
+      read(at.member, i, rows);
+      at.store(i, rows);
+    }
+  };
+  half(packed.keys(r), true);
+  half(packed.values(r), false);
+}
+
+/// What both backends check before encode writes anything.
+template <class Plan, class Cells, class Packed>
+[[nodiscard]] status check_encode(Plan const& plan, Cells const& cells, keep_set const& keep,
+                                  Packed const& packed) {
+  if (auto const s = plan.check(); !s) return s;
+  if (!(cells.extents() == plan.extents()))
+    return fail(errc::invalid_shape, "kvslim: the cache's extents are not those of the plan");
+  auto const mine = plan.layout().header(), bound = packed.layout().header();
+  if (__builtin_memcmp(&mine, &bound, sizeof mine) != 0)
+    return fail(errc::invalid_option, "kvslim: the packed cache was bound under another layout");
+  if (packed.storage() == nullptr || !is_aligned(packed.storage()))
+    return fail(errc::invalid_pointer,
+                "kvslim: the packed storage is null or not aligned to 16 bytes");
+  if (keep.begins == nullptr || keep.cells == nullptr)
+    return fail(errc::invalid_pointer, "kvslim: the keep set is null");
+  if (Plan::has_merger && (keep.merged == nullptr || keep.ranks == nullptr))
+    return fail(errc::unsupported, "kvslim: a merger needs the keep set that select() made");
+  if constexpr (requires { cells.bias.given(); }) {
+    if (cells.bias.given() && plan.layout().find(side_kind::bias) < 0)
+      return fail(errc::unsupported,
+                  "kvslim: the view has logit biases: plan with .biases = true to store them");
+  }
+  return {};
+}
+
+/// Whether row r's list can be encoded: in range, held, in text order, with positions that the
+/// layout can tell. Null is yes.
+template <class Plan, class Cells>
+[[nodiscard]] char const* fault_of_list(Plan const& plan, Cells const& cells, keep_set const& keep,
+                                        index_t r) noexcept {
+  auto const& e = plan.extents();
+  index_t const s = r / e.kv_heads, h = r % e.kv_heads;
+  bool const consecutive = !Plan::has_mover && plan.layout().find(side_kind::position) < 0;
+  if (keep.begins[r + 1] < keep.begins[r] || keep.count(r) > e.tokens)
+    return "kvslim: the keep set's begins do not ascend";
+  for (index_t i = keep.begins[r]; i < keep.begins[r + 1]; ++i) {
+    index_t const cell = keep.cells[i];
+    if (cell < 0 || cell >= cells.length(s, h) || cells.state(s, h, cell) == token_state::padding)
+      return "kvslim: the keep set names a cell that holds no token";
+    if (i == keep.begins[r]) continue;
+    index_t const before = keep.cells[i - 1];
+    std::int32_t const now = cells.position(s, h, cell), last = cells.position(s, h, before);
+    if (now < last || (now == last && cell <= before))
+      return "kvslim: the keep set is not in text order";
+    if (consecutive && now != last + 1)
+      return "kvslim: positions have gaps: plan with .positions = true to store them";
+  }
+  if (index_t const n = keep.count(r);
+      consecutive && n > 0 &&
+      cells.position(s, h, keep.cells[keep.begins[r + 1] - 1]) + 1 != next_position_of(cells, s, h))
+    return "kvslim: the newest token is not kept: plan with .positions = true";
+  return nullptr;
+}
+
+/// True if everything that row r will store is finite and within what its codecs can hold.
+template <class Plan, class Cells>
+[[nodiscard]] bool row_fits(Plan const& plan, Cells const& cells, keep_set const& keep,
+                            float* staging, index_t r) {
+  auto const& e = plan.extents();
+  auto const layout = plan.layout();
+  index_t const s = r / e.kv_heads, h = r % e.kv_heads;
+  // Rotation can move all of a pair's length into one channel.
+  float const key_limit = layout.key.limit() * (Plan::has_mover ? 0.70710677f : 1.0f);
+  float const value_limit = layout.value.limit();
+  if constexpr (Plan::has_merger) {
+    // Members first: what is not kept is read too.
+    for (index_t cell = 0; cell < cells.length(s, h); ++cell)
+      if (cells.state(s, h, cell) != token_state::padding &&
+          !(ops::row_within(cells.key(s, h, cell), key_limit) &&
+            ops::row_within(cells.value(s, h, cell), value_limit)))
+        return false;
+    if (!plan.template stage<merger_tag>().grows()) return true;
+    float* const k = staging + r * plan.staging_floats();
+    float* const v = k + plan.wide();
+    for (index_t i = 0; i < keep.count(r); ++i) {
+      static_cast<void>(read_kept(plan, cells, keep, r, i, 0, k, v, v + plan.wide()));
+      if (!ops::within(k, 1, e.head_dim, key_limit) ||
+          !ops::within(v, 1, e.value_width(), value_limit))
+        return false;
+    }
+    return true;
+  } else {
+    for (index_t i = keep.begins[r]; i < keep.begins[r + 1]; ++i)
+      if (!ops::row_within(cells.key(s, h, keep.cells[i]), key_limit) ||
+          !ops::row_within(cells.value(s, h, keep.cells[i]), value_limit))
+        return false;
+    return true;
+  }
+}
+
+/// True if row r keeps the tokens that the first row of its group keeps.
+template <class Plan, class Codec>
+[[nodiscard]] bool keeps_as_leader(Plan const& plan, keep_set const& keep, index_t r,
+                                   Codec const& codec) noexcept {
+  index_t const first = group_of(codec).first_row(plan.extents(), r), n = keep.count(r);
+  if (n != keep.count(first)) return false;
+  for (index_t i = 0; i < n; ++i)
+    if (keep.cells[keep.begins[r] + i] != keep.cells[keep.begins[first] + i]) return false;
+  return true;
+}
+
+/// The steps of encode on the CPU.
+template <class Exec, class Plan, class Cells, class Packed>
+[[nodiscard]] status run_encode(Exec const& exec, Plan const& plan, Cells const& cells,
+                                keep_set const& keep, Packed const& packed, encode_space const& w) {
+  index_t const rows = plan.extents().rows();
+  auto const layout = plan.layout();
+  // check
+  if (keep.begins[0] != 0) return fail(errc::invalid_shape, "kvslim: the keep set begins at 0");
+  for (index_t r = 0; r < rows; ++r)
+    if (char const* const fault = fault_of_list(plan, cells, keep, r); fault != nullptr)
+      return fail(errc::invalid_shape, fault);
+  for (index_t r = 0; r < rows && layout.grouped(); ++r)
+    if (!keeps_as_leader(plan, keep, r, layout.key) ||
+        !keeps_as_leader(plan, keep, r, layout.value))
+      return fail(errc::unsupported, "kvslim: rows that share blocks must keep the same tokens");
+  exec.for_each(rows,
+                [=](index_t r) { w.good[r] = row_fits(plan, cells, keep, w.staging, r) ? 1 : 0; });
+  for (index_t r = 0; r < rows; ++r)
+    if (w.good[r] == 0)
+      return fail(errc::non_finite,
+                  "kvslim: K or V holds NaN, infinity or a value beyond the storage type's range");
+  // place
+  index_t used = layout.table_bytes();
+  for (index_t r = 0; r < rows; ++r)
+    used += layout.parts(row_capacity(plan, keep.count(r)), r).bytes;
+  if (packed.size() < static_cast<std::size_t>(used))
+    return fail(errc::buffer_too_small, "kvslim: the packed storage is below plan.packed_bytes()");
+  exec.for_each(1, [=](index_t) {
+    std::memset(packed.storage(), 0, static_cast<std::size_t>(layout.table_bytes()));
+    packed_header header = layout.header();
+    header.used_bytes = used;
+    packed.raw_header() = header;
+    index_t at = layout.table_bytes();
+    for (index_t r = 0; r < rows; ++r) {
+      packed_row entry = make_row(plan, cells, keep, r);
+      entry.offset = at;
+      packed.raw_row(r) = entry;
+      at += layout.parts(entry.capacity, r).bytes;
+    }
+  });
+  // encode
+  exec.for_each(rows, [=](index_t r) {
+    auto const& entry = packed.raw_row(r);
+    std::memset(packed.storage() + entry.offset, 0,
+                static_cast<std::size_t>(layout.parts(entry.capacity, r).bytes));
+  });
+  exec.for_each(rows, [=](index_t r) { encode_row(plan, cells, keep, w.staging, packed, r); });
+  return {};
+}
+
+}  // namespace detail
+
+/// Stores what a keep set names: merge, reposition, encode. The set may be select()'s or the
+/// engine's own (cells of every row, in text order).
+///
+/// Shapes: cache as planned; packed bound under plan.layout(), with room for what stays; scratch of
+/// plan.encode_bytes(). Memory must not overlap.
+/// Returns: invalid_shape, invalid_option, invalid_pointer, buffer_too_small, non_finite,
+/// unsupported; then nothing of `packed` was written. Cost: one checking pass over what stays, one
+/// read of it and one write of its codes.
+template <host_executor Exec, class Plan, class Cache, class Packed>
+status encode(Exec const& exec, Plan const& plan, Cache const& cache, keep_set const& keep,
+              Packed const& packed, workspace scratch) {
+  static_assert(std::same_as<typename Cache::space, host_space>,
+                "kvslim: a CPU executor was given a device view: pass kvslim::cuda{stream} or a "
+                "host view");
+  if (auto const s = detail::check_encode(plan, cache, keep, packed); !s) return s;
+  if constexpr (requires { cache.lengths; })
+    if (auto const s = detail::check_cache(cache); !s) return s;
+  if (auto const s = detail::check_workspace(scratch, plan.encode_bytes()); !s) return s;
+  detail::carver carve(scratch.data);
+  return detail::run_encode(exec, plan, cache, keep, packed, plan.carve_encode(carve));
+}
+
+/// Runs the pipeline: select and encode in one workspace of plan.workspace_bytes().
+///
+/// Returns: as select() and encode(); then nothing of `packed` was written.
+template <host_executor Exec, class Plan, class Cache, class Evidence, class Packed>
+status compress(Exec const& exec, Plan const& plan, Cache const& cache, Evidence const& evidence,
+                Packed const& packed, workspace scratch) {
+  static_assert(std::same_as<typename Cache::space, host_space>,
+                "kvslim: a CPU executor was given a device view: pass kvslim::cuda{stream} or a "
+                "host view");
+  if (auto const s = plan.check(); !s) return s;
+  if (auto const s = detail::check_workspace(scratch, plan.workspace_bytes()); !s) return s;
+  auto keep = plan.keep(scratch);
+  workspace const rest{scratch.data + plan.keep_bytes(), scratch.bytes - plan.keep_bytes()};
+  if (auto const s = detail::check_encode(plan, cache, keep, packed); !s) return s;
+  if (packed.size() < plan.packed_bytes())
+    return detail::fail(errc::buffer_too_small,
+                        "kvslim: the packed storage is below plan.packed_bytes()");
+  if (auto const s = select(exec, plan, cache, evidence, keep, rest); !s) return s;
+  return encode(exec, plan, cache, keep, packed, rest);
+}
+
+KVSLIM_END_NAMESPACE
