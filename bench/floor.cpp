@@ -7,12 +7,12 @@
 
 #include "support/floor.hpp"
 
+#include "support/data.hpp"
+
 #include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <string>
-
-#include "support/data.hpp"
 
 // The instruction set of the library's inline namespace: which path the figures are of.
 #define KVSLIM_BENCH_TEXT_(x) #x

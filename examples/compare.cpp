@@ -4,16 +4,17 @@
 // The main job: a real model's cache, compressed by each of a dozen pipelines and attended as
 // stored. Prints one table and writes report.json and report.dat (for the plot).
 
+#include "inference/session.hpp"
+#include "inference/tokenizer.hpp"
+
 #include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
-
-#include "inference/session.hpp"
-#include "inference/tokenizer.hpp"
 
 namespace {
 

@@ -3,10 +3,11 @@
 
 // Compose a pipeline, compress one layer's cache, attend to what is stored.
 
-#include <cstdio>
+#include "support.hpp"
+
 #include <kvslim/kvslim.hpp>
 
-#include "support.hpp"
+#include <cstdio>
 
 // [readme: compose]
 constexpr auto policy = kvslim::pipeline{

@@ -3,11 +3,12 @@
 
 // A policy of one's own, used inside a pipeline.
 
-#include <cmath>
-#include <cstdio>
+#include "support.hpp"
+
 #include <kvslim/kvslim.hpp>
 
-#include "support.hpp"
+#include <cmath>
+#include <cstdio>
 
 // [readme: scorer]
 /// Keeps the tokens whose keys are shortest (arXiv:2406.11430).

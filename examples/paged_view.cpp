@@ -3,10 +3,11 @@
 
 // An engine's paged memory, viewed without a copy.
 
-#include <cstdio>
+#include "support.hpp"
+
 #include <kvslim/kvslim.hpp>
 
-#include "support.hpp"
+#include <cstdio>
 
 // [readme: paged]
 kvslim::status compress_pages(float const* kv, std::int32_t const* block_table,

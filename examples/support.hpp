@@ -5,6 +5,7 @@
 // What the small examples share: a random cache.
 
 #include <kvslim/core/view.hpp>
+
 #include <random>
 #include <vector>
 

@@ -6,12 +6,13 @@
 // Events time the stream; caches are rotated so that nothing stays in L2. Exits 77 where there is
 // no GPU.
 
-#include <cstdlib>
+#include "support/floor.hpp"
+
 #include <kvslim/kvslim.cuh>
+
+#include <cstdlib>
 #include <memory>
 #include <string>
-
-#include "support/floor.hpp"
 
 namespace {
 

@@ -5,8 +5,9 @@
 // A seeded f16 cache with outlier channels, the buffers of one compression, and its quality against
 // the uncompressed cache.
 
-#include <cmath>
 #include <kvslim/kvslim.hpp>
+
+#include <cmath>
 #include <memory>
 #include <new>
 #include <random>

@@ -5,9 +5,10 @@
 // The table of attention and encoding against what memory allows, one line per stored form; the
 // same on every backend.
 
+#include <kvslim/core/config.hpp>
+
 #include <algorithm>
 #include <cstdio>
-#include <kvslim/core/config.hpp>
 #include <vector>
 
 namespace bench {

@@ -4,9 +4,9 @@
 
 // The benchmark every method gets: compress one layer; report time, bytes, workspace and quality.
 
-#include <benchmark/benchmark.h>
-
 #include "support/data.hpp"
+
+#include <benchmark/benchmark.h>
 
 namespace bench {
 

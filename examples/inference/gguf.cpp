@@ -2,10 +2,11 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include "gguf.hpp"
 
+#include <kvslim/core/elements.hpp>
+
 #include <algorithm>
 #include <cstring>
 #include <fstream>
-#include <kvslim/core/types.hpp>
 
 namespace example {
 

@@ -2,8 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include "model.hpp"
 
-#include <cmath>
 #include <kvslim/ops/rows.hpp>
+
+#include <cmath>
 
 namespace example {
 

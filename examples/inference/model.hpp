@@ -6,12 +6,13 @@
 // Attention is the caller's: the model hands over rotated queries, keys and values of one token and
 // takes back the attention output.
 
-#include <functional>
+#include "gguf.hpp"
+
 #include <kvslim/ops/rope.hpp>
+
+#include <functional>
 #include <span>
 #include <vector>
-
-#include "gguf.hpp"
 
 namespace example {
 

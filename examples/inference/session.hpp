@@ -5,14 +5,15 @@
 // A model's cache as an inference engine holds it: dense while prefilling, then one kvslim cache
 // per layer.
 
-#include <chrono>
-#include <kvslim/core/openmp.hpp>
+#include "model.hpp"
+
+#include <kvslim/exec/openmp.hpp>
 #include <kvslim/kvslim.hpp>
+
+#include <chrono>
 #include <memory>
 #include <new>
 #include <stdexcept>
-
-#include "model.hpp"
 
 namespace example {
 

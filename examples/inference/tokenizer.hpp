@@ -5,11 +5,12 @@
 // Text to tokens and back, from what a GGUF says of its vocabulary: none (a token is a byte, token
 // 0 opens), sentence-piece ("llama") or byte-pair ("gpt2").
 
+#include "gguf.hpp"
+
 #include <kvslim/core/config.hpp>
+
 #include <string_view>
 #include <unordered_map>
-
-#include "gguf.hpp"
 
 namespace example {
 

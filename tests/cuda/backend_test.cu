@@ -5,12 +5,13 @@
 // attention within the bound. Exits 77 (skipped) where there is no GPU. Run under compute-sanitizer
 // where there is one.
 
-#include <cstdio>
-#include <cstring>
-#include <kvslim/kvslim.cuh>
-
 #include "support/data.hpp"
 #include "support/tolerance.hpp"
+
+#include <kvslim/kvslim.cuh>
+
+#include <cstdio>
+#include <cstring>
 
 using namespace kvslim;
 

@@ -4,8 +4,9 @@
 // deserialize() on arbitrary bytes. The checksum is mended first, so that the fuzzer reaches the
 // row table; whatever is accepted is then attended, appended to and rewound.
 
-#include <cstring>
 #include <kvslim/kvslim.hpp>
+
+#include <cstring>
 #include <vector>
 
 extern "C" int LLVMFuzzerTestOneInput(std::uint8_t const* data, std::size_t size) {

@@ -2,10 +2,10 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include "inference/gguf.hpp"
 
+#include "support/catch.hpp"
+
 #include <fstream>
 #include <iterator>
-
-#include "support/catch.hpp"
 
 namespace {
 

@@ -2,9 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include "inference/tokenizer.hpp"
 
-#include <cstdio>
-
 #include "support/catch.hpp"
+
+#include <cstdio>
 
 namespace {
 

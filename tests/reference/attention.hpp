@@ -4,14 +4,14 @@
 
 // What the references of the eviction methods have in common. It shares no code with include/.
 
+#include "reference.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 #include <numeric>
 #include <vector>
-
-#include "reference.hpp"
 
 namespace reference {
 

@@ -5,9 +5,10 @@
 // Seeded inputs: caches with outlier channels, sinks and correlated neighbours, in any memory
 // layout, and aligned buffers.
 
+#include <kvslim/kvslim.hpp>
+
 #include <algorithm>
 #include <cmath>
-#include <kvslim/kvslim.hpp>
 #include <memory>
 #include <new>
 #include <numeric>

@@ -2,8 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <fstream>
 #include <kvslim/core/elements.hpp>
+
+#include <fstream>
 #include <map>
 #include <stdexcept>
 #include <string>

@@ -4,10 +4,11 @@
 
 // Rows stored by one codec, without a cache around them.
 
+#include <kvslim/core/codec.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <kvslim/core/codec.hpp>
 #include <random>
 #include <vector>
 

@@ -6,10 +6,11 @@
 /// fixed bytes; the newest tokens wait in an exact tail until they may be coded. Attention reads
 /// blocks directly. Stored caches are typed by their two codecs and by nothing else.
 
-#include <concepts>
 #include <kvslim/core/elements.hpp>
 #include <kvslim/core/status.hpp>
 #include <kvslim/core/view.hpp>
+
+#include <concepts>
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE

@@ -6,6 +6,7 @@
 /// copyable record of 4-byte words that moves with its token, is serialized and counted.
 
 #include <kvslim/core/config.hpp>
+
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE

@@ -6,12 +6,13 @@
 /// aggregate, `traits`; only then is its shape checked, in both directions, and a failed check is
 /// one sentence. Nothing is switched on because a member happens to exist.
 
-#include <concepts>
 #include <kvslim/core/codec.hpp>
 #include <kvslim/core/evidence.hpp>
 #include <kvslim/core/keep_set.hpp>
 #include <kvslim/core/token.hpp>
 #include <kvslim/exec/cpu.hpp>
+
+#include <concepts>
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE

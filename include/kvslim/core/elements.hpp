@@ -7,8 +7,9 @@
 /// toolkit's host functions (tested for every value upwards and every float downwards). e4m3 and
 /// e5m2 saturate to the largest finite value, as the toolkit's __NV_SATFINITE does.
 
-#include <concepts>
 #include <kvslim/core/config.hpp>
+
+#include <concepts>
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE

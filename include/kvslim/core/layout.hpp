@@ -5,8 +5,9 @@
 /// Extents, row groups and layouts. A *layout* maps (sequence, kv_head, cell) to the element offset
 /// of channel 0 and has one channel stride. Strides are signed and in elements.
 
-#include <concepts>
 #include <kvslim/core/status.hpp>
+
+#include <concepts>
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE

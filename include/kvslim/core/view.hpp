@@ -10,11 +10,12 @@
 /// Tokens lie in *cells*, in any order and with padding anywhere. What is first, newest or a
 /// neighbour is decided by position (core/text.hpp), never by the cell.
 
-#include <concepts>
 #include <kvslim/core/channels.hpp>
 #include <kvslim/core/elements.hpp>
 #include <kvslim/core/layout.hpp>
 #include <kvslim/core/status.hpp>
+
+#include <concepts>
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/core/config.hpp>
+
 #include <type_traits>
 
 KVSLIM_BEGIN_NAMESPACE

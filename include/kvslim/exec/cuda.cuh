@@ -2,9 +2,10 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/core/view.hpp>
+
 #include <cuda_runtime.h>
 
-#include <kvslim/core/view.hpp>
 #include <utility>
 
 KVSLIM_BEGIN_NAMESPACE

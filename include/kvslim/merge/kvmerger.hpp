@@ -18,10 +18,11 @@
 // evicted, so the budget is
 //   exact. Without a selector the number of runs is the outcome, as in the paper.
 
-#include <cmath>
 #include <kvslim/core/concepts.hpp>
 #include <kvslim/ops/rows.hpp>
 #include <kvslim/ops/select.hpp>
+
+#include <cmath>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -2,9 +2,10 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <cstring>
 #include <kvslim/core/keep_set.hpp>
 #include <kvslim/exec/cpu.hpp>
+
+#include <cstring>
 
 KVSLIM_BEGIN_NAMESPACE
 

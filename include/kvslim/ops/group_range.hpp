@@ -31,7 +31,8 @@ KVSLIM_HD inline void widen_ranges(float const* x, float* low, float* high) noex
   if (stride == 1 && count >= 32) {
     float low[32], high[32];
     for (index_t j = 0; j < 32; ++j) low[j] = high[j] = x[j];
-    for (i = 32; i + 32 <= count; i += 32) widen_ranges<32>(x + i, low, high);
+    index_t const whole = count - count % 32;
+    for (i = 32; i < whole; i += 32) widen_ranges<32>(x + i, low, high);
     for (index_t half = 16; half > 0; half /= 2)
       for (index_t j = 0; j < half; ++j) {
         low[j] = low[half + j] < low[j] ? low[half + j] : low[j];

@@ -2,10 +2,11 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <cmath>
 #include <kvslim/core/concepts.hpp>
 #include <kvslim/ops/exp.hpp>
 #include <kvslim/store/header.hpp>
+
+#include <cmath>
 
 KVSLIM_BEGIN_NAMESPACE
 

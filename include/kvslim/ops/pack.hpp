@@ -10,8 +10,9 @@
 /// shifting and masking) a whole register therefore yields codes in order, which is what the
 /// attention kernels read; see store/README.md.
 
-#include <cstring>
 #include <kvslim/core/elements.hpp>
+
+#include <cstring>
 
 KVSLIM_BEGIN_NAMESPACE
 

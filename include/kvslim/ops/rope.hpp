@@ -2,8 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <cmath>
 #include <kvslim/core/config.hpp>
+
+#include <cmath>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -6,9 +6,10 @@
 /// in float, in channel order with eight interleaved partial sums, so that every layout and every
 /// caller gets the same bits.
 
-#include <cmath>
 #include <kvslim/core/view.hpp>
 #include <kvslim/isa/convert.hpp>
+
+#include <cmath>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -6,11 +6,12 @@
 /// rows: the earlier row first), NaN last. The order is an integer, so that equal scores give equal
 /// sets on the CPU and CUDA and in any layout.
 
+#include <kvslim/core/keep_set.hpp>
+#include <kvslim/exec/cpu.hpp>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <kvslim/core/keep_set.hpp>
-#include <kvslim/exec/cpu.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -2,10 +2,11 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <algorithm>
 #include <kvslim/core/slice.hpp>
 #include <kvslim/core/text.hpp>
 #include <kvslim/exec/cpu.hpp>
+
+#include <algorithm>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -2,11 +2,12 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <cmath>
 #include <kvslim/core/concepts.hpp>
 #include <kvslim/ops/exp.hpp>
 #include <kvslim/ops/pool.hpp>
 #include <kvslim/ops/rows.hpp>
+
+#include <cmath>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -2,9 +2,10 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <cstring>
 #include <kvslim/ops/finite.hpp>
 #include <kvslim/store/packed_cache.hpp>
+
+#include <cstring>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -2,12 +2,13 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <cmath>
 #include <kvslim/ops/exp.hpp>
 #include <kvslim/ops/finite.hpp>
 #include <kvslim/ops/observe.hpp>
 #include <kvslim/ops/softmax.hpp>
 #include <kvslim/store/packed_cache.hpp>
+
+#include <cmath>
 
 KVSLIM_BEGIN_NAMESPACE
 

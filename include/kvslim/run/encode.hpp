@@ -2,10 +2,11 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <cstring>
 #include <kvslim/ops/finite.hpp>
 #include <kvslim/run/select.hpp>
 #include <kvslim/store/packed_cache.hpp>
+
+#include <cstring>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -9,8 +9,9 @@
 // Fidelity: same rule as both; the authors skip layers 0 and 1, which is the caller's choice of
 // policy per layer here.
 
-#include <cmath>
 #include <kvslim/core/concepts.hpp>
+
+#include <cmath>
 
 KVSLIM_BEGIN_NAMESPACE
 

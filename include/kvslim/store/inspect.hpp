@@ -2,8 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <cstring>
 #include <kvslim/store/packed_cache.hpp>
+
+#include <cstring>
 
 KVSLIM_BEGIN_NAMESPACE
 

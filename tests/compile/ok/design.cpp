@@ -3,8 +3,9 @@
 
 // The code blocks of the design as they stand there, with the variables they take for granted.
 
-#include <cmath>
 #include <kvslim/kvslim.hpp>
+
+#include <cmath>
 #include <vector>
 
 /// Keeps the tokens whose keys are shortest (arXiv:2406.11430).

@@ -3,13 +3,14 @@
 
 // Scales, minimums and codes of one group.
 
-#include <cmath>
+#include "support/catch.hpp"
+
 #include <kvslim/codec/affine.hpp>
+
+#include <cmath>
 #include <limits>
 #include <random>
 #include <vector>
-
-#include "support/catch.hpp"
 
 using namespace kvslim;
 

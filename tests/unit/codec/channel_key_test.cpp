@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
-#include <kvslim/codec/channel_key.hpp>
-#include <kvslim/codec/token_key.hpp>
-#include <limits>
-
 #include "support/catch.hpp"
 #include "support/stored.hpp"
+
+#include <kvslim/codec/channel_key.hpp>
+#include <kvslim/codec/token_key.hpp>
+
+#include <limits>
 
 using namespace kvslim;
 

@@ -4,15 +4,15 @@
 // Engines may flush subnormal floats to zero; stored bytes and what they mean must not notice.
 
 #if defined(__SSE2__)
-#include <immintrin.h>
+#include "support/catch.hpp"
+#include "support/stored.hpp"
 
 #include <kvslim/codec/channel_key.hpp>
 #include <kvslim/codec/dense.hpp>
 #include <kvslim/codec/token_key.hpp>
 #include <kvslim/codec/token_value.hpp>
 
-#include "support/catch.hpp"
-#include "support/stored.hpp"
+#include <immintrin.h>
 
 using namespace kvslim;
 

@@ -3,14 +3,15 @@
 
 // What codecs write about themselves, and what they read back.
 
+#include "support/catch.hpp"
+
 #include <kvslim/codec/channel_key.hpp>
 #include <kvslim/codec/dense.hpp>
 #include <kvslim/codec/token_key.hpp>
 #include <kvslim/codec/token_value.hpp>
+
 #include <random>
 #include <set>
-
-#include "support/catch.hpp"
 
 using namespace kvslim;
 

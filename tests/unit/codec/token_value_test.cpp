@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
-#include <kvslim/codec/token_value.hpp>
-#include <limits>
-
 #include "support/catch.hpp"
 #include "support/stored.hpp"
+
+#include <kvslim/codec/token_value.hpp>
+
+#include <limits>
 
 using namespace kvslim;
 

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
+#include "support/catch.hpp"
+
+#include <kvslim/core/elements.hpp>
+
 #include <cmath>
 #include <cstring>
-#include <kvslim/core/elements.hpp>
 #include <limits>
-
-#include "support/catch.hpp"
 
 #if defined(KVSLIM_HAS_TOOLKIT_HEADERS)
 #include <cuda_bf16.h>

@@ -5,11 +5,11 @@
 // once) and a low-rank key that is rebuilt before RoPE. Each is checked against what it should
 // store, computed apart in double. They are not methods.
 
-#include <cstring>
-
 #include "support/catch.hpp"
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
+
+#include <cstring>
 
 using namespace kvslim;
 

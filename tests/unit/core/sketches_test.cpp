@@ -4,11 +4,11 @@
 // Compiling sketches of the users that strain the interface most, as .github/CONTRIBUTING.md
 // describes them. They are not methods; they show that the concepts carry them.
 
-#include <kvslim/exec/openmp.hpp>
-
 #include "support/catch.hpp"
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
+
+#include <kvslim/exec/openmp.hpp>
 
 using namespace kvslim;
 

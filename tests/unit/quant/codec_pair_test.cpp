@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
+#include "support/catch.hpp"
+
 #include <kvslim/codec/dense.hpp>
 #include <kvslim/codec/token_key.hpp>
 #include <kvslim/codec/token_value.hpp>
 #include <kvslim/quant/codec_pair.hpp>
 #include <kvslim/quant/dense.hpp>
 #include <kvslim/quant/int_per_token.hpp>
-
-#include "support/catch.hpp"
 
 using namespace kvslim;
 

@@ -3,14 +3,15 @@
 
 // KIVI's codes and parameters are the authors', from their own code and from an emulation of it.
 
-#include <array>
-#include <kvslim/quant/kivi.hpp>
-#include <string>
-
 #include "support/catch.hpp"
 #include "support/golden.hpp"
 #include "support/stored.hpp"
 #include "support/tolerance.hpp"
+
+#include <kvslim/quant/kivi.hpp>
+
+#include <array>
+#include <string>
 
 using namespace kvslim;
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
-#include <limits>
-
 #include "support/catch.hpp"
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
+
+#include <limits>
 
 using namespace kvslim;
 
