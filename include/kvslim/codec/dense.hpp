@@ -124,8 +124,22 @@ struct dense_value {
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
     index_t d = 0;
-    for (; d + 32 <= at.dim; d += 32) add_channels<32>(block, at, d, p, heads, out);
-    for (; d + 16 <= at.dim; d += 16) add_channels<16>(block, at, d, p, heads, out);
+    for (; d + 32 <= at.dim; d += 32)
+      detail::by_heads(heads, [&](auto count, index_t h) {
+        constexpr index_t m = decltype(count)::value;
+        // Eight registers of sums leave room for what is added to them.
+        if constexpr (m * 32 <= 8 * detail::lanes::width || detail::lanes::width == 1) {
+          add_channels<m, 32>(block, at, d, p + h * run_tokens, out + h * at.dim);
+        } else {
+          add_channels<m, 16>(block, at, d, p + h * run_tokens, out + h * at.dim);
+          add_channels<m, 16>(block, at, d + 16, p + h * run_tokens, out + h * at.dim);
+        }
+      });
+    for (; d + 16 <= at.dim; d += 16)
+      detail::by_heads(heads, [&](auto count, index_t h) {
+        add_channels<decltype(count)::value, 16>(block, at, d, p + h * run_tokens,
+                                                 out + h * at.dim);
+      });
     auto const* const in = detail::array_at<T>(block) + at.first * at.dim;
     for (; d < at.dim; ++d)
       for (index_t h = 0; h < heads; ++h) {
@@ -137,24 +151,21 @@ struct dense_value {
   }
 
  private:
-  /// Channels [d, d + N) of what accumulate adds.
-  template <index_t N>
+  /// Channels [d, d + N) of what accumulate adds to `Heads` heads.
+  template <index_t Heads, index_t N>
   static KVSLIM_HD void add_channels(std::byte const* block, site const& at, index_t d,
-                                     float const* p, index_t heads, float* out) noexcept {
+                                     float const* p, float* out) noexcept {
     auto const* const in = detail::array_at<T>(block) + at.first * at.dim + d;
-    detail::by_heads(heads, [&](auto count, index_t h0) {
-      constexpr index_t m = decltype(count)::value;
-      detail::lane_sums<m, N> sums;
-      for (index_t t = 0; t < at.n; ++t) {
-        detail::local<float, N> v;
-        detail::widen_all<N>(in + t * at.dim, v);
-        sums.add(v, [&](index_t h) { return p[(h0 + h) * run_tokens + t]; });
-      }
-      detail::local<float, m, N> sum;
-      sums.store(sum);
-      for (index_t h = 0; h < m; ++h)
-        for (index_t i = 0; i < N; ++i) out[(h0 + h) * at.dim + d + i] += sum[h][i];
-    });
+    detail::lane_sums<Heads, N> sums;
+    for (index_t t = 0; t < at.n; ++t) {
+      detail::local<float, N> v;
+      detail::widen_all<N>(in + t * at.dim, v);
+      sums.add(v, [&](index_t h) { return p[h * run_tokens + t]; });
+    }
+    detail::local<float, Heads, N> sum;
+    sums.store(sum);
+    for (index_t h = 0; h < Heads; ++h)
+      for (index_t i = 0; i < N; ++i) out[h * at.dim + d + i] += sum[h][i];
   }
 };
 

@@ -173,16 +173,23 @@ struct token_value {
   KVSLIM_HD void add_unit(std::byte const* block, site const& at, index_t d, float const* p,
                           float* out) const noexcept {
     constexpr index_t n = detail::unit_channels;
-    index_t const g = d / width(at.dim);
+    index_t const groups = at.dim / width(at.dim), g = d / width(at.dim);
     detail::lane_sums<Heads, n> sums;
     detail::local<float, Heads> base = {};
-    each_token(block, at, d, [&](index_t i, index_t t, std::uint32_t const* words, auto stored) {
-      float const scale = detail::widen(stored.scale[g]), low = detail::widen(stored.low[g]);
-      detail::local<float, n> x;
-      for (index_t c = 0; c < n; ++c) x[c] = detail::byte_of(words[c], t);
-      for (index_t h = 0; h < Heads; ++h) base[h] += p[h * run_tokens + i] * low;
-      sums.add(x, [&](index_t h) { return p[h * run_tokens + i] * scale; });
-    });
+    for (index_t i = 0; i < at.n;) {
+      std::byte const* const here = block + (at.first + i) / block_tokens * block_bytes(at.dim);
+      auto const stored = parameters(here, at.dim).from(g);
+      detail::local<std::uint32_t, n> words;
+      ops::unpack_words<Bits>(detail::codes_of(here) + detail::value_unit<Bits>(d), words);
+      for (index_t t = (at.first + i) % block_tokens; t < block_tokens && i < at.n; ++t, ++i) {
+        float const scale = detail::widen(stored.scale[t * groups]),
+                    low = detail::widen(stored.low[t * groups]);
+        detail::local<float, n> x;
+        for (index_t c = 0; c < n; ++c) x[c] = detail::byte_of(words[c], t);
+        for (index_t h = 0; h < Heads; ++h) base[h] += p[h * run_tokens + i] * low;
+        sums.add(x, [&](index_t h) { return p[h * run_tokens + i] * scale; });
+      }
+    }
     detail::local<float, Heads, n> sum;
     sums.store(sum);
     for (index_t h = 0; h < Heads; ++h)

@@ -6,7 +6,7 @@
 #include <kvslim/core/text.hpp>
 #include <kvslim/exec/cpu.hpp>
 
-#include <algorithm>
+#include <utility>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -35,11 +35,33 @@ status make_text_order(Exec const& exec, Cells const& cells, text_order_memory c
   return implementation<text_order_op, Exec>::run(exec, cells, memory, out.per_head);
 }
 
-/// What a rank is sorted by.
-[[nodiscard]] KVSLIM_HD inline std::uint64_t text_key(std::int32_t position,
-                                                      index_t cell) noexcept {
-  return (static_cast<std::uint64_t>(static_cast<std::uint32_t>(position)) << 32) |
-         static_cast<std::uint32_t>(cell);
+/// Sorts cells, which ascend, by position; equal positions keep their order. Least significant
+/// digit first, eight bits at a time, only as many digits as the positions differ in. `spare` holds
+/// count of them. Cost: at most four passes.
+template <class Cells>
+inline void sort_by_position(Cells const& cells, index_t s, index_t h, std::int32_t* out,
+                             index_t count, std::int32_t* spare) noexcept {
+  std::int32_t low = cells.position(s, h, out[0]), high = low;
+  for (index_t i = 0; i < count; ++i) {
+    std::int32_t const position = cells.position(s, h, out[i]);
+    low = position < low ? position : low;
+    high = position > high ? position : high;
+  }
+  std::int32_t* from = out;
+  std::int32_t* to = spare;
+  auto const range = static_cast<std::uint32_t>(high - low);
+  for (int shift = 0; shift < 32 && (range >> shift) != 0; shift += 8) {
+    std::int32_t begins[257] = {};
+    auto const digit = [&](std::int32_t cell) {
+      return (static_cast<std::uint32_t>(cells.position(s, h, cell) - low) >> shift) & 255u;
+    };
+    for (index_t i = 0; i < count; ++i) ++begins[digit(from[i]) + 1];
+    for (int d = 0; d < 256; ++d) begins[d + 1] += begins[d];
+    for (index_t i = 0; i < count; ++i) to[begins[digit(from[i])]++] = from[i];
+    std::swap(from, to);
+  }
+  if (from != out)
+    for (index_t i = 0; i < count; ++i) out[i] = from[i];
 }
 
 }  // namespace ops
@@ -64,14 +86,10 @@ struct implementation<ops::text_order_op, Exec> {
         last = position;
         out[count++] = static_cast<std::int32_t>(cell);
       }
-      if (!ascends) {
-        std::uint64_t* const keys = memory.keys + order * e.tokens;
-        for (index_t i = 0; i < count; ++i)
-          keys[i] = ops::text_key(cells.position(s, h, out[i]), out[i]);
-        std::sort(keys, keys + count);
-        for (index_t i = 0; i < count; ++i)
-          out[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(keys[i]));
-      }
+      if (!ascends)
+        ops::sort_by_position(
+            cells, s, h, out, count,
+            static_cast<std::int32_t*>(static_cast<void*>(memory.keys + order * e.tokens)));
       memory.counts[order] = static_cast<std::int32_t>(count);
     });
     return {};

@@ -85,6 +85,7 @@ template <class Plan, class Cells>
   index_t const count = keep.count(r), capacity = row_capacity(plan, count);
   packed_row x{};
   x.capacity = static_cast<std::int32_t>(capacity);
+  x.sides = layout.parts(capacity, r).sides[0];
   x.slots = static_cast<std::int32_t>(count);
   x.key_coded = static_cast<std::int32_t>(layout.key_sizes(capacity).coded(count));
   x.value_coded = static_cast<std::int32_t>(layout.value_sizes(capacity).coded(count));

@@ -8,35 +8,59 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-/// One slot of row r learns what each query of a step paid to it. `logits` and `lse` are
-/// attend()'s.
+/// Slots whose masses are reduced together.
+inline constexpr index_t observe_run = 64;
+
+/// What query token t of the step's sequence s paid to slots [first, first + n) of a KV head,
+/// reduced over its query heads. `logits` and `lse` are attend()'s.
+template <class Request>
+KVSLIM_HD inline void reduce_masses(Request const& a, reduce how, index_t s, index_t first_head,
+                                    index_t group, index_t t, index_t first, index_t n,
+                                    float* mass) noexcept {
+  for (index_t g = 0; g < group; ++g) {
+    index_t const row = (s * a.q.heads + first_head + g) * a.q.tokens + t;
+    float const lse = a.base2 ? a.lse[row] * 0.69314718f : a.lse[row];
+    float const* const logits = a.logits + row * a.logits_stride + first;
+    if (lse == -INFINITY) {  // saw nothing
+      for (index_t i = 0; i < n; ++i) mass[i] = g == 0 ? 0.0f : reduce_step(how, mass[i], 0.0f);
+      continue;
+    }
+    for (index_t i = 0; i < n; ++i) {
+      float const x = logits[i] - lse;  // rounding may leave it just above 0
+      float const p = ops::exp_nonpositive(x < 0.0f ? x : 0.0f);
+      mass[i] = g == 0 ? p : reduce_step(how, mass[i], p);
+    }
+  }
+  for (index_t i = 0; i < n; ++i) mass[i] = reduce_end(how, mass[i], group);
+}
+
+/// Slots [first, first + n) of row r learn what each query of a step paid to them; n at most
+/// observe_run.
 template <class Scorer, class Packed, class Request>
-KVSLIM_HD inline void observe_slot(Scorer const& scorer, Packed const& packed, Request const& a,
-                                   index_t r, index_t slot) {
+KVSLIM_HD inline void observe_slots(Scorer const& scorer, Packed const& packed, Request const& a,
+                                    index_t r, index_t first, index_t n) {
   using column = column_of<Scorer>;
   auto const& e = packed.extents();
   packed_row const& x = packed.raw_row(r);
   index_t const s = r / e.kv_heads - a.first_sequence, h = r % e.kv_heads;
   index_t const group = a.q.heads / e.kv_heads;
-  std::int32_t const position = packed.positions(r)[slot];
-  if (position == empty_slot) return;
-  auto& mine = static_cast<column*>(static_cast<void*>(packed.columns(r)))[slot];
-  if (position >= x.observed) mine = scorer.born(place{r, position, position, x.tokens()});
+  run_positions const positions = packed.positions(r);
+  auto* const columns = static_cast<column*>(static_cast<void*>(packed.columns(r)));
+  for (index_t i = first; i < first + n; ++i)
+    if (positions[i] >= x.observed)
+      columns[i] = scorer.born(place{r, positions[i], positions[i], x.tokens()});
   for (index_t t = 0; t < a.q.tokens; ++t) {
+    float mass[observe_run];
+    reduce_masses(a, Scorer::traits.heads, s, h * group, group, t, first, n, mass);
     std::int32_t const now = a.positions != nullptr
                                  ? a.positions[s * a.q.tokens + t]
                                  : x.next_position - static_cast<std::int32_t>(a.q.tokens - t);
-    if (position > now) continue;  // this query came before the token
-    float sum = 0.0f;
-    for (index_t g = 0; g < group; ++g) {
-      index_t const row = (s * a.q.heads + h * group + g) * a.q.tokens + t;
-      float const lse = a.base2 ? a.lse[row] * 0.69314718f : a.lse[row];
-      float const logit = a.logits[row * a.logits_stride + slot];
-      float const p = logit == -INFINITY ? 0.0f : std::exp(logit - lse);
-      sum = g == 0 ? p : reduce_step(Scorer::traits.heads, sum, p);
+    for (index_t i = 0; i < n; ++i) {
+      std::int32_t const position = positions[first + i];
+      if (position == empty_slot || position > now) continue;  // the query came before the token
+      scorer.observe(columns[first + i], mass[i],
+                     place{r, position, now, x.tokens() - (a.q.tokens - 1 - t)});
     }
-    scorer.observe(mine, reduce_end(Scorer::traits.heads, sum, group),
-                   place{r, position, now, x.tokens() - (a.q.tokens - 1 - t)});
   }
 }
 
@@ -80,8 +104,9 @@ status observe(Exec const& exec, Scorer const& scorer,
   exec.for_each(a.q.sequences * e.kv_heads, [=](index_t i) {
     if (a.active != nullptr && a.active[i / e.kv_heads] == 0) return;
     packed_row& x = packed.raw_row(first + i);
-    for (index_t slot = 0; slot < x.slots; ++slot)
-      detail::observe_slot(scorer, packed, a, first + i, slot);
+    for (index_t slot = 0; slot < x.slots; slot += detail::observe_run)
+      detail::observe_slots(scorer, packed, a, first + i, slot,
+                            detail::min(detail::observe_run, x.slots - slot));
     x.observed = x.next_position;
   });
   return {};

@@ -48,6 +48,7 @@ struct logit_rule {
 /// of each side, the first `coded` are in blocks, the rest in a ring of exact ones.
 struct packed_row {
   std::int64_t offset = 0;         ///< bytes from the start of the storage
+  std::int64_t sides = 0;          ///< bytes from the row's start to its sides
   std::int32_t capacity = 0;       ///< slots there is memory for
   std::int32_t slots = 0;          ///< slots in use, holes included
   std::int32_t holes = 0;          ///< slots whose token has left
@@ -58,7 +59,7 @@ struct packed_row {
   std::int32_t next_position = 0;  ///< logical position of the next token
   std::int32_t observed = 0;       ///< positions below it have a column; newer ones are born next
   std::int32_t failed = 0;         ///< errc of what only the device could see; 0: nothing
-  std::int32_t reserved[4] = {};
+  std::int32_t reserved[2] = {};
 
   [[nodiscard]] KVSLIM_HD constexpr index_t tokens() const noexcept { return slots - holes; }
 };

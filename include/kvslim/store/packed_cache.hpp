@@ -176,7 +176,7 @@ class packed_cache {
     int const i = layout_.find(kind);
     if (i < 0) return nullptr;
     packed_row const& x = raw_row(r);
-    return storage_ + x.offset + layout_.parts(x.capacity, r).sides[i];
+    return storage_ + x.offset + x.sides + layout_.side_offset(i, x.capacity);
   }
   [[nodiscard]] KVSLIM_HD std::int32_t* stored_positions(index_t r) const noexcept {
     return static_cast<std::int32_t*>(static_cast<void*>(side_of(r, side_kind::position)));

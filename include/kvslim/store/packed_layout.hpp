@@ -134,6 +134,13 @@ struct packed_layout {
     at.bytes = used;
     return at;
   }
+  /// Bytes from the start of a row's sides to side i.
+  [[nodiscard]] KVSLIM_HD constexpr index_t side_offset(int i, index_t capacity) const noexcept {
+    index_t at = 0;
+    for (int j = 0; j < i; ++j)
+      at += detail::round_up(sides[j].size(capacity), detail::part_alignment);
+    return at;
+  }
   /// Bytes of header and row table at the start of the storage.
   [[nodiscard]] KVSLIM_HD constexpr index_t table_bytes() const noexcept {
     return header_size + detail::round_up(extent.rows() * row_size, detail::part_alignment);

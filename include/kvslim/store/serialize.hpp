@@ -57,6 +57,7 @@ template <class Layout>
   if (index_t{x.next_position} + x.capacity - x.slots >= (index_t{1} << 31)) return false;
   if (x.capacity > extents::most_tokens || layout.parts(x.capacity, row).bytes > used - begin)
     return false;
+  if (x.sides != layout.parts(x.capacity, row).sides[0]) return false;
   if (layout.find(side_kind::position) < 0 && (x.holes != 0 || x.slots > x.next_position))
     return false;
   auto const half = [&](codec_sizes const& z, codec_traits const& t, index_t coded, index_t head) {
