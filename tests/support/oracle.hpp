@@ -2,10 +2,13 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// Glue between seeded data and the references.
+// Glue between seeded data and the references, and attention in double over what a packed cache
+// decodes to.
 
 #include "data.hpp"
 #include "reference/reference.hpp"
+
+#include <limits>
 
 namespace oracle {
 
@@ -23,7 +26,7 @@ inline reference::matrix values(data::cache const& c, index_t s, index_t h, inde
   reference::matrix m;
   for (index_t t = 0; t < (count < 0 ? c.shape.tokens : count); ++t) {
     m.emplace_back();
-    for (index_t d = 0; d < c.shape.head_dim; ++d) m.back().push_back(c.value(s, h, t, d));
+    for (index_t d = 0; d < c.shape.value_width(); ++d) m.back().push_back(c.value(s, h, t, d));
   }
   return m;
 }
@@ -41,45 +44,131 @@ inline std::vector<reference::matrix> window(data::cache const& c, index_t s, in
   return heads;
 }
 
-/// Relative L2 error of attend() over a packed cache against attention over its decoded form; also
-/// checks lse.
+/// What attention gives to one query of one head.
+struct answer {
+  std::vector<double> out;
+  double lse;
+  std::vector<double> logits;  // by slot; -inf: not seen
+};
+
+/// Whether the request's query t of sequence s (of the request) sees a slot.
 template <class Packed>
-double attend_error(Packed const& packed, data::cache const& c) {
-  auto const& s = c.shape;
-  index_t const heads = s.kv_heads * s.group, d = s.head_dim;
-  std::vector<float> out(static_cast<std::size_t>(s.sequences * heads * d)),
-      lse(static_cast<std::size_t>(s.sequences * heads));
-  auto const q = c.queries(1);
-  kvslim::rows_shape const shape{s.sequences, heads, 1, d};
-  auto const done =
-      kvslim::attend(kvslim::cpu{}, q, packed, kvslim::dense_rows(out.data(), shape), lse.data());
-  if (!done) return 1e9;
-  double error = 0, norm = 0;
-  for (index_t i = 0; i < s.sequences; ++i)
-    for (index_t h = 0; h < heads; ++h) {
-      index_t const r = i * s.kv_heads + h / s.group, n = packed.tokens(i, h / s.group);
-      reference::matrix k, v;
-      std::vector<double> bias;
-      for (index_t t = 0; t < n; ++t) {
-        k.emplace_back();
-        v.emplace_back();
-        for (index_t x = 0; x < d; ++x) {
-          k.back().push_back(packed.key(r, t, x));
-          v.back().push_back(packed.value(r, t, x));
+bool sees(Packed const& packed, kvslim::attend_request<> const& a, index_t s, index_t r, index_t t,
+          index_t slot) {
+  index_t const heads = packed.extents().kv_heads;
+  index_t const position = packed.position(r / heads, r % heads, slot);
+  if (position == kvslim::empty_slot) return false;
+  bool const own_given = a.positions != nullptr;
+  index_t const own = own_given ? a.positions[s * a.q.tokens + t]
+                                : packed.next_position(r / heads, r % heads) - (a.q.tokens - t);
+  if ((own_given || a.q.tokens > 1 || a.window > 0) && position > own) return false;
+  if (a.window > 0 && position <= own - a.window) return false;
+  if (a.visible.begin_end == nullptr) return true;
+  for (index_t i = 0; i < a.visible.counts[r]; ++i) {
+    std::int32_t const* const span = a.visible.begin_end + (r * a.visible.most + i) * 2;
+    if (slot >= span[0] && slot < span[1]) return true;
+  }
+  return false;
+}
+
+/// Attention in double over the decoded cache: holes, windows, spans, biases, caps and sinks as the
+/// request and the layout say.
+template <class Packed>
+answer attend(Packed const& packed, kvslim::attend_request<> const& a, index_t s, index_t head,
+              index_t t) {
+  auto const& e = packed.extents();
+  auto const& rule = packed.layout().logit;
+  index_t const group = a.q.heads / e.kv_heads, h = head / group;
+  index_t const r = (s + a.first_sequence) * e.kv_heads + h,
+                n = packed.slots(s + a.first_sequence, h);
+  double const scale = rule.scale != 0.0f ? static_cast<double>(rule.scale)
+                                          : 1.0 / std::sqrt(static_cast<double>(e.head_dim));
+  constexpr double none = -std::numeric_limits<double>::infinity();
+  answer x{std::vector<double>(static_cast<std::size_t>(e.value_width()), 0.0), none, {}};
+  double most = a.sink_logits != nullptr ? static_cast<double>(a.sink_logits[head]) : none;
+  for (index_t slot = 0; slot < n; ++slot) {
+    double logit = 0;
+    for (index_t d = 0; d < e.head_dim; ++d)
+      logit += static_cast<double>(a.q.at(s, head, t, d)) * packed.key(r, slot, d);
+    logit *= scale;
+    if (rule.soft_cap > 0) logit = rule.soft_cap * std::tanh(logit / rule.soft_cap);
+    logit += packed.logit_bias(r, slot);
+    x.logits.push_back(sees(packed, a, s, r, t, slot) ? logit : none);
+    most = std::max(most, x.logits.back());
+  }
+  if (most == none) return x;
+  double total = a.sink_logits != nullptr ? std::exp(a.sink_logits[head] - most) : 0.0;
+  for (double logit : x.logits) total += std::exp(logit - most);
+  x.lse = most + std::log(total);
+  for (index_t slot = 0; slot < n; ++slot) {
+    double const p = std::exp(x.logits[static_cast<std::size_t>(slot)] - x.lse);
+    for (index_t d = 0; d < e.value_width() && p > 0; ++d)
+      x.out[static_cast<std::size_t>(d)] += p * packed.value(r, slot, d);
+  }
+  return x;
+}
+
+inline double difference(double got, double expected) {
+  return got == expected ? 0.0 : std::abs(got - expected);  // infinities
+}
+
+/// The largest of: the relative L2 error of what attend() wrote for a request, the error of its lse
+/// (relative where it is above 1), and of its logits.
+template <class Packed>
+double error_of(Packed const& packed, kvslim::attend_request<> const& a) {
+  double error = 0, norm = 0, worst = 0;
+  for (index_t s = 0; s < a.q.sequences; ++s)
+    for (index_t head = 0; head < a.q.heads; ++head)
+      for (index_t t = 0; t < a.q.tokens; ++t) {
+        if (a.active != nullptr && a.active[s] == 0) continue;
+        auto const expected = attend(packed, a, s, head, t);
+        for (index_t d = 0; d < a.out.head_dim; ++d) {
+          double const x = expected.out[static_cast<std::size_t>(d)];
+          error += std::pow(x - a.out.at(s, head, t, d), 2);
+          norm += x * x;
         }
-        bias.push_back(packed.log_weight(r, t));
+        index_t const at = (s * a.q.heads + head) * a.q.tokens + t;
+        double const lse = a.base2 ? expected.lse / std::log(2.0) : expected.lse;
+        worst = std::max(worst, difference(a.lse[at], lse) / std::max(1.0, std::abs(lse)));
+        for (std::size_t slot = 0; a.logits != nullptr && slot < expected.logits.size(); ++slot) {
+          double const x = expected.logits[slot];
+          worst = std::max(
+              worst, difference(a.logits[at * a.logits_stride + static_cast<index_t>(slot)], x) /
+                         std::max(10.0, std::abs(x)));
+        }
       }
-      auto const expected = reference::attention({q.row(i, h), q.row(i, h) + d}, k, v, bias);
-      for (index_t x = 0; x < d; ++x) {
-        double const delta = expected.out[static_cast<std::size_t>(x)] -
-                             out[static_cast<std::size_t>((i * heads + h) * d + x)];
-        error += delta * delta;
-        norm +=
-            expected.out[static_cast<std::size_t>(x)] * expected.out[static_cast<std::size_t>(x)];
-      }
-      error += std::pow(expected.lse - lse[static_cast<std::size_t>(i * heads + h)], 2) * 1e-2;
-    }
-  return std::sqrt(error / norm);
+  return std::max(worst, norm > 0 ? std::sqrt(error / norm) : std::sqrt(error));
+}
+
+/// Memory for a request's results, and the request: `n` queries a sequence.
+struct asked {
+  std::vector<float> out, lse, logits;
+  kvslim::attend_request<> request;
+
+  template <class Packed>
+  asked(Packed const& packed, kvslim::rows<> const& q, bool with_logits = false) {
+    auto const n = static_cast<std::size_t>(q.sequences * q.heads * q.tokens);
+    index_t const wide = packed.extents().value_width();
+    out.assign(n * static_cast<std::size_t>(wide), 777.0f);
+    lse.assign(n, 777.0f);
+    request.q = q;
+    request.out = kvslim::dense_rows(out.data(), {q.sequences, q.heads, q.tokens, wide});
+    request.lse = lse.data();
+    if (!with_logits) return;
+    for (index_t r = 0; r < packed.extents().rows(); ++r)
+      request.logits_stride = std::max<index_t>(request.logits_stride, packed.raw_row(r).slots);
+    logits.assign(n * static_cast<std::size_t>(request.logits_stride), 777.0f);
+    request.logits = logits.data();
+  }
+  asked(asked const&) = delete;
+};
+
+/// The error of attend() over a packed cache for the first of a cache's queries; 1e9 if it refuses.
+template <class Packed>
+double attend_error(Packed const& packed, data::cache const& c, index_t queries = 1) {
+  asked x(packed, c.queries(queries));
+  if (!kvslim::attend(kvslim::cpu{}, packed, x.request)) return 1e9;
+  return error_of(packed, x.request);
 }
 
 }  // namespace oracle
