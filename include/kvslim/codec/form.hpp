@@ -19,6 +19,7 @@ enum class form_kind : std::uint32_t {
   channel_key = 3,
   token_key = 4,
   token_value = 5,
+  slice_of_key = 6,
 };
 
 template <element T>

@@ -48,6 +48,7 @@ struct codec_traits {
   bool positions = false;     ///< reads site::positions, so they are stored
   bool grouped = false;       ///< rows of `row_group group() const` share blocks
   bool fitted = false;        ///< `fit` computes a state before the first block
+  bool shares_keys = false;   ///< a value codec that reads K's bytes and stores nothing
 };
 
 /// Every size of a codec for head_dim `dim` and at most `tokens` tokens, and what may be coded.
@@ -165,6 +166,9 @@ struct check_codec {
                 "kvslim: this codec has fit() and does not say .fitted = true");
   static_assert(!(C::traits.rewrites && C::traits.whole_blocks),
                 "kvslim: a codec that writes whole blocks cannot rewrite single tokens");
+  static_assert(
+      !C::traits.shares_keys || requires(C const c) { c.key_dim; },
+      "kvslim: a codec that says .shares_keys names the key_dim it reads from");
   static_assert(C::traits.space == basis::channels,
                 "kvslim: attention serves only codecs whose basis is the channels");
   static constexpr bool value = true;

@@ -41,7 +41,7 @@ struct scorer_traits {
 
 struct quota_traits {
   using stage = quota_tag;
-  bool contests = false;  ///< open(extents) asks for a contest before allocate
+  bool contests = false;  ///< open(extents, recent) asks for a contest before allocate
 };
 
 struct keep_traits {

@@ -65,8 +65,8 @@ struct check_kind<S, scorer_tag> {
 };
 
 template <class S>
-concept has_open = requires(S const s, extents const& e) {
-  { s.open(e) } -> std::same_as<contest>;
+concept has_open = requires(S const s, extents const& e, index_t recent) {
+  { s.open(e, recent) } -> std::same_as<contest>;
 };
 
 template <class S>
@@ -75,7 +75,8 @@ struct check_kind<S, quota_tag> {
                 "kvslim: a quota needs `check(extents)`, `group()`, `most(extents)`, "
                 "`total(extents)` and `allocate(facts, quotas)`");
   static_assert(!S::traits.contests || has_open<S>,
-                "kvslim: a quota that says .contests = true needs `contest open(extents) const`");
+                "kvslim: a quota that says .contests = true needs `contest open(extents, index_t "
+                "recent) const`");
   static_assert(
       S::traits.contests || !has_open<S>,
       "kvslim: this quota has open() and does not say .contests = true: it would never be "

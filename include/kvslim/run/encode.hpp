@@ -163,7 +163,7 @@ KVSLIM_HD inline void encode_row(Plan const& plan, Cells const& cells, keep_set 
     }
   };
   half(packed.keys(r), true);
-  half(packed.values(r), false);
+  if constexpr (!Packed::layout_type::shares_keys) half(packed.values(r), false);
 }
 
 /// What both backends check before encode writes anything.

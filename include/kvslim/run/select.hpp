@@ -200,8 +200,9 @@ struct implementation<detail::allocate_op, Exec> {
       detail::state_facts(plan, text, w, i / group.size(), i % group.size());
     });
     if constexpr (std::remove_cvref_t<decltype(policy)>::traits.contests)
-      if (auto const s = ops::hold_contest(exec, text, scores, group, policy.open(e), w.keys,
-                                           slice<row_facts>{w.facts, e.rows()});
+      if (auto const s =
+              ops::hold_contest(exec, text, scores, group, policy.open(e, plan.protected_recent()),
+                                w.keys, slice<row_facts>{w.facts, e.rows()});
           !s)
         return s;
     exec.for_each(group.groups(e), [=](index_t g) { detail::allocate_group(plan, g, w); });

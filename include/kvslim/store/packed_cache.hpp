@@ -154,14 +154,15 @@ class packed_cache {
     auto const first = leader(layout_.value, r, mine);
     std::byte* const start = storage_ + raw_row(first.row).offset;
     auto const z = layout_.value_sizes(x.capacity);
-    typename layout_type::value_tail_codec const tail{};
+    auto const tail = detail::value_tail<Value>::of(layout_.value);
+    constexpr bool shared = layout_type::shares_keys;
     return {layout_.value,
             tail,
             z,
             tail.sizes(layout_.extent.value_width(), x.capacity),
-            start + first.parts.value_state,
-            start + first.parts.value_blocks,
-            storage_ + x.offset + mine.value_tail,
+            start + (shared ? first.parts.key_state : first.parts.value_state),
+            start + (shared ? first.parts.key_blocks : first.parts.value_blocks),
+            storage_ + x.offset + (shared ? mine.key_tail : mine.value_tail),
             x.value_coded,
             x.value_head,
             layout_.ring(z, x.capacity),

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/codec/dense.hpp>
+#include <kvslim/codec/slice_of_key.hpp>
 #include <kvslim/store/header.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -22,7 +23,17 @@ inline constexpr index_t part_alignment = 64;
 template <class Codec>
 using key_tail_of = dense_key<typename Codec::tail_type>;
 template <class Codec>
-using value_tail_of = dense_value<typename Codec::tail_type>;
+struct value_tail {
+  using type = dense_value<typename Codec::tail_type>;
+  [[nodiscard]] KVSLIM_HD static constexpr type of(Codec const&) noexcept { return {}; }
+};
+template <class Key>
+struct value_tail<slice_of_key<Key>> {
+  using type = slice_of_key<key_tail_of<Key>>;
+  [[nodiscard]] KVSLIM_HD static constexpr type of(slice_of_key<Key> const& c) noexcept {
+    return {{}, c.key_dim};
+  }
+};
 
 }  // namespace detail
 
@@ -36,7 +47,8 @@ struct packed_layout {
   using key_codec_type = Key;
   using value_codec_type = Value;
   using key_tail_codec = detail::key_tail_of<Key>;
-  using value_tail_codec = detail::value_tail_of<Value>;
+  using value_tail_codec = typename detail::value_tail<Value>::type;
+  static constexpr bool shares_keys = Value::traits.shares_keys;
 
   Key key = {};
   Value value = {};
@@ -64,6 +76,10 @@ struct packed_layout {
       return detail::fail(errc::invalid_shape,
                           "kvslim: the codec's row group must divide the view's sequences and "
                           "kv_heads");
+    if constexpr (shares_keys)
+      if (!(value.key.written() == key.written()) || value.key_dim != extent.head_dim)
+        return detail::fail(errc::invalid_option,
+                            "kvslim: slice_of_key must name the codec and width of K");
     if (!whole(key_sizes(0), Key::traits) || !whole(value_sizes(0), Value::traits))
       return detail::fail(errc::invalid_option,
                           "kvslim: the codec writes whole blocks, yet codes a part of one");
@@ -127,9 +143,10 @@ struct packed_layout {
     at.key_state = take(key_leads ? k.state_bytes : 0);
     at.key_blocks = take(key_leads ? block_bytes(k, capacity) : 0);
     at.key_tail = take(ring_bytes<key_tail_codec>(k, extent.head_dim, capacity));
-    at.value_state = take(value_leads ? v.state_bytes : 0);
-    at.value_blocks = take(value_leads ? block_bytes(v, capacity) : 0);
-    at.value_tail = take(ring_bytes<value_tail_codec>(v, extent.value_width(), capacity));
+    at.value_state = take(value_leads && !shares_keys ? v.state_bytes : 0);
+    at.value_blocks = take(value_leads && !shares_keys ? block_bytes(v, capacity) : 0);
+    at.value_tail =
+        take(shares_keys ? 0 : ring_bytes<value_tail_codec>(v, extent.value_width(), capacity));
     for (index_t i = 0; i < most_sides; ++i) at.sides[i] = take(sides[i].size(capacity));
     at.bytes = used;
     return at;
@@ -166,7 +183,7 @@ struct packed_layout {
       return detail::div_up(total, unit) * bytes + rows * (bytes + detail::part_alignment);
     };
     index_t bound = rows * constant + growing(k.block_tokens, k.block_bytes) +
-                    growing(v.block_tokens, v.block_bytes);
+                    (shares_keys ? 0 : growing(v.block_tokens, v.block_bytes));
     for (side const& x : sides)
       if (x.kind != side_kind::none)
         bound += x.unit == 0 ? rows * detail::round_up(x.bytes, detail::part_alignment)
