@@ -2,207 +2,350 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/codec/affine.cuh>
+#include <kvslim/codec/channel_key.cuh>
 #include <kvslim/codec/dense.cuh>
+#include <kvslim/codec/token_key.cuh>
+#include <kvslim/codec/token_value.cuh>
 #include <kvslim/run/attend.hpp>
 
-KVSLIM_BEGIN_NAMESPACE
-
-namespace detail {
+KVSLIM_BEGIN_CUDA_NAMESPACE
 
 inline constexpr int attend_warps = 4;
-inline constexpr int attend_channels = 8;  // of each lane, in registers
-inline constexpr index_t attend_max_dim = attend_channels * warp_threads;
+inline constexpr int attend_threads = attend_warps * warp_threads;  // as many slots make a step
 
-/// Floats of shared memory: queries [dim][heads] and weights [warps][run_tokens][heads], later the
-/// warps' results [warps][heads][dim + 2].
-[[nodiscard]] constexpr index_t attend_shared_floats(index_t heads, index_t dim) noexcept {
-  return max(heads * (dim + attend_warps * run_tokens), attend_warps * heads * (dim + 2));
+/// How an attend call is cut: one block per (row, piece of heads, split).
+struct attend_cut {
+  index_t group;          // query heads of a KV head
+  index_t virtual_heads;  // group * query tokens
+  index_t pieces, splits;
+  index_t first_row;
+  int piece_heads;  // 1, 4 or 8
+  float scale;
+};
+
+/// Threads that take the values of a step turn by turn where V has few channels.
+[[nodiscard]] KVSLIM_HD constexpr int value_parts(index_t width) noexcept {
+  return width <= 32 ? 4 : width <= 64 ? 2 : 1;
 }
 
-/// One block per (row, up to Heads query heads, split). Its warps take turns at runs of 32 tokens:
-/// for scores a lane is a token, for values a lane is every 32nd channel. Every warp has a running
-/// maximum and sum per head; they are merged at the end. With several splits a block writes [dim]
-/// output and its log-sum-exp to `partial` [sequence, q_head, split][dim + 1].
-template <int Heads, class Packed, class Query, class Out>
-__global__ void __launch_bounds__(attend_warps* warp_threads)
-    attend_kernel(Packed packed, Query query, Out out, float* lse, float scale, index_t splits,
-                  float* partial) {
-  extern __shared__ float shared[];
-  auto const& e = packed.plan().extents();
-  index_t const group = query.heads / e.kv_heads, pieces = div_up(group, Heads),
-                split = blockIdx.x % splits, work = blockIdx.x / splits;
-  index_t const r = work / pieces, s = r / e.kv_heads,
-                first = r % e.kv_heads * group + work % pieces * Heads;
-  int const dim = static_cast<int>(e.head_dim),
-            heads = static_cast<int>(min(Heads, group - work % pieces * Heads));
-  int const lane = static_cast<int>(threadIdx.x) % warp_threads,
-            warp = static_cast<int>(threadIdx.x) / warp_threads;
-  float* const q = shared;
-  float* const weights = shared + dim * Heads + warp * run_tokens * Heads;
-  for (int i = static_cast<int>(threadIdx.x); i < dim * Heads; i += attend_warps * warp_threads) {
-    int const h = i / dim, d = i % dim;
-    q[d * Heads + h] =
-        h < heads ? to_float(query.row(s, first + h)[d * query.layout.channel]) * scale : 0.0f;
+/// Shared memory of a block: queries [head_dim, heads], weights of a step [threads, heads], sums
+/// and what they lost to rounding, both [heads, parts, value_dim], every warp's largest logit
+/// [warps, heads], and the positions that each head sees.
+[[nodiscard]] KVSLIM_HD constexpr index_t attend_shared_floats(extents const& e,
+                                                               index_t heads) noexcept {
+  index_t const width = e.value_width();
+  return heads * (e.head_dim + attend_threads + 2 * value_parts(width) * width + attend_warps + 2);
+}
+
+/// Heads that one block serves: as many as are asked for and shared memory has room for.
+[[nodiscard]] constexpr int attend_heads(extents const& e, index_t virtual_heads) noexcept {
+  auto const fits = [&](index_t heads) {
+    return attend_shared_floats(e, heads) * static_cast<index_t>(sizeof(float)) <=
+           most_shared_bytes;
+  };
+  return virtual_heads > 4 && fits(8) ? 8 : virtual_heads > 1 && fits(4) ? 4 : 1;
+}
+
+/// Adds x to a sum that is kept as two floats. Long rows stay exact.
+__device__ inline void add_exactly(float& sum, float& lost, float shrink, float x) {
+  float const before = sum * shrink, add = x + lost * shrink;
+  float const after = before + add, kept = after - before;
+  lost = (before - (after - kept)) + (add - kept);
+  sum = after;
+}
+
+/// Whether the storage holds a cache of this shape; a kernel has no other way to know.
+template <class Packed>
+[[nodiscard]] __device__ bool is_filled(Packed const& packed) {
+  packed_header const& h = packed.raw_header();
+  return h.magic == packed_magic && h.version == packed_version &&
+         h.sequences == packed.extents().sequences && h.kv_heads == packed.extents().kv_heads;
+}
+
+/// Which query a virtual head is.
+struct query_place {
+  index_t token, head;
+  __device__ query_place(attend_cut const& x, index_t kv_head, index_t virtual_head)
+      : token(virtual_head / x.group), head(kv_head * x.group + virtual_head % x.group) {}
+  [[nodiscard]] __device__ index_t row(attend_request<cuda_space> const& a, index_t s) const {
+    return (s * a.q.heads + head) * a.q.tokens + token;
   }
+};
+
+/// Writes log-sum-exp as asked.
+__device__ inline void write_lse(attend_request<cuda_space> const& a, index_t row, float lse) {
+  a.lse[row] = a.base2 ? lse * 1.44269504f : lse;
+}
+
+/// One block's work. For scores a thread is a slot; for values a thread is a channel, all slots of
+/// the step one after the other (of a part of them where V has few channels).
+template <int Heads, class Packed>
+__device__ void attend_block(Packed const& packed, attend_request<cuda_space> const& a,
+                             attend_cut const& x, float* shared, float* partials) {
+  auto const& e = packed.extents();
+  index_t const item = blockIdx.x, split = item % x.splits, work = item / x.splits;
+  index_t const r = x.first_row + work / x.pieces, first = work % x.pieces * Heads;
+  index_t const s = r / e.kv_heads - a.first_sequence, kv_head = r % e.kv_heads;
+  if (a.active != nullptr && a.active[s] == 0) return;
+  int const dim = static_cast<int>(e.head_dim), width = static_cast<int>(e.value_width());
+  int const heads = static_cast<int>(min(Heads, x.virtual_heads - first));
+  int const thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
+            warp = thread / warp_threads, parts = value_parts(width);
+  float* const q = shared;
+  float* const weights = q + dim * Heads;
+  float* const sums = weights + attend_threads * Heads;
+  float* const lost = sums + Heads * parts * width;
+  float* const highs = lost + Heads * parts * width;
+  auto* const limit = reinterpret_cast<std::int32_t*>(highs + attend_warps * Heads);
+  std::int32_t* const earliest = limit + Heads;
+
+  packed_row const& row = packed.raw_row(r);
+  for (int i = thread; i < dim * Heads; i += attend_threads) {
+    int const h = i / dim, d = i % dim;
+    query_place const at(x, kv_head, first + h);
+    q[d * Heads + h] = h < heads ? a.q.at(s, at.head, at.token, d) * x.scale : 0.0f;
+  }
+  for (int i = thread; i < 2 * Heads * parts * width; i += attend_threads) sums[i] = 0.0f;
+  if (thread < Heads) {
+    index_t const token = min(query_place(x, kv_head, first + thread).token, a.q.tokens - 1);
+    std::int32_t const own =
+        a.positions != nullptr ? a.positions[s * a.q.tokens + token]
+                               : row.next_position - static_cast<std::int32_t>(a.q.tokens - token);
+    limit[thread] = own;
+    earliest[thread] =
+        a.window > 0 && a.window <= own ? own - static_cast<std::int32_t>(a.window) + 1 : 0;
+  }
+  bool const masked = row.holes > 0 || a.positions != nullptr || a.q.tokens > 1 || a.window > 0;
+  index_t const slots = is_filled(packed) ? index_t{row.slots} : 0;
+  index_t const share = round_up(div_up(slots, x.splits), run_tokens);
+  index_t const begin = min(slots, split * share), end = min(slots, begin + share);
+  auto const logits_of = [&](int h) {
+    return a.logits + query_place(x, kv_head, first + h).row(a, s) * a.logits_stride;
+  };
+  if (a.logits != nullptr && a.visible.begin_end != nullptr)
+    for (int h = 0; h < heads; ++h)
+      for (index_t t = begin + thread; t < min(end, a.logits_stride); t += attend_threads)
+        logits_of(h)[t] = -INFINITY;
   __syncthreads();
 
   auto const keys = packed.keys(r);
   auto const values = packed.values(r);
-  bool const weighted = packed.plan().keeps_log_weight();
-  float const* const log_weight = weighted ? packed.stored_weights(r) : nullptr;
-  index_t const count = packed.row(r).count;
-  float most[Heads], total[Heads] = {}, sums[Heads][attend_channels] = {};
-  for (float& x : most) x = -INFINITY;
-  for (index_t begin = (split * attend_warps + warp) * run_tokens; begin < count;
-       begin += splits * attend_warps * run_tokens) {
-    index_t const n = min(run_tokens, count - begin);
-    float x[Heads] = {};
-    if (lane < n) {
-      keys.visit(begin + lane, 1,
-                 [&](auto const& codec, std::byte const* block, block_run const& run) {
-                   warp_codec<std::remove_cvref_t<decltype(codec)>>::each_channel(
-                       codec, block, run, [&](index_t d, float k) {
-                         unrolled<Heads>([&](int h) { x[h] += q[d * Heads + h] * k; });
+  float const* const biases = packed.biases(r);
+  run_positions const positions = packed.positions(r);
+  float const soft_cap = packed.layout().logit.soft_cap;
+  float most[Heads], total[Heads] = {}, total_lost[Heads] = {};
+  for (float& m : most) m = -INFINITY;
+  index_t const spans =
+      a.visible.begin_end == nullptr ? 1 : min(a.visible.counts[r], a.visible.most);
+  for (index_t span = 0; span < spans; ++span) {
+    index_t from = begin, to = end;
+    if (a.visible.begin_end != nullptr) {
+      std::int32_t const* const mine = a.visible.begin_end + (r * a.visible.most + span) * 2;
+      from = max(begin, mine[0]);
+      to = min(end, mine[1]);
+    }
+    for (index_t step = from; step < to; step += attend_threads) {
+      int const n = static_cast<int>(min(attend_threads, to - step));
+      float logit[Heads] = {};
+      if (thread < n) {
+        index_t const slot = step + thread;
+        keys.visit(slot, 1, [&](auto const& codec, std::byte const* block, site const& at) {
+          warp_codec<std::remove_cvref_t<decltype(codec)>>::each_channel(
+              codec, block, at, [&](index_t d, float k) {
+                unrolled<Heads>([&](int h) { logit[h] += q[d * Heads + h] * k; });
+              });
+        });
+        std::int32_t const position = masked ? positions[slot] : 0;
+        float const bias = biases != nullptr ? biases[slot] : 0.0f;
+        unrolled<Heads>([&](int h) {
+          logit[h] = soft_capped(soft_cap, logit[h]) + bias;
+          if (masked && (position == empty_slot || position > limit[h] || position < earliest[h]))
+            logit[h] = -INFINITY;
+          if (a.logits != nullptr && h < heads && slot < a.logits_stride)
+            logits_of(h)[slot] = logit[h];
+        });
+      } else {
+        unrolled<Heads>([&](int h) { logit[h] = -INFINITY; });
+      }
+      unrolled<Heads>([&](int h) {
+        float const high =
+            over_warp(logit[h], [](float one, float other) { return fmaxf(one, other); });
+        if (lane == 0) highs[warp * Heads + h] = high;
+      });
+      __syncthreads();
+      float shrink[Heads];
+      unrolled<Heads>([&](int h) {
+        float high = most[h];
+        for (int w = 0; w < attend_warps; ++w) high = fmaxf(high, highs[w * Heads + h]);
+        bool const none = high == -INFINITY;  // nothing visible yet
+        shrink[h] = none ? 1.0f : ops::exp_nonpositive(most[h] - high);
+        float const p = none ? 0.0f : ops::exp_nonpositive(logit[h] - high);
+        add_exactly(total[h], total_lost[h], shrink[h], p);
+        most[h] = high;
+        weights[thread * Heads + h] = p;
+      });
+      __syncthreads();
+      int const across = attend_threads / parts, part = thread / across;
+      int const begin_part = part * across, end_part = min(n, begin_part + across);
+      for (int d = thread % across; d < width; d += across) {
+        float sum[Heads] = {};
+        for (int done = begin_part; done < end_part;) {
+          index_t const m = min(end_part - done, values.reach(step + done));
+          float const* const p = weights + done * Heads;
+          values.visit(step + done, m,
+                       [&](auto const& codec, std::byte const* block, site const& at) {
+                         warp_codec<std::remove_cvref_t<decltype(codec)>>::each_token(
+                             codec, block, at, d, [&](index_t i, float v) {
+                               unrolled<Heads>([&](int h) { sum[h] += p[i * Heads + h] * v; });
+                             });
                        });
-                 });
+          done += static_cast<int>(m);
+        }
+        unrolled<Heads>([&](int h) {
+          int const at = (h * parts + part) * width + d;
+          add_exactly(sums[at], lost[at], shrink[h], sum[h]);
+        });
+      }
     }
-    unrolled<Heads>([&](int h) {
-      float const logit =
-          lane < n ? x[h] + (weighted ? log_weight[begin + lane] : 0.0f) : -INFINITY;
-      float const high =
-          fmaxf(most[h], over_warp(logit, [](float a, float b) { return fmaxf(a, b); }));
-      float const shrink =
-          high == -INFINITY
-              ? 1.0f
-              : ops::exp_nonpositive(most[h] - high);  // -INFINITY: nothing visible yet
-      float const p = high == -INFINITY ? 0.0f : ops::exp_nonpositive(logit - high);
-      total[h] = total[h] * shrink + p;
-      most[h] = high;
-      unrolled<attend_channels>([&](int j) { sums[h][j] *= shrink; });
-      weights[lane * Heads + h] = p;
-    });
-    __syncwarp();
-    for (index_t done = 0; done < n;) {
-      index_t const m = min(n - done, values.reach(begin + done));
-      values.visit(
-          begin + done, m, [&](auto const& codec, std::byte const* block, block_run const& run) {
-            unrolled<attend_channels>([&](int j) {
-              if (int const d = lane + j * warp_threads; d < dim)
-                warp_codec<std::remove_cvref_t<decltype(codec)>>::each_token(
-                    codec, block, run, d, [&](index_t i, float v) {
-                      unrolled<Heads>(
-                          [&](int h) { sums[h][j] += weights[(done + i) * Heads + h] * v; });
-                    });
-            });
-          });
-      done += m;
-    }
-    __syncwarp();
   }
 
   __syncthreads();
   unrolled<Heads>([&](int h) {
-    float* const mine = shared + (warp * Heads + h) * (dim + 2);
-    unrolled<attend_channels>([&](int j) {
-      if (int const d = lane + j * warp_threads; d < dim) mine[d] = sums[h][j];
-    });
-    float const sum = over_warp(total[h], [](float a, float b) { return a + b; });
+    double const sum = over_warp(static_cast<double>(total[h]) + static_cast<double>(total_lost[h]),
+                                 [](double one, double other) { return one + other; });
     if (lane == 0) {
-      mine[dim] = most[h];
-      mine[dim + 1] = sum;
+      weights[(warp * Heads + h) * 2] = static_cast<float>(sum);
+      weights[(warp * Heads + h) * 2 + 1] =
+          static_cast<float>(sum - static_cast<double>(static_cast<float>(sum)));
     }
+    if (thread == 0) highs[h] = most[h];
   });
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < heads * (dim + 1);
-       i += attend_warps * warp_threads) {
-    int const h = i / (dim + 1), d = i % (dim + 1);  // d == dim: the log-sum-exp
-    auto const of = [&](int w) { return shared + (w * Heads + h) * (dim + 2); };
-    float high = -INFINITY, sum = 0.0f, value = 0.0f;
-    for (int w = 0; w < attend_warps; ++w) high = fmaxf(high, of(w)[dim]);
-    for (int w = 0; w < attend_warps && high > -INFINITY; ++w) {
-      float const weight = ops::exp_nonpositive(of(w)[dim] - high);
-      sum += weight * of(w)[dim + 1];
-      if (d < dim) value += weight * of(w)[d];
+  for (int h = 0; h < heads; ++h) {
+    ops::softmax_state state{highs[h], 0.0};
+    for (int w = 0; w < attend_warps; ++w)
+      for (int i = 0; i < 2; ++i)
+        state.total += static_cast<double>(weights[(w * Heads + h) * 2 + i]);
+    auto const sum_of_channel = [&](int d) {
+      double sum = 0.0;
+      for (int part = 0; part < parts; ++part) {
+        int const at = (h * parts + part) * width + d;
+        sum += static_cast<double>(sums[at]) + static_cast<double>(lost[at]);
+      }
+      return sum;
+    };
+    if (x.splits > 1) {
+      float* const to =
+          partials + (((r - x.first_row) * x.virtual_heads + first + h) * x.splits + split) *
+                         partial_floats(e);
+      for (int d = thread; d < width; d += attend_threads)
+        to[d] = static_cast<float>(sum_of_channel(d));
+      if (thread == 0) {
+        to[width] = state.most;
+        to[width + 1] = static_cast<float>(state.total);
+        to[width + 2] = static_cast<float>(state.total - static_cast<double>(to[width + 1]));
+      }
+      continue;
     }
-    float const result =
-        d < dim ? (sum > 0.0f ? value / sum : 0.0f) : (sum > 0.0f ? high + logf(sum) : -INFINITY);
-    index_t const head = s * query.heads + first + h;
-    if (splits > 1)
-      partial[(head * splits + split) * (dim + 1) + d] = result;
-    else if (d < dim)
-      out.row(s, first + h)[d * out.layout.channel] = from_float<typename Out::value_type>(result);
-    else
-      lse[head] = result;
+    query_place const at(x, kv_head, first + h);
+    float own = 1.0f;
+    if (a.sink_logits != nullptr) own = state.merge({a.sink_logits[at.head], 1.0}).mine;
+    double const inverse = state.total > 0.0 ? static_cast<double>(own) / state.total : 0.0;
+    for (int d = thread; d < width; d += attend_threads)
+      a.out.put(s, at.head, at.token, d, static_cast<float>(sum_of_channel(d) * inverse));
+    if (thread == 0) write_lse(a, at.row(a, s), state.log_sum());
   }
 }
 
-/// Merges the splits of one (sequence, query head): one block each, threads over channels.
-template <class Out>
-__global__ void merge_splits_kernel(Out out, float* lse, index_t splits, float const* partial) {
-  index_t const head = blockIdx.x, dim = out.head_dim;
-  float const* const mine = partial + head * splits * (dim + 1);
-  float high = -INFINITY, sum = 0.0f;
-  for (index_t i = 0; i < splits; ++i) high = fmaxf(high, mine[i * (dim + 1) + dim]);
-  auto const weight = [&](index_t i) {
-    return high > -INFINITY ? ops::exp_nonpositive(mine[i * (dim + 1) + dim] - high) : 0.0f;
-  };
-  for (index_t i = 0; i < splits; ++i) sum += weight(i);
-  for (index_t d = threadIdx.x; d < dim; d += blockDim.x) {
-    float value = 0.0f;
-    for (index_t i = 0; i < splits; ++i) value += weight(i) * mine[i * (dim + 1) + d];
-    out.row(head / out.heads, head % out.heads)[d * out.layout.channel] =
-        from_float<typename Out::value_type>(sum > 0.0f ? value / sum : 0.0f);
-  }
-  if (threadIdx.x == 0) lse[head] = sum > 0.0f ? high + logf(sum) : -INFINITY;
-}
-
-}  // namespace detail
-
-/// attend() on a stream, over the same stored bytes; meant to stay within the CPU's bound, which no
-/// GPU has confirmed yet. options.splits blocks share a row if options.scratch is given, which pays
-/// while rows are too few to fill the device. Requires: head_dim <= 256 (unsupported); splits >= 1
-/// (invalid_option), scratch with more than one (invalid_pointer).
-template <class Policy, class Query, class Out>
-status attend(cuda exec, Query const& query, packed_cache<Policy, cuda_space> const& packed,
-              Out const& out, float* lse, attend_options options = {}) {
-  static_assert(
-      std::same_as<typename Query::space, cuda_space> &&
-          std::same_as<typename Out::space, cuda_space>,
-      "kvslim: a CUDA executor was given a host view: view device memory with kvslim::cuda_space");
-  if (auto const s = detail::check_attend(packed, query, out, lse); !s) return s;
-  auto const& e = packed.plan().extents();
-  if (e.head_dim > detail::attend_max_dim)
-    return detail::fail(errc::unsupported, "kvslim: attend on CUDA handles head_dim up to 256");
-  if (options.splits < 1 || options.splits > 65536)
-    return detail::fail(errc::invalid_option, "kvslim: attend needs between 1 and 65536 splits");
-  if (options.splits > 1 && options.scratch == nullptr)
-    return detail::fail(errc::invalid_pointer,
-                        "kvslim: attend with splits needs scratch: see attend_scratch_floats");
-  index_t const group = query.heads / e.kv_heads;
-  float const scale =
-      options.scale != 0.0f ? options.scale : 1.0f / std::sqrt(static_cast<float>(e.head_dim));
-  auto const launch = [&](auto together) {
-    constexpr int heads = decltype(together)::value;
-    auto const blocks =
-        static_cast<unsigned>(e.rows() * detail::div_up(group, heads) * options.splits);
-    auto const shared =
-        static_cast<std::size_t>(detail::attend_shared_floats(heads, e.head_dim)) * sizeof(float);
-    constexpr int threads = detail::attend_warps * detail::warp_threads;
-    detail::attend_kernel<heads><<<blocks, threads, shared, exec.stream>>>(
-        packed, query, out, lse, scale, options.splits, options.scratch);
-  };
-  if (group == 1)
-    launch(std::integral_constant<int, 1>{});
-  else if (group <= 4)
-    launch(std::integral_constant<int, 4>{});
+/// One kernel per pair of codecs: heads, types and all that a request asks for are run-time fields.
+template <class Packed>
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(attend_threads)
+    attend_kernel(Packed packed, attend_request<cuda_space> a, attend_cut x, float* partials) {
+  KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
+  if (x.piece_heads == 8)
+    attend_block<8>(packed, a, x, shared, partials);
+  else if (x.piece_heads == 4)
+    attend_block<4>(packed, a, x, shared, partials);
   else
-    launch(std::integral_constant<int, 8>{});
-  if (auto const s = detail::cuda_result(cudaPeekAtLastError()); !s || options.splits == 1)
+    attend_block<1>(packed, a, x, shared, partials);
+}
+
+/// Merges the splits of one (row, virtual head): one block each, threads over channels.
+template <class Request>
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(attend_threads)
+    merge_splits_kernel(extents e, Request a, attend_cut x, float const* partials) {
+  index_t const row = blockIdx.x / x.virtual_heads, s = row / e.kv_heads;
+  if (a.active != nullptr && a.active[s] == 0) return;
+  query_place const at(x, row % e.kv_heads, blockIdx.x % x.virtual_heads);
+  index_t const width = e.value_width(), floats = partial_floats(e);
+  float const* const mine = partials + blockIdx.x * x.splits * floats;
+  ops::softmax_state state;
+  for (index_t i = 0; i < x.splits; ++i) state.most = fmaxf(state.most, mine[i * floats + width]);
+  float const high = state.most;
+  auto const weight = [&](index_t i) {
+    return high == -INFINITY ? 0.0f : ops::exp_nonpositive(mine[i * floats + width] - high);
+  };
+  for (index_t i = 0; i < x.splits; ++i)
+    state.total +=
+        static_cast<double>(weight(i)) * (static_cast<double>(mine[i * floats + width + 1]) +
+                                          static_cast<double>(mine[i * floats + width + 2]));
+  float own = 1.0f;
+  if (a.sink_logits != nullptr) own = state.merge({a.sink_logits[at.head], 1.0}).mine;
+  double const inverse = state.total > 0.0 ? static_cast<double>(own) / state.total : 0.0;
+  for (index_t d = threadIdx.x; d < width; d += attend_threads) {
+    float sum = 0.0f, lost = 0.0f;
+    for (index_t i = 0; i < x.splits; ++i)
+      add_exactly(sum, lost, 1.0f, weight(i) * mine[i * floats + d]);
+    a.out.put(s, at.head, at.token, d,
+              static_cast<float>((static_cast<double>(sum) + static_cast<double>(lost)) * inverse));
+  }
+  if (threadIdx.x == 0) write_lse(a, at.row(a, s), state.log_sum());
+}
+
+KVSLIM_END_CUDA_NAMESPACE
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// attend() on a stream, over the same stored bytes: compiled and run with emulated threads, not
+/// yet measured on a GPU. Blocks share rows as request.splits says, which pays while rows are too
+/// few to fill the device; only then is scratch needed: attend_bytes(layout, q_heads, q_tokens,
+/// splits). A cache that was never filled is taken for an empty one.
+///
+/// Returns: invalid_pointer, invalid_shape, invalid_option, buffer_too_small, unsupported (a grid
+/// beyond CUDA's), cuda. Queries are not checked for NaN; logits are cut at logits_stride. Cost:
+/// one read of the stored bytes per 8 query heads (4 or 1 where wide heads fill shared memory).
+template <class Key, class Value>
+status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
+              attend_request<cuda_space> const& a, workspace scratch = {}) {
+  if (auto const s = detail::check_attend(packed, a); !s) return s;
+  auto const& e = packed.extents();
+  if (a.splits > 1) {
+    if (scratch.data == nullptr)
+      return detail::fail(errc::invalid_pointer, "kvslim: attend with splits needs scratch");
+    if (auto const s = detail::check_workspace(
+            scratch, attend_bytes(packed.layout(), a.q.heads, a.q.tokens, a.splits));
+        !s)
+      return s;
+  }
+  index_t const group = a.q.heads / e.kv_heads, all = group * a.q.tokens,
+                rows = a.q.sequences * e.kv_heads;
+  int const heads = detail::attend_heads(e, all);
+  detail::attend_cut const x{group,
+                             all,
+                             detail::div_up(all, heads),
+                             a.splits,
+                             a.first_sequence * e.kv_heads,
+                             heads,
+                             detail::logit_scale(packed.layout().logit, e.head_dim)};
+  auto* const partials = static_cast<float*>(static_cast<void*>(scratch.data));
+  auto const shared = detail::attend_shared_floats(e, heads) * static_cast<index_t>(sizeof(float));
+  if (auto const s = detail::launch(
+          exec, {rows * x.pieces * x.splits, detail::attend_threads, shared},
+          detail::attend_kernel<packed_cache<Key, Value, cuda_space>>, packed, a, x, partials);
+      !s || a.splits == 1)
     return s;
-  detail::merge_splits_kernel<<<static_cast<unsigned>(query.sequences * query.heads), 128, 0,
-                                exec.stream>>>(out, lse, options.splits, options.scratch);
-  return detail::cuda_result(cudaPeekAtLastError());
+  return detail::launch(exec, {rows * all, detail::attend_threads},
+                        detail::merge_splits_kernel<attend_request<cuda_space>>, e, a, x, partials);
 }
 
 KVSLIM_END_NAMESPACE
