@@ -59,7 +59,8 @@ struct quota {
 };
 
 /// A contest among the rows of a group, held before allocate: of all their scores the `seats` best
-/// win, after each row's `sure` best have been seated. Tokens that the scorer protects take no part.
+/// win, after each row's `sure` best have been seated. Tokens that the scorer protects take no
+/// part.
 struct contest {
   index_t seats = 0;
   index_t sure = 0;

@@ -17,6 +17,7 @@ struct window_options {
   pooling kind = pooling::average;
   index_t kernel = 1;  ///< odd; 1 means no pooling
   reduce heads = reduce::mean;
+  bool reduce_first = false;  ///< query heads are reduced before pooling, not after
 };
 
 /// Tokens whose logits are held at a time.
@@ -129,8 +130,8 @@ inline void window_mass(Text const& text, Queries const& queries, index_t s, ind
 struct window_scores_op {};
 
 /// Attention of the newest `window` queries to every earlier token: mean over the window, pooled
-/// along the text per query head, then reduced over the query heads of each KV head. Scores of the
-/// window itself, and of rows no longer than it, are 0.
+/// along the text per query head, then reduced over the query heads of each KV head (or first
+/// reduced, then pooled). Scores of the window itself, and of rows no longer than it, are 0.
 ///
 /// Shapes: queries [sequence, q_head, window, head_dim], the newest tokens of each sequence; out
 /// [rows, tokens] by rank. Requires: q_heads a multiple of kv_heads. Cost: 4 * q_heads * window *
@@ -160,15 +161,19 @@ struct implementation<ops::window_scores_op, Exec> {
       float* const pooled = mass + e.tokens;
       float* const scores = out.row(r);
       for (index_t t = 0; t < e.tokens; ++t) scores[t] = 0.0f;
+      float const* const each = options.reduce_first ? mass : pooled;
       for (index_t g = 0; g < group && prefix > 0; ++g) {
         ops::window_mass(text, queries, s, h, h * group + g, mass, work);
-        ops::pool(options.kind, mass, prefix, options.kernel, pooled);
+        if (!options.reduce_first) ops::pool(options.kind, mass, prefix, options.kernel, pooled);
         for (index_t t = 0; t < prefix; ++t) {
           float const add =
-              options.heads == reduce::mean ? pooled[t] / static_cast<float>(group) : pooled[t];
+              options.heads == reduce::mean ? each[t] / static_cast<float>(group) : each[t];
           scores[t] = detail::reduce_step(options.heads, scores[t], add);
         }
       }
+      if (!options.reduce_first || prefix == 0) return;
+      ops::pool(options.kind, scores, prefix, options.kernel, pooled);
+      for (index_t t = 0; t < prefix; ++t) scores[t] = pooled[t];
     });
     return {};
   }

@@ -31,6 +31,7 @@ struct snapkv {
     index_t pool = 5;     ///< pooling kernel, odd (authors' default 5)
     pooling kind = pooling::average;  ///< authors' default
     reduce heads = reduce::mean;      ///< kvpress
+    bool reduce_first = false;        ///< reduce before pooling, as AdaKV and PyramidKV do
   };
   options opt = {};
 
@@ -59,7 +60,7 @@ struct snapkv {
   [[nodiscard]] status score(Exec const& exec, Text const& text, Evidence const& evidence,
                              score_view out, float* scratch) const {
     return ops::window_scores(exec, text, evidence.template get<needs_window_queries>().queries,
-                              {opt.kind, opt.pool, opt.heads}, out, scratch);
+                              {opt.kind, opt.pool, opt.heads, opt.reduce_first}, out, scratch);
   }
 };
 static_assert(scorer<snapkv>);
