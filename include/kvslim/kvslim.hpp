@@ -26,6 +26,7 @@
 #include <kvslim/run/select.hpp>
 #include <kvslim/run/settle.hpp>
 #include <kvslim/score/given_scores.hpp>
+#include <kvslim/score/h2o.hpp>
 #include <kvslim/score/knorm.hpp>
 #include <kvslim/score/shared.hpp>
 #include <kvslim/score/snapkv.hpp>
