@@ -51,6 +51,17 @@ struct cpu_part {
   }
 };
 
+namespace detail {
+
+/// Returns once every thread of a cpu_part has come this far: between checks, which all threads make
+/// for themselves, and the first write.
+template <class Exec>
+void meet(Exec const& exec) {
+  exec.for_each(0, [](index_t) {});
+}
+
+}  // namespace detail
+
 /// Where an op's code for an executor is looked up. A backend header adds a specialisation that did
 /// not exist; none is ever replaced. The primary is what a missing include looks like.
 template <class Op, class Exec>

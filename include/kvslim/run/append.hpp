@@ -102,6 +102,7 @@ status append(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
                             "kvslim: the new token holds NaN, infinity or a value beyond the "
                             "storage type's range");
   }
+  detail::meet(exec);
   auto* const all = static_cast<float*>(static_cast<void*>(scratch.data));
   index_t const floats = detail::round_up(e.head_dim + e.value_width(), 16);
   exec.for_each(rows, [=](index_t i) {

@@ -196,6 +196,7 @@ status evict(Exec const& exec, packed_cache<Key, Value, host_space> const& packe
         (victims[r] < 0 || victims[r] >= packed.raw_row(r).slots ||
          packed.stored_positions(r)[victims[r]] == empty_slot))
       return detail::fail(errc::invalid_shape, "kvslim: a victim is no slot that holds a token");
+  detail::meet(exec);
   exec.for_each(count, [=](index_t i) {
     index_t const r = first + i;
     if (victims[r] < 0 || !detail::is_active(at, e, r)) return;

@@ -186,6 +186,7 @@ status settle(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
                             "kvslim: rows that share blocks must hold the same tokens");
     }
   }
+  detail::meet(exec);
   auto* const all = static_cast<float*>(static_cast<void*>(scratch.data));
   index_t const floats = detail::settle_floats(layout);
   bool const refills = layout.refills();
