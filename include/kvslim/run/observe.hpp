@@ -101,7 +101,7 @@ status observe(Exec const& exec, Scorer const& scorer,
     return detail::fail(errc::invalid_shape, "kvslim: logits_stride is below a row's slots");
   auto const& e = packed.extents();
   index_t const first = a.first_sequence * e.kv_heads;
-  exec.for_each(a.q.sequences * e.kv_heads, [=](index_t i) {
+  exec.for_each(a.q.sequences * e.kv_heads, [=, &scorer](index_t i) {
     if (a.active != nullptr && a.active[i / e.kv_heads] == 0) return;
     packed_row& x = packed.raw_row(first + i);
     for (index_t slot = 0; slot < x.slots; slot += detail::observe_run)
