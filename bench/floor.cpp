@@ -52,12 +52,11 @@ void measure(char const* name, Policy const& policy, index_t tokens, std::size_t
     if (!sets.back()->compress(c)) return;
     held += sets.back()->packed.bytes();
   } while (held < cold_bytes);
-  std::vector<float> out(32 * 128), lse(32);
+  std::vector<float> out(32 * 128);
+  bench::buffer const scratch(attend_bytes(sets.front()->packed.layout(), 32));
   auto const attend_all = [&] {
     for (auto const& s : sets)
-      if (!attend(cpu{}, c.queries(1), s->packed, dense_rows(out.data(), {1, 32, 1, 128}),
-                  lse.data()))
-        std::abort();
+      if (!bench::attend(s->packed, c, out, scratch)) std::abort();
   };
   auto const read_all = [&] {
     for (auto const& s : sets) plain_read(s->storage.data(), s->packed.bytes());

@@ -9,8 +9,8 @@ namespace {
 [[maybe_unused]] int const registered[] = {
     bench::add("top_k_per_layer_25",
                [](index_t tokens) {
-                 return pipeline{given_scores{}, top_k{{.budget = tokens / 4,
-                                                        .granularity = granularity::per_layer}}};
+                 return pipeline{shared{given_scores{}, row_group{.kv_heads = 8}},
+                                 top_k{{.budget = tokens / 4}}};
                }),
 };
 

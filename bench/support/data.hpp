@@ -73,7 +73,8 @@ struct run {
   using plan_type = decltype(kvslim::make_plan(std::declval<Policy const&>(), kvslim::extents{}));
   plan_type plan;
   buffer storage, scratch;
-  kvslim::packed_cache<typename plan_type::policy_type> packed;
+  kvslim::packed_cache<typename plan_type::key_codec_type, typename plan_type::value_codec_type>
+      packed;
 
   run(Policy const& policy, cache const& c)
       : plan(kvslim::make_plan(policy, c.extent)),
@@ -85,19 +86,27 @@ struct run {
   }
 };
 
+/// One query per sequence over a stored cache. `scratch` of attend_bytes() serves 8 heads in one
+/// pass.
+template <class Packed>
+[[nodiscard]] bool attend(Packed const& packed, cache const& c, std::vector<float>& out,
+                          kvslim::workspace scratch) {
+  std::vector<float> lse(static_cast<std::size_t>(c.extent.sequences * c.q_heads));
+  kvslim::rows_shape const shape{c.extent.sequences, c.q_heads, 1, c.extent.value_width()};
+  return kvslim::attend(
+             kvslim::cpu{}, packed,
+             {.q = c.queries(1), .out = kvslim::dense_rows(out.data(), shape), .lse = lse.data()},
+             scratch)
+      .ok();
+}
+
 /// Relative L2 error of attention output against the uncompressed cache, one query per sequence.
 template <class Run>
 double attention_error(Run const& r, cache const& c) {
   run const exact(kvslim::dense<float>{}, c);
-  if (!exact.compress(c)) return -1;
   auto const n = static_cast<std::size_t>(c.extent.sequences * c.q_heads * c.extent.head_dim);
-  std::vector<float> a(n), b(n), lse(static_cast<std::size_t>(c.extent.sequences * c.q_heads));
-  kvslim::rows_shape const shape{c.extent.sequences, c.q_heads, 1, c.extent.head_dim};
-  if (!kvslim::attend(kvslim::cpu{}, c.queries(1), exact.packed,
-                      kvslim::dense_rows(a.data(), shape), lse.data()))
-    return -1;
-  if (!kvslim::attend(kvslim::cpu{}, c.queries(1), r.packed, kvslim::dense_rows(b.data(), shape),
-                      lse.data()))
+  std::vector<float> a(n), b(n);
+  if (!exact.compress(c) || !attend(exact.packed, c, a, {}) || !attend(r.packed, c, b, {}))
     return -1;
   double error = 0, norm = 0;
   for (std::size_t i = 0; i < n; ++i) error += std::pow(a[i] - b[i], 2), norm += std::pow(a[i], 2);
