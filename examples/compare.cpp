@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// The main job: a real model's cache, compressed by each of a dozen pipelines and attended as
+// The main job: a real model's cache, compressed by each of two dozen pipelines and attended as
 // stored. Prints one table and writes report.json and report.dat (for the plot).
 
-#include "inference/session.hpp"
-#include "inference/tokenizer.hpp"
+#include "compare/pass_keys.hpp"
+#include "compare/report.hpp"
 
 #include <CLI/CLI.hpp>
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -18,79 +17,7 @@
 
 namespace {
 
-using namespace kvslim;
-using example::prefilled;
-using example::session;
-
-struct method {
-  std::string name;
-  std::function<std::unique_ptr<session>(prefilled const&, index_t length, index_t append)> make;
-};
-
-template <class MakePolicy>
-method entry(std::string name, MakePolicy make) {
-  return {
-      std::move(name),
-      [make](prefilled const& text, index_t length, index_t append) -> std::unique_ptr<session> {
-        return std::make_unique<example::policy_session<decltype(make(length))>>(text, make(length),
-                                                                                 length, append);
-      }};
-}
-
-/// SnapKV's pooling kernel. Its authors' 5 tokens span about 21 bytes of text. Where a token is a
-/// byte, a kernel of 5 would keep the name that a question repeats and drop the digits that follow
-/// it.
-index_t snapkv_pool(bool bytes) { return bytes ? 21 : 5; }
-
-/// Every pipeline keeps the last 32 tokens and, where it evicts, 4 sinks.
-std::vector<method> methods(rope const& rotation, index_t pool) {
-  auto const keep = [](double fraction) {
-    return [fraction](index_t t) {
-      return top_k{{.budget = budget_for(fraction, t), .sinks = 4, .recent = 32}};
-    };
-  };
-  rerotate const close_gaps{rotation};
-  snapkv const snap{{.window = 32, .pool = pool}};
-  // The paper's sigma of 5 fits another model's keys: here neighbours are farther apart, and their
-  // weights would all vanish.
-  constexpr kvmerger merge{{.sigma = 20.0f}};
-  std::vector<method> list;
-  list.push_back(entry("exact f16", [](index_t) { return dense<f16>{}; }));
-  list.push_back(entry("int8 per token", [](index_t) { return int_per_token<8>{}; }));
-  list.push_back(entry("int4 per token", [](index_t) { return int_per_token<4>{}; }));
-  list.push_back(entry("KIVI 8 bit", [](index_t) { return kivi<8>{}; }));
-  list.push_back(entry("KIVI 4 bit", [](index_t) { return kivi<4>{}; }));
-  list.push_back(entry("KIVI 2 bit", [](index_t) { return kivi<2>{}; }));
-  list.push_back(entry("StreamingLLM 50 %", [=](index_t t) {
-    return pipeline{streaming_llm{}, keep(0.5)(t)};
-  }));
-  list.push_back(entry("StreamingLLM 50 % rerotated", [=](index_t t) {
-    return pipeline{streaming_llm{}, keep(0.5)(t), close_gaps};
-  }));
-  list.push_back(entry("Knorm 50 %", [=](index_t t) { return pipeline{knorm{}, keep(0.5)(t)}; }));
-  list.push_back(entry("SnapKV 50 %", [=](index_t t) { return pipeline{snap, keep(0.5)(t)}; }));
-  list.push_back(entry("SnapKV 25 %", [=](index_t t) { return pipeline{snap, keep(0.25)(t)}; }));
-  list.push_back(entry("SnapKV 12.5 %", [=](index_t t) { return pipeline{snap, keep(0.125)(t)}; }));
-  list.push_back(entry("KVMerger", [=](index_t) {
-    return pipeline{snap, kvmerger{{.sigma = 20.0f, .recent = 32, .sinks = 4, .mass_bias = true}}};
-  }));
-  list.push_back(entry("SnapKV 25 % + KVMerger", [=](index_t t) {
-    return pipeline{snap, keep(0.25)(t), merge};
-  }));
-  list.push_back(entry("SnapKV 50 % + KIVI 4 bit", [=](index_t t) {
-    return pipeline{snap, keep(0.5)(t), kivi<4>{}};
-  }));
-  list.push_back(entry("SnapKV 25 % + KVMerger + KIVI 4 bit", [=](index_t t) {
-    return pipeline{snap, keep(0.25)(t), merge, kivi<4>{}};
-  }));
-  return list;
-}
-
-struct result {
-  double stored_bytes = 0, ratio = 0, peak_bytes = 0, bits_per_byte = 0, kl = 0, decode_ms = 0,
-         compress_ms = 0;
-  int seen_right = 0, unseen_right = 0, asked = 0;
-};
+using namespace example;
 
 std::vector<double> log_softmax(std::span<float const> logits) {
   double const most = *std::max_element(logits.begin(), logits.end());
@@ -101,49 +28,11 @@ std::vector<double> log_softmax(std::span<float const> logits) {
   return out;
 }
 
-/// Tokens that an answer may take: a space and five digits, one by one.
-constexpr index_t answer_tokens = 6;
-
 index_t best(std::span<float const> logits) {
   return std::distance(logits.begin(), std::max_element(logits.begin(), logits.end()));
 }
 
 void progress(std::string const& what) { std::fprintf(stderr, "  %s\n", what.c_str()); }
-
-/// A context with one fact in it, the question, and the answer.
-struct pass_key {
-  std::vector<index_t> context, question;
-  std::string answer;
-};
-
-std::vector<pass_key> pass_keys(example::tokenizer const& words, std::vector<index_t> const& filler,
-                                index_t length, int count) {
-  // Names that training never used (crc32 of the name is 0 mod 8 in train.py).
-  static char const* const names[] = {"gukozor", "guvipel", "seral",   "vanik",   "kutol",
-                                      "tikotin", "lapekon", "fufizin", "vokagon", "galenil",
-                                      "zogur",   "difol",   "tarek",   "lekel"};
-  std::vector<pass_key> out;
-  unsigned random = 20240711;
-  for (int i = 0; i < count; ++i) {
-    std::string digits;
-    for (int d = 0; d < 5; ++d) {
-      random = random * 1664525u + 1013904223u;
-      digits += static_cast<char>('0' + (random >> 16) % 10);
-    }
-    std::string const name = names[static_cast<std::size_t>(i) % std::size(names)];
-    auto const question = words.encode("\nRecall " + name);
-    auto const fact = words.encode("\nRemember " + name + " " + digits + ".\n");
-    auto const room = length - 1 - answer_tokens - std::ssize(question) - std::ssize(fact);
-    auto const from = filler.begin() + static_cast<index_t>(i) * 1777 % (std::ssize(filler) - room);
-    auto const depth = room * (2 * i + 1) / (2 * count);  // every depth
-    std::vector<index_t> context{words.opening_token()};
-    context.insert(context.end(), from, from + depth);
-    context.insert(context.end(), fact.begin(), fact.end());
-    context.insert(context.end(), from + depth, from + room);
-    out.push_back({context, question, digits});
-  }
-  return out;
-}
 
 }  // namespace
 
@@ -162,9 +51,9 @@ int main(int argc, char** argv) try {
       ->check(CLI::Range(1, 100000));
   CLI11_PARSE(app, argc, argv);
 
-  auto const file = example::gguf::open(model_path);
+  auto const file = gguf::open(model_path);
   example::model model(file);
-  example::tokenizer const words(file);
+  tokenizer const words(file);
   auto const& shape = model.shape();
   if (words.size() > shape.vocabulary)
     throw std::runtime_error("the model has fewer tokens than its vocabulary");
@@ -183,7 +72,7 @@ int main(int argc, char** argv) try {
                static_cast<long long>(shape.head_dim), static_cast<long long>(context));
 
   index_t const pool = snapkv_pool(shape.vocabulary == 256);
-  auto const list = methods(model.rope(), pool);
+  auto const list = methods(model, shape.vocabulary == 256);
   std::vector<result> results(list.size());
 
   index_t const length = context - scored;
@@ -261,31 +150,8 @@ int main(int argc, char** argv) try {
   report["context_tokens"] = context;
   report["snapkv_pool"] = pool;
   report["scored_tokens"] = scored * texts;
-  std::ofstream dat(out_dir + "/report.dat");
-  dat << "# bytes_per_token kl name\n";
-  std::printf("\n%-36s %10s %6s %10s %9s %9s %7s %7s %8s\n", "method", "stored B", "ratio",
-              "peak B", "d bits/B", "KL nats", "seen", "unseen", "ms/token");
-  for (std::size_t m = 0; m < list.size(); ++m) {
-    auto const& r = results[m];
-    double const change = r.bits_per_byte - results[0].bits_per_byte;
-    std::printf("%-36s %10.0f %6.2f %10.0f %+9.4f %9.5f %4d/%-2d %4d/%-2d %8.2f\n",
-                list[m].name.c_str(), r.stored_bytes, r.ratio, r.peak_bytes, change, r.kl,
-                r.seen_right, r.asked, r.unseen_right, r.asked, r.decode_ms);
-    report["methods"].push_back(
-        {{"method", list[m].name},
-         {"stored_bytes", r.stored_bytes},
-         {"ratio_to_f16", r.ratio},
-         {"peak_bytes", r.peak_bytes},
-         {"bits_per_byte", r.bits_per_byte},
-         {"bits_per_byte_change", change},
-         {"kl_nats", r.kl},
-         {"pass_key_recall_question_seen", static_cast<double>(r.seen_right) / r.asked},
-         {"pass_key_recall_question_unseen", static_cast<double>(r.unseen_right) / r.asked},
-         {"decode_ms_per_token", r.decode_ms},
-         {"compress_ms", r.compress_ms}});
-    dat << r.stored_bytes / static_cast<double>(length) << ' ' << std::max(r.kl, 1e-7) << " \""
-        << list[m].name << "\"\n";
-  }
+  report["methods"] = to_json(list, results);
+  print_table(list, results);
   std::printf(
       "\nexact cache: %.3f bits per byte on held-out text. Stored bytes count everything but room "
       "reserved for decoding; ratio is to an\n"
@@ -294,7 +160,7 @@ int main(int argc, char** argv) try {
       "SnapKV pools over %lld tokens.\n",
       results[0].bits_per_byte, static_cast<long long>(pool));
   std::ofstream(out_dir + "/report.json") << report.dump(2) << '\n';
-  if (!dat) throw std::runtime_error("cannot write to " + out_dir);
+  write_plot_data(out_dir + "/report.dat", list, results);
   return 0;
 } catch (std::exception const& error) {
   std::fprintf(stderr, "compare: %s\n", error.what());

@@ -14,18 +14,15 @@ constexpr auto policy = kvslim::pipeline{
     kvslim::snapkv{{.window = 32, .pool = 5}}, kvslim::top_k{{.budget = 1024, .sinks = 4}},
     kvslim::kvmerger{{.threshold = 0.75f}}, kvslim::kivi<2>{{.group = 32, .residual = 128}}};
 
-template <class Cache, class Evidence, class Query, class Out>
-kvslim::status compress_and_attend(Cache cache, Evidence evidence, Query query, Out out,
-                                   float* lse) {
+kvslim::status compress_and_attend(auto cache, auto evidence, kvslim::attend_request<> request) {
   auto const plan = kvslim::make_plan(policy, cache.extents());
-  std::vector<std::byte> storage(plan.packed_bytes()),
-      scratch(plan.workspace_bytes());  // the caller's
-  kvslim::packed_cache packed(plan, storage);
+  std::vector<std::byte> storage(plan.packed_bytes()), scratch(plan.workspace_bytes());
+  kvslim::packed_cache packed(plan, storage);  // memory is the caller's
   if (auto s = kvslim::compress(kvslim::cpu{}, plan, cache, evidence, packed, scratch); !s)
     return s;
-  std::printf("%lld bytes for %lld tokens\n", static_cast<long long>(packed.bytes()),
+  std::printf("%zu bytes for %lld tokens\n", packed.bytes(),
               static_cast<long long>(packed.tokens(0, 0)));
-  return kvslim::attend(kvslim::cpu{}, query, packed, out, lse);
+  return kvslim::attend(kvslim::cpu{}, packed, request);
 }
 // [readme: end]
 
@@ -33,9 +30,9 @@ int main() {
   example::random_cache const data({.sequences = 1, .kv_heads = 2, .tokens = 4096, .head_dim = 64},
                                    8);
   std::vector<float> out(8 * 64), lse(8);
-  auto const done =
-      compress_and_attend(data.view(), kvslim::evidence{kvslim::window_queries{data.window(32)}},
-                          data.query(), kvslim::dense_rows(out.data(), {1, 8, 1, 64}), lse.data());
+  auto const done = compress_and_attend(
+      data.view(), kvslim::evidence{kvslim::window_queries{data.window(32)}},
+      {.q = data.query(), .out = kvslim::dense_rows(out.data(), {1, 8, 1, 64}), .lse = lse.data()});
   std::printf("%s, lse %.4f\n", done.message, static_cast<double>(lse[0]));
   return done.ok() ? 0 : 1;
 }

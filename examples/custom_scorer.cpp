@@ -13,7 +13,7 @@
 // [readme: scorer]
 /// Keeps the tokens whose keys are shortest (arXiv:2406.11430).
 struct short_keys {
-  using stage = kvslim::scorer_tag;
+  static constexpr kvslim::scorer_traits<> traits{};
   float power = 1.0f;
   KVSLIM_HD float score(auto const& token) const {  // higher means keep
     float sum = 0;

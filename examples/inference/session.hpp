@@ -10,6 +10,7 @@
 #include <kvslim/exec/openmp.hpp>
 #include <kvslim/kvslim.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <new>
@@ -45,24 +46,24 @@ class prefilled {
 
   [[nodiscard]] index_t tokens() const { return tokens_; }
   [[nodiscard]] model_shape const& shape() const { return shape_; }
-  /// The first `length` tokens of one layer, no copy.
-  [[nodiscard]] auto cache(index_t layer, index_t length) const {
+  /// The first `length` tokens of `layers` layers as that many sequences of one view, no copy.
+  [[nodiscard]] auto cache(index_t layer, index_t layers, index_t length) const {
     using plane = kvslim::plane<float const, kvslim::strided>;
     index_t const d = shape_.head_dim, at = layer * shape_.kv_heads * tokens_ * d;
     kvslim::strided const layout{shape_.kv_heads * tokens_ * d, tokens_ * d, d, 1};
     return kvslim::cache_view<plane>{
-        {1, shape_.kv_heads, length, d}, {k_.data() + at, layout}, {v_.data() + at, layout}};
+        {layers, shape_.kv_heads, length, d}, {k_.data() + at, layout}, {v_.data() + at, layout}};
   }
-  /// The queries of the `window` positions before `length`.
-  [[nodiscard]] kvslim::rows_view<float const> window(index_t layer, index_t length,
+  /// The queries of the `window` positions before `length`, of the same layers.
+  [[nodiscard]] kvslim::rows_view<float const> window(index_t layer, index_t layers, index_t length,
                                                       index_t window) const {
-    index_t const d = shape_.head_dim;
-    return {q_.data() + layer * shape_.q_heads * tokens_ * d + (length - window) * d,
-            1,
+    index_t const d = shape_.head_dim, all = shape_.q_heads * tokens_ * d;
+    return {q_.data() + layer * all + (length - window) * d,
+            layers,
             shape_.q_heads,
             window,
             d,
-            {shape_.q_heads * tokens_ * d, tokens_ * d, d, 1}};
+            {all, tokens_ * d, d, 1}};
   }
 
  private:
@@ -89,59 +90,114 @@ class session {
   sizes sizes_;
 };
 
+/// How a policy is run.
+struct session_options {
+  bool layers_together = false;  ///< all layers in one call: for quotas and scores across layers
+  bool evicts = false;           ///< tokens leave at every step, back to the policy's quota
+  index_t window = 32;           ///< newest queries that scorers may look at
+};
+
 template <class Policy>
 class policy_session final : public session {
  public:
   using plan_type = decltype(kvslim::make_plan(std::declval<Policy const&>(), kvslim::extents{}));
-  using packed_type = kvslim::packed_cache<typename plan_type::policy_type>;
+  using packed_type = kvslim::packed_cache<typename plan_type::key_codec_type,
+                                           typename plan_type::value_codec_type>;
+  /// Only token scorers can choose victims while decoding.
+  static constexpr bool can_evict = plan_type::has_quota && !plan_type::scores_in_bulk;
 
   /// Compresses the first `length` tokens of `text`, with room for `append` more.
-  policy_session(prefilled const& text, Policy const& policy, index_t length, index_t append) {
+  policy_session(prefilled const& text, Policy const& policy, index_t length, index_t append,
+                 session_options options)
+      : options_(options),
+        per_cache_(options.layers_together ? text.shape().layers : 1),
+        plan_(make(text.shape(), policy, length, append, options)) {
     auto const& s = text.shape();
-    kvslim::extents const e{1, s.kv_heads, length, s.head_dim};
-    auto const plan = kvslim::make_plan(policy, e, {.append_tokens = append});
-    require(plan.check());
-    aligned_buffer const scratch(plan.workspace_bytes());
+    require(plan_.check());
+    aligned_buffer const scratch(plan_.workspace_bytes());
     auto const begin = std::chrono::steady_clock::now();
-    for (index_t l = 0; l < s.layers; ++l) {
-      storage_.emplace_back(plan.packed_bytes());
-      caches_.emplace_back(plan, storage_.back());
-      kvslim::evidence const evidence{kvslim::window_queries{text.window(l, length, window)}};
-      require(kvslim::compress(kvslim::cpu{}, plan, text.cache(l, length), evidence, caches_.back(),
-                               scratch));
+    for (index_t l = 0; l < s.layers; l += per_cache_) {
+      storage_.emplace_back(plan_.packed_bytes());
+      caches_.emplace_back(plan_, storage_.back());
+      kvslim::evidence const evidence{
+          kvslim::window_queries{text.window(l, per_cache_, length, options.window)}};
+      require(kvslim::compress(kvslim::cpu{}, plan_, text.cache(l, per_cache_, length), evidence,
+                               caches_.back(), scratch));
       sizes_.stored_bytes += caches_.back().live_bytes();
     }
     sizes_.compress_ms =
         std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
-    auto const layers = static_cast<std::size_t>(s.layers);
     sizes_.original_bytes =
-        layers * 2 * 2 * static_cast<std::size_t>(s.kv_heads * length * s.head_dim);  // as f16
+        2 * 2 * static_cast<std::size_t>(s.layers * s.kv_heads * length * s.head_dim);  // as f16
     sizes_.peak_bytes =
-        sizes_.original_bytes + layers * plan.packed_bytes() + plan.workspace_bytes();
-    scratch_.resize(kvslim::append_scratch_floats(plan));
-    lse_.resize(static_cast<std::size_t>(s.q_heads));
+        sizes_.original_bytes + caches_.size() * plan_.packed_bytes() + plan_.workspace_bytes();
+    auto const& layout = plan_.layout();
+    std::size_t bytes = std::max({kvslim::append_bytes(layout), kvslim::settle_bytes(layout),
+                                  kvslim::attend_bytes(layout, s.q_heads)});
+    if constexpr (can_evict) bytes = std::max(bytes, kvslim::victim_bytes(plan_));
+    scratch_.emplace_back(bytes);
+    auto const heads = static_cast<std::size_t>(s.q_heads);
+    lse_.resize(heads);
+    stride_ = plan_.most_kept() + plan_.options().append_tokens;
+    if (options.evicts) logits_.resize(heads * static_cast<std::size_t>(stride_));
+    victims_.resize(static_cast<std::size_t>(plan_.extents().rows()));
   }
 
-  static constexpr index_t window = 32;
-
   std::span<float const> decode(model& m, index_t token) override {
-    auto const& s = m.shape();
     return m.step(token, caches_.front().next_position(0),
                   [&](index_t l, auto q, auto k, auto v, auto out) {
-                    auto const& cache = caches_[static_cast<std::size_t>(l)];
-                    kvslim::rows_shape const one{1, s.kv_heads, 1, s.head_dim},
-                        many{1, s.q_heads, 1, s.head_dim};
-                    require(kvslim::append(kvslim::cpu{}, cache, kvslim::dense_rows(k.data(), one),
-                                           kvslim::dense_rows(v.data(), one), scratch_.data()));
-                    require(kvslim::attend(kvslim::cpu{}, kvslim::dense_rows(q.data(), many), cache,
-                                           kvslim::dense_rows(out.data(), many), lse_.data()));
+                    one_layer(m.shape(), l, q, k, v, out);
                   });
   }
 
  private:
+  static plan_type make(model_shape const& s, Policy const& policy, index_t length, index_t append,
+                        session_options options) {
+    kvslim::extents const e{options.layers_together ? s.layers : 1, s.kv_heads, length, s.head_dim};
+    kvslim::plan_options with{.append_tokens = append, .evicts = options.evicts};
+    // Where a new token takes the slot of one that left, rows never grow.
+    if (options.evicts && kvslim::make_plan(policy, e, with).layout().refills())
+      with.append_tokens = 2;
+    return kvslim::make_plan(policy, e, with);
+  }
+
+  /// One token through one layer: append, attend, let tokens leave, settle.
+  void one_layer(model_shape const& s, index_t l, std::span<float const> q,
+                 std::span<float const> k, std::span<float const> v, std::span<float> out) {
+    auto const& cache = caches_[static_cast<std::size_t>(l / per_cache_)];
+    auto const& scratch = scratch_.front();
+    kvslim::step const here{.first_sequence = l % per_cache_, .sequences = 1};
+    kvslim::rows_shape const one{1, s.kv_heads, 1, s.head_dim}, many{1, s.q_heads, 1, s.head_dim};
+    require(kvslim::append(kvslim::cpu{}, cache, kvslim::dense_rows(k.data(), one),
+                           kvslim::dense_rows(v.data(), one), scratch, here));
+    kvslim::attend_request<> const request{.q = kvslim::dense_rows(q.data(), many),
+                                           .out = kvslim::dense_rows(out.data(), many),
+                                           .lse = lse_.data(),
+                                           .first_sequence = here.first_sequence,
+                                           .logits = logits_.empty() ? nullptr : logits_.data(),
+                                           .logits_stride = stride_};
+    require(kvslim::attend(kvslim::cpu{}, cache, request, scratch));
+    if constexpr (can_evict)
+      if (options_.evicts) {
+        if constexpr (plan_type::observes)
+          require(kvslim::observe(kvslim::cpu{}, plan_.template stage<kvslim::scorer_tag>(), cache,
+                                  request));
+        require(
+            kvslim::choose_victims(kvslim::cpu{}, plan_, cache, victims_.data(), scratch, here));
+        require(kvslim::evict(kvslim::cpu{}, cache, victims_.data(), here));
+      }
+    require(kvslim::settle(kvslim::cpu{}, cache, scratch, here));
+  }
+
+  session_options options_;
+  index_t per_cache_;  // layers in one cache
+  plan_type plan_;
   std::vector<aligned_buffer> storage_;
   std::vector<packed_type> caches_;
-  std::vector<float> scratch_, lse_;
+  std::vector<aligned_buffer> scratch_;
+  std::vector<float> lse_, logits_;
+  std::vector<std::int32_t> victims_;
+  index_t stride_ = 0;
 };
 
 }  // namespace example

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#include "compare/methods.hpp"
+
+namespace example {
+
+namespace {
+
+using namespace kvslim;
+
+/// `make(length)` gives the policy for that many tokens.
+template <class MakePolicy>
+method entry(std::string name, family kind, MakePolicy make, session_options options = {}) {
+  return {std::move(name), kind,
+          [=](prefilled const& text, index_t length, index_t append) -> std::unique_ptr<session> {
+            auto with = options;
+            if (with.window == 0) with.window = length;
+            return std::make_unique<policy_session<decltype(make(length))>>(text, make(length),
+                                                                            length, append, with);
+          }};
+}
+
+auto keep(double fraction, index_t tokens) {
+  return top_k{{.budget = budget_for(fraction, tokens), .sinks = 4, .recent = 32}};
+}
+
+void add_quantized(std::vector<method>& list) {
+  auto const add = [&](char const* name, auto policy) {
+    list.push_back(entry(name, family::quantized, [=](index_t) { return policy; }));
+  };
+  add("int8 per token", int_per_token<8>{});
+  add("int4 per token", int_per_token<4>{});
+  add("KIVI 8 bit", kivi<8>{});
+  add("KIVI 4 bit", kivi<4>{});
+  add("KIVI 2 bit", kivi<2>{});
+}
+
+void add_evicted(std::vector<method>& list, model const& m, snapkv const& snap) {
+  rerotate const close_gaps{m.rope()};
+  row_group const heads{.sequences = 1, .kv_heads = m.shape().kv_heads};
+  auto const add = [&](char const* name, auto make) {
+    list.push_back(entry(name, family::evicted, make));
+  };
+  add("StreamingLLM 50 %", [](index_t t) { return pipeline{streaming_llm{}, keep(0.5, t)}; });
+  add("StreamingLLM 50 % rerotated", [=](index_t t) {
+    return pipeline{streaming_llm{}, keep(0.5, t), close_gaps};
+  });
+  add("Knorm 50 %", [](index_t t) { return pipeline{knorm{}, keep(0.5, t)}; });
+  add("SnapKV 50 %", [=](index_t t) { return pipeline{snap, keep(0.5, t)}; });
+  add("SnapKV 25 %", [=](index_t t) { return pipeline{snap, keep(0.25, t)}; });
+  add("SnapKV 12.5 %", [=](index_t t) { return pipeline{snap, keep(0.125, t)}; });
+  add("SnapKV 50 % per layer", [=](index_t t) {
+    return pipeline{shared{snap, heads}, keep(0.5, t)};
+  });
+  add("SnapKV 25 % per layer", [=](index_t t) {
+    return pipeline{shared{snap, heads}, keep(0.25, t)};
+  });
+}
+
+void add_while_decoding(std::vector<method>& list) {
+  list.push_back(entry("StreamingLLM 25 %, every step", family::evicted_while_decoding,
+                       [](index_t t) {
+                         return pipeline{streaming_llm{}, keep(0.25, t)};
+                       },
+                       {.evicts = true}));
+}
+
+void add_merged(std::vector<method>& list, snapkv const& snap) {
+  // The paper's sigma of 5 fits another model's keys: here neighbours are farther apart, and their
+  // weights would all vanish.
+  constexpr kvmerger merge{{.sigma = 20.0f}};
+  constexpr kvmerger alone{{.sigma = 20.0f, .recent = 32, .sinks = 4, .mass_bias = true}};
+  list.push_back(entry("KVMerger", family::merged, [=](index_t) { return pipeline{snap, alone}; }));
+  list.push_back(entry("SnapKV 25 % + KVMerger", family::merged, [=](index_t t) {
+    return pipeline{snap, keep(0.25, t), merge};
+  }));
+  list.push_back(entry("SnapKV 50 % + KIVI 4 bit", family::combined, [=](index_t t) {
+    return pipeline{snap, keep(0.5, t), kivi<4>{}};
+  }));
+  list.push_back(entry("SnapKV 25 % + KVMerger + KIVI 4 bit", family::combined, [=](index_t t) {
+    return pipeline{snap, keep(0.25, t), merge, kivi<4>{}};
+  }));
+}
+
+}  // namespace
+
+std::vector<method> methods(model const& m, bool bytes) {
+  snapkv const snap{{.window = 32, .pool = snapkv_pool(bytes)}};
+  std::vector<method> list{entry("exact f16", family::exact, [](index_t) { return dense<f16>{}; })};
+  add_quantized(list);
+  add_evicted(list, m, snap);
+  add_while_decoding(list);
+  add_merged(list, snap);
+  return list;
+}
+
+}  // namespace example

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+// The rows of the comparison: a name, a family (a colour of the plot) and how to make a session.
+
+#include "inference/session.hpp"
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace example {
+
+enum class family { exact, quantized, evicted, evicted_while_decoding, merged, combined };
+
+struct method {
+  std::string name;
+  family kind;
+  std::function<std::unique_ptr<session>(prefilled const&, index_t length, index_t append)> make;
+};
+
+/// Every pipeline keeps the last 32 tokens and, where it evicts, 4 sinks. `bytes`: the model's
+/// tokens are bytes.
+std::vector<method> methods(model const& m, bool bytes);
+
+/// SnapKV's pooling kernel. Its authors' 5 tokens span about 21 bytes of text. Where a token is a
+/// byte, a kernel of 5 would keep the name that a question repeats and drop the digits that follow
+/// it.
+inline index_t snapkv_pool(bool bytes) { return bytes ? 21 : 5; }
+
+}  // namespace example
