@@ -31,6 +31,7 @@
 #include <kvslim/score/shared.hpp>
 #include <kvslim/score/snapkv.hpp>
 #include <kvslim/score/streaming_llm.hpp>
+#include <kvslim/score/tova.hpp>
 #include <kvslim/select/top_k.hpp>
 #include <kvslim/store/inspect.hpp>
 #include <kvslim/store/serialize.hpp>
