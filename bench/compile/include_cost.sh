@@ -1,8 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
-# CPU seconds that including a header costs above an empty unit, best of three, beside its budget; fails above 1.5 times the budget.
-# Host headers are only parsed; with nvcc on the path, .cuh are compiled for sm_90. include_cost.sh [COMPILER]
+# CPU seconds that including a header costs above an empty unit, best of three, beside its budget;
+# fails above 1.5 times the budget. Host headers are only parsed; with nvcc on the path, .cuh are
+# compiled for sm_90. include_cost.sh [COMPILER]
 set -eu
 cd "$(dirname "$0")/../.."
 compiler=${1:-g++}
@@ -33,15 +34,18 @@ row() {
 printf '%-34s %8s %8s\n' "header ($compiler)" "CPU s" budget
 empty=$(cost unit.cpp '' "$compiler" -fsyntax-only)
 row core/pipeline.hpp 0.3 unit.cpp "$empty" "$compiler" -fsyntax-only
-for method in score/knorm score/snapkv score/streaming_llm select/top_k merge/kvmerger reposition/rerotate quant/kivi quant/int_per_token; do
-  row $method.hpp 0.4 unit.cpp "$empty" "$compiler" -fsyntax-only
+for folder in score select keep merge reposition quant; do
+  for header in include/kvslim/"$folder"/*.hpp; do
+    [ -f "$header" ] || continue
+    row "${header#include/kvslim/}" 0.4 unit.cpp "$empty" "$compiler" -fsyntax-only
+  done
 done
 row kvslim.hpp 0.8 unit.cpp "$empty" "$compiler" -fsyntax-only
 if command -v nvcc >/dev/null 2>&1; then
   nvcc="nvcc -arch=sm_90 -c -o $unit/unit.o"
   empty=$(cost unit.cu '' "$nvcc")
-  row ops/top_k.cuh 1.0 unit.cu "$empty" "$nvcc"
-  row store/attend.cuh 1.0 unit.cu "$empty" "$nvcc"
+  row ops/select.cuh 1.0 unit.cu "$empty" "$nvcc"
+  row run/attend.cuh 1.0 unit.cu "$empty" "$nvcc"
   row kvslim.cuh 9 unit.cu "$empty" "$nvcc"
 fi
 exit $over

@@ -7,11 +7,15 @@ using namespace kvslim;
 namespace {
 
 [[maybe_unused]] int const registered[] = {
-    bench::add("top_k_per_layer_25",
+    bench::add("top_k_25",
                [](index_t tokens) {
-                 return pipeline{shared{given_scores{}, row_group{.kv_heads = 8}},
-                                 top_k{{.budget = tokens / 4}}};
+                 return pipeline{given_scores{}, top_k{{.budget = tokens / 4}}};
                }),
+    bench::add(
+        "top_k_protected_25",
+        [](index_t tokens) {
+          return pipeline{given_scores{}, top_k{{.budget = tokens / 4, .sinks = 4, .recent = 64}}};
+        }),
 };
 
 }  // namespace

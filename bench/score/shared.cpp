@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#include "support/method.hpp"
+
+using namespace kvslim;
+
+namespace {
+
+[[maybe_unused]] int const registered[] = {
+    bench::add("shared_snapkv_25",
+               [](index_t tokens) {
+                 return pipeline{shared{snapkv{}, row_group{.kv_heads = 8}},
+                                 top_k{{.budget = tokens / 4}}};
+               }),
+};
+
+}  // namespace
