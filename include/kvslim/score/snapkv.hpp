@@ -15,6 +15,7 @@
 // Fidelity: the window is kept by index, not by writing max + 1 into its scores (which vanishes in
 // 16-bit types).
 
+#include <kvslim/ops/finite.hpp>
 #include <kvslim/ops/window_scores.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
