@@ -8,34 +8,24 @@
 
 #include <kvslim/kvslim.hpp>
 
+#include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
-#include <numeric>
 
 // [readme: life]
-/// What a token has been paid so far, by all queries that saw it (H2O, arXiv:2306.14048).
-struct paid {
-  float mass;
-};
-struct heavy_hitters {
-  static constexpr kvslim::scorer_traits<paid, kvslim::needs_window_queries> traits{.observes =
-                                                                                        true};
-  KVSLIM_HD paid born(kvslim::place const&) const { return {0.0f}; }
-  KVSLIM_HD void observe(paid& x, float mass, kvslim::place const&) const { x.mass += mass; }
-  KVSLIM_HD float score(auto const& token) const { return token.column().mass; }
-};
-
 /// One layer's cache. The engine calls prefill once, then step for every token it decodes.
 struct layer {
   static constexpr auto policy =
-      kvslim::pipeline{heavy_hitters{}, kvslim::top_k{{.budget = 256, .sinks = 4, .recent = 64}}};
+      kvslim::pipeline{kvslim::h2o<>{}, kvslim::top_k{{.budget = 256, .sinks = 4, .recent = 64}}};
   using plan_type = decltype(kvslim::make_plan(policy, kvslim::extents{}));
+  using packed_type = kvslim::packed_cache<plan_type::key_codec_type, plan_type::value_codec_type>;
 
   plan_type plan;  // arithmetic only: every size is known before there is data
-  std::vector<std::byte> storage{plan.packed_bytes()}, scratch{plan.workspace_bytes()};
-  kvslim::packed_cache<plan_type::key_codec_type, plan_type::value_codec_type> packed{plan,
-                                                                                      storage};
+  std::vector<std::byte> storage{plan.packed_bytes()};
+  std::vector<std::byte> scratch{std::max(
+      {plan.workspace_bytes(), kvslim::append_bytes(plan.layout()), kvslim::victim_bytes(plan),
+       kvslim::attend_bytes(plan.layout(), 8), kvslim::settle_bytes(plan.layout())})};
+  packed_type packed{plan, storage};
   std::vector<float> lse = std::vector<float>(8), logits = std::vector<float>(8 * 260);
   std::vector<std::int32_t> victims = std::vector<std::int32_t>(2);
 
@@ -48,10 +38,10 @@ struct layer {
     kvslim::attend_request<> const request{
         .q = q, .out = out, .lse = lse.data(), .logits = logits.data(), .logits_stride = 260};
     if (auto s = kvslim::attend(exec, packed, request, scratch); !s) return s;
-    if (auto s = kvslim::observe(exec, heavy_hitters{}, packed, request); !s) return s;
+    if (auto s = kvslim::observe(exec, kvslim::h2o<>{}, packed, request); !s) return s;
     if (auto s = kvslim::choose_victims(exec, plan, packed, victims.data(), scratch); !s) return s;
     if (auto s = kvslim::evict(exec, packed, victims.data()); !s) return s;
-    return kvslim::settle(exec, packed, scratch);  // a newer token takes the victim's slot
+    return kvslim::settle(exec, packed, scratch);  // the next token takes the victim's slot
   }
 };
 // [readme: end]
