@@ -77,46 +77,46 @@ template <class Packed>
   return cells.packed.raw_row(cells.row(s, h)).next_position;
 }
 
-/// The row table's entry of row r, but for its offset.
-template <class Plan, class Cells>
-[[nodiscard]] KVSLIM_HD inline packed_row make_row(Plan const& plan, Cells const& cells,
-                                                   keep_set const& keep, index_t r) noexcept {
+/// The row table's entry of row r, but for its offset. `next`: of the view, if nothing is moved.
+template <class Plan>
+[[nodiscard]] KVSLIM_HD inline packed_row make_row(Plan const& plan, keep_set const& keep,
+                                                   index_t r, index_t count,
+                                                   std::int32_t next) noexcept {
   auto const layout = plan.layout();
-  index_t const count = keep.count(r), capacity = row_capacity(plan, count);
+  index_t const capacity = row_capacity(plan, count);
   packed_row x{};
   x.capacity = static_cast<std::int32_t>(capacity);
   x.sides = layout.parts(capacity, r).sides[0];
   x.slots = static_cast<std::int32_t>(count);
   x.key_coded = static_cast<std::int32_t>(layout.key_sizes(capacity).coded(count));
   x.value_coded = static_cast<std::int32_t>(layout.value_sizes(capacity).coded(count));
-  x.next_position = Plan::has_mover ? static_cast<std::int32_t>(longest_head(plan, keep, r))
-                                    : next_position_of(cells, r / plan.extents().kv_heads,
-                                                       r % plan.extents().kv_heads);
+  x.next_position = Plan::has_mover ? static_cast<std::int32_t>(longest_head(plan, keep, r)) : next;
   x.observed = x.next_position;
   return x;
 }
 
-/// Sides of one row: positions, biases and columns of what stays. Biases of merged rows are written
-/// when the rows are.
+/// Sides of one row: positions, biases and columns of every step-th slot from `first` on. Biases of
+/// merged rows are written when the rows are.
 template <class Plan, class Cells, class Packed>
 KVSLIM_HD inline void encode_sides(Plan const& plan, Cells const& cells, keep_set const& keep,
-                                   Packed const& packed, index_t r) {
+                                   Packed const& packed, index_t r, index_t first = 0,
+                                   index_t step = 1) {
   auto const& e = plan.extents();
-  index_t const s = r / e.kv_heads, h = r % e.kv_heads, count = keep.count(r);
+  index_t const s = r / e.kv_heads, h = r % e.kv_heads, count = packed.raw_row(r).slots;
   std::int32_t const* const kept = keep.cells + keep.begins[r];
   if (std::int32_t* const positions = packed.stored_positions(r); positions != nullptr)
-    for (index_t i = 0; i < count; ++i)
+    for (index_t i = first; i < count; i += step)
       positions[i] = Plan::has_mover
                          ? packed.raw_row(r).next_position - static_cast<std::int32_t>(count - i)
                          : cells.position(s, h, kept[i]);
   if (float* const biases = packed.biases(r); biases != nullptr && !Plan::has_merger)
-    for (index_t i = 0; i < count; ++i) biases[i] = cells.logit_bias(s, h, kept[i]);
+    for (index_t i = first; i < count; i += step) biases[i] = cells.logit_bias(s, h, kept[i]);
   if constexpr (Plan::observes) {
     using column = column_of<typename Plan::scorer_type>;
     auto* const columns = static_cast<column*>(static_cast<void*>(packed.columns(r)));
     if (columns == nullptr) return;
     auto const* const mine = static_cast<column const*>(static_cast<void const*>(keep.columns));
-    for (index_t i = 0; i < count; ++i) {
+    for (index_t i = first; i < count; i += step) {
       std::int32_t const at = cells.position(s, h, kept[i]);
       columns[i] = mine != nullptr
                        ? mine[keep.begins[r] + i]
@@ -125,45 +125,60 @@ KVSLIM_HD inline void encode_sides(Plan const& plan, Cells const& cells, keep_se
   }
 }
 
-/// Encodes one row from its keep list. The storage was zeroed. The first row of a group writes the
-/// group's blocks.
-template <class Plan, class Cells, class Packed>
-KVSLIM_HD inline void encode_row(Plan const& plan, Cells const& cells, keep_set const& keep,
-                                 float* staging, Packed const& packed, index_t r) {
-  encode_sides(plan, cells, keep, packed, r);
+/// K's or V's half of a row.
+template <bool Keys, class Packed>
+[[nodiscard]] KVSLIM_HD inline auto half_of(Packed const& packed, index_t r) noexcept {
+  if constexpr (Keys)
+    return packed.keys(r);
+  else
+    return packed.values(r);
+}
+
+/// Encodes K or V of one row from its keep list. The storage was zeroed. The first row of a group
+/// writes the group's blocks.
+template <bool Keys, class Plan, class Cells, class Packed>
+KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set const& keep,
+                                  float* staging, Packed const& packed, index_t r) {
   packed_row const entry = packed.raw_row(r);
   index_t const count = entry.slots, wide = plan.wide();
   float* const rows = staging + r * plan.staging_floats();
   float* const other = rows + plan.layout().block_floats();
-  auto const half = [&](auto const& at, bool keys) {
-    auto const read = [&](index_t member, index_t i, float* mine) {
-      index_t const from = group_of(at.codec).member_row(plan.extents(), r, member);
-      float* const rest = Plan::has_merger ? other : nullptr;
-      auto const to = entry.next_position - static_cast<std::int32_t>(count - i);
-      float const bias = read_kept(plan, cells, keep, from, i, to, keys ? mine : rest,
-                                   keys ? rest : mine, other + wide);
-      if (Plan::has_merger && keys)
-        if (float* const biases = packed.biases(from); biases != nullptr) biases[i] = bias;
-    };
-    if (at.member == 0) {
-      using codec = typename std::remove_cvref_t<decltype(at)>::codec_type;
-      if constexpr (codec::traits.fitted)
-        at.codec.fit(read, at.coded, at.at(0, at.coded, 0), at.state, other + 4 * wide);
-      for (index_t i = 0; i < at.coded;) {
-        index_t const take = at.in_block(i, at.coded);
-        for (index_t m = 0; m < at.members(); ++m)
-          for (index_t j = 0; j < take; ++j) read(m, i + j, rows + (m * take + j) * at.dim);
-        at.encode(i, take, rows);
-        i += take;
-      }
-    }
-    for (index_t i = at.coded; i < count; ++i) {
-      read(at.member, i, rows);
-      at.store(i, rows);
-    }
+  auto const at = half_of<Keys>(packed, r);
+  auto const read = [&](index_t member, index_t i, float* mine) {
+    index_t const from = group_of(at.codec).member_row(plan.extents(), r, member);
+    float* const rest = Plan::has_merger ? other : nullptr;
+    auto const to = entry.next_position - static_cast<std::int32_t>(count - i);
+    float const bias = read_kept(plan, cells, keep, from, i, to, Keys ? mine : rest,
+                                 Keys ? rest : mine, other + wide);
+    if (Plan::has_merger && Keys)
+      if (float* const biases = packed.biases(from); biases != nullptr) biases[i] = bias;
   };
-  half(packed.keys(r), true);
-  if constexpr (!Packed::layout_type::shares_keys) half(packed.values(r), false);
+  if (at.member == 0) {
+    using codec = typename std::remove_cvref_t<decltype(at)>::codec_type;
+    if constexpr (codec::traits.fitted)
+      at.codec.fit(read, at.coded, at.at(0, at.coded, 0), at.state, other + 4 * wide);
+    for (index_t i = 0; i < at.coded;) {
+      index_t const take = at.in_block(i, at.coded);
+      for (index_t m = 0; m < at.members(); ++m)
+        for (index_t j = 0; j < take; ++j) read(m, i + j, rows + (m * take + j) * at.dim);
+      at.encode(i, take, rows);
+      i += take;
+    }
+  }
+  for (index_t i = at.coded; i < count; ++i) {
+    read(at.member, i, rows);
+    at.store(i, rows);
+  }
+}
+
+/// Encodes one row: sides, K and V.
+template <class Plan, class Cells, class Packed>
+inline void encode_row(Plan const& plan, Cells const& cells, keep_set const& keep, float* staging,
+                       Packed const& packed, index_t r) {
+  encode_sides(plan, cells, keep, packed, r);
+  encode_half<true>(plan, cells, keep, staging, packed, r);
+  if constexpr (!Packed::layout_type::shares_keys)
+    encode_half<false>(plan, cells, keep, staging, packed, r);
 }
 
 /// What both backends check before encode writes anything.
@@ -191,32 +206,46 @@ template <class Plan, class Cells, class Packed>
   return {};
 }
 
-/// Whether row r's list can be encoded: in range, held, in text order, with positions that the
-/// layout can tell. Null is yes.
+/// Whether entry i of row r's list can be encoded: in range, held, in text order behind the one
+/// before it, with a position that the layout can tell. Null is yes. `next`: one past the row's
+/// newest position.
 template <class Plan, class Cells>
-[[nodiscard]] char const* fault_of_list(Plan const& plan, Cells const& cells, keep_set const& keep,
-                                        index_t r) noexcept {
+[[nodiscard]] KVSLIM_HD inline char const* fault_of_entry(Plan const& plan, Cells const& cells,
+                                                          keep_set const& keep, index_t r,
+                                                          index_t i, std::int32_t next) noexcept {
   auto const& e = plan.extents();
-  index_t const s = r / e.kv_heads, h = r % e.kv_heads;
+  index_t const s = r / e.kv_heads, h = r % e.kv_heads, count = keep.count(r);
+  std::int32_t const* const list = keep.cells + keep.begins[r];
   bool const consecutive = !Plan::has_mover && plan.layout().find(side_kind::position) < 0;
-  if (keep.begins[r + 1] < keep.begins[r] || keep.count(r) > e.tokens)
-    return "kvslim: the keep set's begins do not ascend";
-  for (index_t i = keep.begins[r]; i < keep.begins[r + 1]; ++i) {
-    index_t const cell = keep.cells[i];
-    if (cell < 0 || cell >= cells.length(s, h) || cells.state(s, h, cell) == token_state::padding)
-      return "kvslim: the keep set names a cell that holds no token";
-    if (i == keep.begins[r]) continue;
-    index_t const before = keep.cells[i - 1];
-    std::int32_t const now = cells.position(s, h, cell), last = cells.position(s, h, before);
-    if (now < last || (now == last && cell <= before))
+  auto const held = [&](index_t cell) {
+    return cell >= 0 && cell < cells.length(s, h) &&
+           cells.state(s, h, cell) != token_state::padding;
+  };
+  if (!held(list[i])) return "kvslim: the keep set names a cell that holds no token";
+  std::int32_t const now = cells.position(s, h, list[i]);
+  if (i > 0 && held(list[i - 1])) {
+    std::int32_t const last = cells.position(s, h, list[i - 1]);
+    if (now < last || (now == last && list[i] <= list[i - 1]))
       return "kvslim: the keep set is not in text order";
     if (consecutive && now != last + 1)
       return "kvslim: positions have gaps: plan with .positions = true to store them";
   }
-  if (index_t const n = keep.count(r);
-      consecutive && n > 0 &&
-      cells.position(s, h, keep.cells[keep.begins[r + 1] - 1]) + 1 != next_position_of(cells, s, h))
+  if (consecutive && i == count - 1 && now + 1 != next)
     return "kvslim: the newest token is not kept: plan with .positions = true";
+  return nullptr;
+}
+
+/// Whether row r's list can be encoded. Null is yes.
+template <class Plan, class Cells>
+[[nodiscard]] char const* fault_of_list(Plan const& plan, Cells const& cells, keep_set const& keep,
+                                        index_t r) noexcept {
+  auto const& e = plan.extents();
+  if (keep.begins[r + 1] < keep.begins[r] || keep.count(r) > e.tokens)
+    return "kvslim: the keep set's begins do not ascend";
+  std::int32_t const next = next_position_of(cells, r / e.kv_heads, r % e.kv_heads);
+  for (index_t i = 0; i < keep.count(r); ++i)
+    if (char const* const fault = fault_of_entry(plan, cells, keep, r, i, next); fault != nullptr)
+      return fault;
   return nullptr;
 }
 
@@ -301,7 +330,9 @@ template <class Exec, class Plan, class Cells, class Packed>
     packed.raw_header() = header;
     index_t at = layout.table_bytes();
     for (index_t r = 0; r < rows; ++r) {
-      packed_row entry = make_row(plan, cells, keep, r);
+      auto const& e = plan.extents();
+      packed_row entry = make_row(plan, keep, r, keep.count(r),
+                                  next_position_of(cells, r / e.kv_heads, r % e.kv_heads));
       entry.offset = at;
       packed.raw_row(r) = entry;
       at += layout.parts(entry.capacity, r).bytes;
