@@ -87,11 +87,12 @@ template <class... Parameters, class... Arguments>
   if (shape.blocks == 0) return {};
   if (shape.blocks < 0 || shape.blocks > most_blocks || shape.shared_bytes > most_shared_bytes)
     return fail(errc::unsupported, "kvslim: this shape needs a larger grid than CUDA has");
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
-  config.dynamicSmemBytes = static_cast<std::size_t>(shape.shared_bytes);
-  config.stream = exec.stream;
+  cudaLaunchConfig_t const config{dim3(static_cast<unsigned>(shape.blocks)),
+                                  dim3(static_cast<unsigned>(shape.threads)),
+                                  static_cast<std::size_t>(shape.shared_bytes),
+                                  exec.stream,
+                                  nullptr,
+                                  0};
   return cuda_result(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 

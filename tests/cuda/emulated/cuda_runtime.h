@@ -2,39 +2,60 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// The part of the CUDA runtime that kvslim uses, on the CPU: every CUDA thread is a thread, so that
+// The part of the CUDA runtime that kvslim uses, on the CPU, so that .cu files compile as C++ and
 // kernels run with their barriers where there is no GPU. Device memory can be touched by kernels
 // and copies only and ends at a guard page, so that the host reading it, or a kernel running past
 // it, is a segmentation fault. Shows logic, indexing and races (under TSan); shows nothing about a
 // GPU's own arithmetic.
 
+#include "fibers.hpp"
+
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <barrier>
 #include <chrono>
 #include <cmath>
-#include <cstddef>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <deque>
 #include <map>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #define __global__
 #define __device__
-#define __launch_bounds__(threads)
-#define __shared__ static  // blocks run one after another
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(bytes) alignas(bytes)
+#define __shared__ static thread_local  // a worker runs one block at a time
+#define KVSLIM_DETAIL_DYNAMIC_SHARED(name) float* const name = ::emulated::dynamic_shared()
 
 using cudaStream_t = void*;
 using cudaEvent_t = std::chrono::steady_clock::time_point*;
-enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidConfiguration = 9
+};
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
+struct uint2 {
+  unsigned x, y;
+};
 struct uint4 {
   unsigned x, y, z, w;
+};
+struct dim3 {
+  unsigned x = 1, y = 1, z = 1;
+  constexpr dim3() = default;
+  constexpr explicit dim3(unsigned a, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
+};
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  std::size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+  void* attrs = nullptr;
+  unsigned numAttrs = 0;
 };
 struct cudaDeviceProp {
   char name[64];
@@ -43,19 +64,17 @@ struct cudaDeviceProp {
 
 namespace emulated {
 
-struct index3 {
-  unsigned x = 0, y = 0, z = 0;
-};
-
 struct device_memory {
   struct region {
     std::byte* base;
     std::size_t bytes;
   };
   std::map<void*, region> regions;
-  std::vector<std::byte> dynamic_shared;
 };
 inline device_memory memory;
+inline cudaError_t last_error = cudaSuccess;
+
+inline cudaError_t fails(cudaError_t error) { return last_error = error; }
 
 /// While one lives, device memory can be touched.
 class on_device {
@@ -72,95 +91,121 @@ class on_device {
   }
 };
 
-/// The threads of a block, or of one of its warps.
-class team {
- public:
-  explicit team(std::size_t threads)
-      : barrier_(static_cast<std::ptrdiff_t>(threads)), waits_(threads), values_(threads) {}
+inline constexpr std::size_t most_shared = 48 * 1024;
+inline thread_local std::vector<float> shared_memory;
+inline float* dynamic_shared() { return shared_memory.data(); }
 
-  void synchronize(std::size_t rank) {
-    ++waits_[rank];
-    barrier_.arrive_and_wait();
-  }
-  /// Where all threads end together; one that reached fewer or other barriers than the rest is
-  /// found here. A GPU would hang, or worse.
-  void finish(std::size_t rank) {
-    long const mine = waits_[rank];
-    barrier_.arrive_and_wait();
-    if (mine != waits_[0]) {
-      std::fputs("emulated: not every thread of a block or warp reached the same barriers\n",
-                 stderr);
-      std::abort();
-    }
-    barrier_.arrive_and_wait();
-  }
-  template <class T>
-  T exchange(std::size_t rank, T mine, std::size_t from) {
-    std::memcpy(&values_[rank], &mine, sizeof mine);
-    synchronize(rank);
-    std::memcpy(&mine, &values_[from], sizeof mine);
-    synchronize(rank);
-    return mine;
-  }
+/// Two workers take the blocks of a grid in turn, so that blocks meet each other too.
+inline constexpr unsigned workers = 2;
 
- private:
-  std::barrier<> barrier_;
-  std::vector<long> waits_;  // how often each thread has waited
-  std::vector<double> values_;
-};
-
-inline thread_local index3 thread, block;
-inline thread_local team *block_team, *warp_team;
-inline index3 block_size, grid_size;
-constexpr unsigned warp_size = 32;
-
-/// What kernel<<<grid, threads, shared, stream>>> becomes: a callable over the kernel's arguments,
-/// which it copies as a launch does.
-template <class Kernel>
-auto launch(Kernel kernel, unsigned grid, int threads, std::size_t shared, cudaStream_t) {
-  return [=](auto... arguments) {
-    on_device const access;
-    memory.dynamic_shared.assign(shared, std::byte{0xa5});
-    block_size.x = static_cast<unsigned>(threads);
-    grid_size.x = grid;
-    team all(block_size.x);
-    std::deque<team> warps;
-    for (unsigned first = 0; first < block_size.x; first += warp_size)
-      warps.emplace_back(std::min(warp_size, block_size.x - first));
-    auto const run = [&](unsigned index) {
-      thread.x = index;
-      block_team = &all;
-      warp_team = &warps[index / warp_size];
-      for (unsigned b = 0; b < grid; ++b) {
-        block.x = b;
-        kernel(arguments...);
-        warp_team->finish(index % warp_size);
-        all.finish(index);
+template <class Kernel, class Arguments>
+cudaError_t launch(cudaLaunchConfig_t const& config, Kernel kernel, Arguments const& arguments) {
+  unsigned const blocks = config.gridDim.x, threads = config.blockDim.x;
+  if (blocks == 0 || blocks > 0x7fffffffu || threads == 0 || threads > 1024 ||
+      config.gridDim.y != 1 || config.blockDim.y != 1)
+    return fails(cudaErrorInvalidConfiguration);
+  if (config.dynamicSmemBytes > most_shared) return fails(cudaErrorInvalidValue);
+  on_device const access;
+  auto const work = [&](unsigned worker) {
+    shared_memory.assign(config.dynamicSmemBytes / sizeof(float) + 1, std::nanf(""));
+    run_threads(threads, [&](thread_state& me) {
+      me.block_size.x = threads;
+      me.grid_size.x = blocks;
+      for (unsigned b = worker; b < blocks; b += workers) {
+        me.block.x = b;
+        std::apply(kernel, arguments);
+        me.finish();
       }
-    };
-    std::vector<std::jthread> pool;
-    for (unsigned i = 0; i < block_size.x; ++i) pool.emplace_back(run, i);
+    });
   };
+  if (blocks == 1) return work(0), cudaSuccess;
+  std::vector<std::jthread> pool;
+  for (unsigned w = 0; w < workers; ++w) pool.emplace_back(work, w);
+  return cudaSuccess;
 }
 
 }  // namespace emulated
 
-#define threadIdx ::emulated::thread
-#define blockIdx ::emulated::block
-#define blockDim ::emulated::block_size
-#define gridDim ::emulated::grid_size
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  return ::emulated::launch(*config, kernel, std::tuple<Parameters...>(arguments...));
+}
 
-inline void __syncthreads() { ::emulated::block_team->synchronize(::emulated::thread.x); }
-inline void __syncwarp() {
-  ::emulated::warp_team->synchronize(::emulated::thread.x % ::emulated::warp_size);
+#define threadIdx (::emulated::running()->thread)
+#define blockIdx (::emulated::running()->block)
+#define blockDim (::emulated::running()->block_size)
+#define gridDim (::emulated::running()->grid_size)
+
+/// Every thread of a block must come to the same barrier: the same line.
+inline void __syncthreads(int line = __builtin_LINE()) {
+  ::emulated::running()->synchronize_block(line);
+}
+inline int __syncthreads_or(int mine, int line = __builtin_LINE()) {
+  return ::emulated::running()->block_or(mine, line);
+}
+inline void __syncwarp(unsigned = 0xffffffffu) { ::emulated::running()->synchronize_warp(); }
+template <class T>
+T __shfl_sync(unsigned, T mine, int lane) {
+  return ::emulated::running()->exchange(mine, static_cast<unsigned>(lane) % 32);
 }
 template <class T>
 T __shfl_xor_sync(unsigned, T mine, int lanes) {
-  auto const rank = ::emulated::thread.x % ::emulated::warp_size;
-  return ::emulated::warp_team->exchange(rank, mine, rank ^ static_cast<unsigned>(lanes));
+  auto* const me = ::emulated::running();
+  return me->exchange(mine, me->lane() ^ static_cast<unsigned>(lanes));
 }
-inline int atomicAdd(int* target, int value) {
+template <class T>
+T __shfl_up_sync(unsigned, T mine, unsigned lanes) {
+  auto* const me = ::emulated::running();
+  return me->exchange(mine, me->lane() < lanes ? me->lane() : me->lane() - lanes);
+}
+template <class T>
+T __shfl_down_sync(unsigned, T mine, unsigned lanes) {
+  auto* const me = ::emulated::running();
+  return me->exchange(mine, me->lane() + lanes > 31 ? me->lane() : me->lane() + lanes);
+}
+inline unsigned __ballot_sync(unsigned, int mine) {
+  return ::emulated::running()->ballot(mine != 0);
+}
+inline int __any_sync(unsigned, int mine) { return __ballot_sync(0xffffffffu, mine) != 0; }
+inline int __all_sync(unsigned, int mine) { return __ballot_sync(0xffffffffu, !mine) == 0; }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
+inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
+
+template <class T>
+T atomicAdd(T* target, std::type_identity_t<T> value) {
   return __atomic_fetch_add(target, value, __ATOMIC_RELAXED);
+}
+inline float atomicAdd(float* target, float value) {
+  unsigned seen = __atomic_load_n(reinterpret_cast<unsigned*>(target), __ATOMIC_RELAXED);
+  for (;;) {
+    float const sum = __builtin_bit_cast(float, seen) + value;
+    if (__atomic_compare_exchange_n(reinterpret_cast<unsigned*>(target), &seen,
+                                    __builtin_bit_cast(unsigned, sum), false, __ATOMIC_RELAXED,
+                                    __ATOMIC_RELAXED))
+      return __builtin_bit_cast(float, seen);
+  }
+}
+template <class T, class Better>
+T emulated_atomic_best(T* target, T value, Better const& better) {
+  T seen = __atomic_load_n(target, __ATOMIC_RELAXED);
+  while (better(value, seen) && !__atomic_compare_exchange_n(target, &seen, value, false,
+                                                             __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+  }
+  return seen;
+}
+template <class T>
+T atomicMax(T* target, std::type_identity_t<T> value) {
+  return emulated_atomic_best(target, value, [](T a, T b) { return a > b; });
+}
+template <class T>
+T atomicMin(T* target, std::type_identity_t<T> value) {
+  return emulated_atomic_best(target, value, [](T a, T b) { return a < b; });
+}
+template <class T>
+T atomicOr(T* target, std::type_identity_t<T> value) {
+  return __atomic_fetch_or(target, value, __ATOMIC_RELAXED);
 }
 
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
@@ -168,8 +213,13 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {"none: CUDA threads emulated on the CPU", 0, 0};
   return cudaSuccess;
 }
-inline cudaError_t cudaPeekAtLastError() { return cudaSuccess; }
+inline cudaError_t cudaPeekAtLastError() { return ::emulated::last_error; }
+inline cudaError_t cudaGetLastError() { return std::exchange(::emulated::last_error, cudaSuccess); }
+inline char const* cudaGetErrorString(cudaError_t) { return "emulated"; }
 inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaStreamCreate(cudaStream_t* stream) { return *stream = nullptr, cudaSuccess; }
+inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaEventCreate(cudaEvent_t* event) {
   return *event = new std::chrono::steady_clock::time_point, cudaSuccess;
 }
@@ -189,7 +239,7 @@ cudaError_t cudaMalloc(T** out, std::size_t bytes) {
   auto const rounded = (bytes + page - 1) / page * page;
   void* const base =
       mmap(nullptr, rounded + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (base == MAP_FAILED) return cudaErrorMemoryAllocation;
+  if (base == MAP_FAILED) return ::emulated::fails(cudaErrorMemoryAllocation);
   auto* const first = static_cast<std::byte*>(base);
   std::memset(base, 0xa5, rounded);  // never zero by luck
   mprotect(base, rounded + page, PROT_NONE);
@@ -214,8 +264,11 @@ inline cudaError_t cudaMemcpyAsync(void* to, void const* from, std::size_t bytes
                                    cudaMemcpyKind kind, cudaStream_t) {
   return cudaMemcpy(to, from, bytes, kind);
 }
-inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
+inline cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
   ::emulated::on_device const access;
   std::memset(to, value, bytes);
   return cudaSuccess;
+}
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
+  return cudaMemset(to, value, bytes);
 }

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+/// What the threads of one block do together: sums, ordered lists, and the selection of the largest
+/// keys. Every thread of a block of `block_threads` calls; memory may be reused at once.
+
+#include <kvslim/exec/cuda.cuh>
+
+#include <cub/block/block_reduce.cuh>
+#include <cub/block/block_scan.cuh>
+
+KVSLIM_BEGIN_CUDA_NAMESPACE
+
+inline constexpr int block_threads = 512;
+
+/// Combines one value of every thread; every thread gets the result.
+template <class T, class Combine>
+__device__ T over_block(T mine, Combine const& combine) {
+  using reduction = cub::BlockReduce<T, block_threads>;
+  __shared__ typename reduction::TempStorage storage;
+  __shared__ T result;
+  T const all = reduction(storage).Reduce(mine, combine);
+  if (threadIdx.x == 0) result = all;
+  __syncthreads();
+  T const shared = result;
+  __syncthreads();
+  return shared;
+}
+
+struct plus {
+  template <class T>
+  __device__ T operator()(T a, T b) const {
+    return a + b;
+  }
+};
+
+/// Sum of one value of every thread.
+template <class T>
+__device__ T block_sum(T mine) {
+  return over_block(mine, plus{});
+}
+
+/// What the threads before this one hold, and all of them.
+template <class T>
+struct running_sum {
+  T before, total;
+};
+template <class T>
+__device__ running_sum<T> block_scan(T mine) {
+  using scan = cub::BlockScan<T, block_threads>;
+  __shared__ typename scan::TempStorage storage;
+  running_sum<T> sum;
+  scan(storage).ExclusiveSum(mine, sum.before, sum.total);
+  __syncthreads();
+  return sum;
+}
+
+/// Calls use(i, place) for every i in [0, n) that has(i), place being its number among them, in
+/// order; ends after `most` of them. Returns how many there were, at most `most`.
+template <class Has, class Use>
+__device__ index_t block_list(index_t n, index_t most, Has const& has, Use const& use) {
+  index_t found = 0;
+  for (index_t base = 0; base < n && found < most; base += block_threads) {
+    index_t const i = base + threadIdx.x;
+    bool const mine = i < n && has(i);
+    auto const sum = block_scan(mine ? 1 : 0);
+    index_t const place = found + sum.before;
+    if (mine && place < most) use(i, place);
+    found = min(most, found + sum.total);
+  }
+  return found;
+}
+
+/// The key that exactly `wanted` of a block's keys reach, found digit by digit from the top until a
+/// digit is wanted whole. `each(use)` calls use(key) for every key of this thread; keys are
+/// distinct. 1 <= wanted <= keys.
+template <class Each>
+__device__ std::uint64_t block_threshold(index_t wanted, Each const& each) {
+  constexpr int most_bits = 11, bins = 1 << most_bits, mine = bins / block_threads;
+  __shared__ unsigned counts[bins];
+  __shared__ struct {
+    unsigned digit;
+    index_t above, inside;
+  } found;
+  std::uint64_t threshold = 0;
+  for (int high = 64; high > 0;) {
+    int const bits = high < most_bits ? high : most_bits, low = high - bits;
+    for (int i = static_cast<int>(threadIdx.x); i < bins; i += block_threads) counts[i] = 0;
+    __syncthreads();
+    unsigned last = 0, run = 0;  // equal digits in a row are counted together
+    each([&](std::uint64_t key) {
+      if (high < 64 && key >> high != threshold >> high) return;
+      unsigned const digit = static_cast<unsigned>(key >> low) & ((1u << bits) - 1u);
+      if (digit != last && run > 0) {
+        atomicAdd(&counts[last], run);
+        run = 0;
+      }
+      last = digit;
+      ++run;
+    });
+    if (run > 0) atomicAdd(&counts[last], run);
+    __syncthreads();
+    unsigned const top = bins - 1 - threadIdx.x * mine;  // this thread's bins, from the top
+    index_t sum = 0;
+    for (unsigned i = 0; i < mine; ++i) sum += counts[top - i];
+    index_t above = block_scan(sum).before;
+    for (unsigned i = 0; i < mine; ++i) {
+      index_t const inside = counts[top - i];
+      if (above < wanted && wanted <= above + inside) found = {top - i, above, inside};
+      above += inside;
+    }
+    __syncthreads();
+    threshold |= static_cast<std::uint64_t>(found.digit) << low;
+    wanted -= found.above;
+    bool const whole = found.inside == wanted;
+    __syncthreads();
+    if (whole) break;
+    high = low;
+  }
+  return threshold;
+}
+
+KVSLIM_END_CUDA_NAMESPACE
