@@ -249,8 +249,8 @@ status score(Exec const& exec, Plan const& plan, Cache const& cache, Evidence co
 /// caller's (plan.keep), which encode() and ops::compact() read.
 ///
 /// Requires: scratch of plan.select_bytes(). Returns: invalid_shape, invalid_option,
-/// invalid_pointer, buffer_too_small, non_finite (K); then `keep` holds nothing of use.
-/// Cost: one checking pass over K, the scorer's, and a selection linear in tokens.
+/// invalid_pointer, buffer_too_small, non_finite (K, with a scorer); then `keep` holds nothing of
+/// use. Cost: one checking pass over K, the scorer's, and a selection linear in tokens.
 template <host_executor Exec, class Plan, class Cache, class Evidence>
 status select(Exec const& exec, Plan const& plan, Cache const& cache, Evidence const& evidence,
               keep_set& keep, workspace scratch) {
@@ -265,7 +265,8 @@ status select(Exec const& exec, Plan const& plan, Cache const& cache, Evidence c
   if (auto const s = detail::check_workspace(scratch, plan.select_bytes()); !s) return s;
   detail::carver carve(scratch.data);
   auto const w = plan.carve_select(carve);
-  if (auto const s = detail::check_finite(exec, cache, w.good); !s) return s;
+  if constexpr (Plan::has_scorer)  // nothing else reads K; encode() checks what it stores
+    if (auto const s = detail::check_finite(exec, cache, w.good); !s) return s;
   return detail::run_select(exec, plan, cache, evidence, keep, w);
 }
 
