@@ -3,25 +3,12 @@
 #pragma once
 
 #include <kvslim/core/concepts.hpp>
+#include <kvslim/core/logit.hpp>
 #include <kvslim/ops/exp.hpp>
-#include <kvslim/store/header.hpp>
 
 #include <cmath>
 
 KVSLIM_BEGIN_NAMESPACE
-
-namespace detail {
-
-/// The factor that a logit rule puts before q . k.
-[[nodiscard]] KVSLIM_HD inline float logit_scale(logit_rule const& rule, index_t dim) noexcept {
-  return rule.scale != 0.0f ? rule.scale : 1.0f / std::sqrt(static_cast<float>(dim));
-}
-/// Soft cap of a scaled logit; off without one.
-[[nodiscard]] KVSLIM_HD inline float soft_capped(float cap, float x) noexcept {
-  return cap > 0.0f ? cap * std::tanh(x / cap) : x;
-}
-
-}  // namespace detail
 
 namespace ops {
 

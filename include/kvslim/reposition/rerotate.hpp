@@ -10,8 +10,8 @@
 // position.
 
 #include <kvslim/core/concepts.hpp>
+#include <kvslim/core/fingerprint.hpp>
 #include <kvslim/ops/rope.hpp>
-#include <kvslim/store/header.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

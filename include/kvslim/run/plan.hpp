@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/core/fingerprint.hpp>
 #include <kvslim/core/pipeline.hpp>
 #include <kvslim/quant/dense.hpp>
 #include <kvslim/score/shared.hpp>

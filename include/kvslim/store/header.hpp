@@ -5,6 +5,7 @@
 /// The fixed-size records of the stored form, version 2. README.md in this folder has the bytes.
 
 #include <kvslim/core/codec.hpp>
+#include <kvslim/core/logit.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -36,13 +37,6 @@ inline constexpr index_t most_sides = 8;
 
 /// Position of a slot whose token has left: attention skips it, settle fills it again.
 inline constexpr std::int32_t empty_slot = -1;
-
-/// How a logit is made from q . k: scaled, then soft-capped as cap * tanh(x / cap) if cap > 0.
-struct logit_rule {
-  float scale = 0.0f;  ///< 0: 1 / sqrt(head_dim)
-  float soft_cap = 0.0f;
-  friend constexpr bool operator==(logit_rule const&, logit_rule const&) = default;
-};
 
 /// One (sequence, kv_head): where its bytes start and what it holds. Physical slots are [0, slots):
 /// of each side, the first `coded` are in blocks, the rest in a ring of exact ones.
@@ -82,18 +76,5 @@ static_assert(sizeof(packed_header) == 320);
 
 inline constexpr std::uint32_t packed_magic = 0x4d4c534b;  // "KSLM"
 inline constexpr std::uint32_t packed_version = 2;
-
-namespace detail {
-
-/// Mixes one word into a fingerprint (splitmix64's finaliser).
-[[nodiscard]] KVSLIM_HD constexpr std::uint64_t mix(std::uint64_t hash,
-                                                    std::uint64_t word) noexcept {
-  std::uint64_t x = hash + 0x9e3779b97f4a7c15u + word;
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
-
-}  // namespace detail
 
 KVSLIM_END_NAMESPACE
