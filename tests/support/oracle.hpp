@@ -163,12 +163,20 @@ struct asked {
   asked(asked const&) = delete;
 };
 
-/// The error of attend() over a packed cache for the first of a cache's queries; 1e9 if it refuses.
+/// The error of attend() over a packed cache for the first of a cache's queries, the worse of with
+/// and without scratch; 1e9 if it refuses. Heads wider than the stack serves need the scratch.
 template <class Packed>
 double attend_error(Packed const& packed, data::cache const& c, index_t queries = 1) {
-  asked x(packed, c.queries(queries));
-  if (!kvslim::attend(kvslim::cpu{}, packed, x.request)) return 1e9;
-  return error_of(packed, x.request);
+  asked plain(packed, c.queries(queries)), roomy(packed, c.queries(queries));
+  data::buffer scratch(kvslim::attend_bytes(packed.layout(), plain.request.q.heads, queries));
+  auto const on_stack = kvslim::attend(kvslim::cpu{}, packed, plain.request);
+  auto const in_scratch = kvslim::attend(kvslim::cpu{}, packed, roomy.request, scratch);
+  if (!in_scratch || !scratch.intact()) return 1e9;
+  auto const& e = packed.extents();
+  bool const wide = e.head_dim + 2 * e.value_width() > kvslim::detail::attend_stack_floats;
+  if (!on_stack && !wide) return 1e9;
+  return std::max(on_stack ? error_of(packed, plain.request) : 0.0,
+                  error_of(packed, roomy.request));
 }
 
 }  // namespace oracle

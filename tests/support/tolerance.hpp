@@ -14,4 +14,10 @@ inline constexpr double attend = 2e-5;  // the bound that attend() states, relat
 inline constexpr double f16_storage =
     1e-3;  // values rounded once to f16, relative (half an ulp is 2^-11)
 
+// Half a step of a group that spans twice its largest magnitude, whose step and minimum are f16:
+// relative to the largest magnitude stored.
+inline constexpr double eight_bits = 1.0 / 255 + f16_storage;
+inline constexpr double four_bits = 1.0 / 15 + f16_storage;
+inline constexpr double two_bits = 1.0 / 3 + f16_storage;
+
 }  // namespace tolerance
