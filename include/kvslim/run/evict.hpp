@@ -97,6 +97,29 @@ template <class Text>
   return at < 0 ? -1 : static_cast<std::int32_t>(text.cell(s, h, at));
 }
 
+/// What both backends check before victims are chosen.
+template <class Plan, class Packed>
+[[nodiscard]] status check_victims(Plan const& plan, Packed const& packed,
+                                   std::int32_t const* victims) noexcept {
+  static_assert(Plan::has_scorer && Plan::has_quota,
+                "kvslim: choose_victims needs a pipeline with a scorer and a quota");
+  using quota_type = std::remove_cvref_t<decltype(plan.template stage<quota_tag>())>;
+  static_assert(!quota_type::traits.contests,
+                "kvslim: a quota that holds contests decides once; use recompress while decoding");
+  if (auto const s = plan.check(); !s) return s;
+  if (packed.storage() == nullptr || victims == nullptr)
+    return fail(errc::invalid_pointer, "kvslim: choose_victims was given a null pointer");
+  if (packed.layout().find(side_kind::position) < 0)
+    return fail(errc::unsupported, "kvslim: tokens leave only caches planned with .evicts = true");
+  if constexpr (Plan::observes)
+    if (packed.layout().find(side_kind::column) < 0)
+      return fail(errc::unsupported, "kvslim: the cache has no columns for this scorer");
+  if (plan.template stage<quota_tag>().group().size() != 1)
+    return fail(errc::unsupported,
+                "kvslim: while decoding every row has its own quota; use recompress");
+  return {};
+}
+
 }  // namespace detail
 
 /// Bytes of scratch for choose_victims.
@@ -119,25 +142,9 @@ template <host_executor Exec, class Plan, class Key, class Value>
 status choose_victims(Exec const& exec, Plan const& plan,
                       packed_cache<Key, Value, host_space> const& packed, std::int32_t* victims,
                       workspace scratch, step at = {}) {
-  static_assert(Plan::has_scorer && Plan::has_quota,
-                "kvslim: choose_victims needs a pipeline with a scorer and a quota");
-  using quota_type = std::remove_cvref_t<decltype(plan.template stage<quota_tag>())>;
-  static_assert(!quota_type::traits.contests,
-                "kvslim: a quota that holds contests decides once; use recompress while decoding");
-  if (auto const s = plan.check(); !s) return s;
-  if (packed.storage() == nullptr || victims == nullptr)
-    return detail::fail(errc::invalid_pointer, "kvslim: choose_victims was given a null pointer");
+  if (auto const s = detail::check_victims(plan, packed, victims); !s) return s;
   if (!packed.ready())
     return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
-  if (packed.layout().find(side_kind::position) < 0)
-    return detail::fail(errc::unsupported,
-                        "kvslim: tokens leave only caches planned with .evicts = true");
-  if constexpr (Plan::observes)
-    if (packed.layout().find(side_kind::column) < 0)
-      return detail::fail(errc::unsupported, "kvslim: the cache has no columns for this scorer");
-  if (plan.template stage<quota_tag>().group().size() != 1)
-    return detail::fail(errc::unsupported,
-                        "kvslim: while decoding every row has its own quota; use recompress");
   if (auto const s = detail::resolve(at, packed.extents()); !s) return s;
   if (auto const s = detail::check_workspace(scratch, victim_bytes(plan)); !s) return s;
   index_t const most = detail::victim_slots(plan), rows = packed.extents().rows();

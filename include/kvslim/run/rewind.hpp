@@ -9,7 +9,8 @@ KVSLIM_BEGIN_NAMESPACE
 namespace detail {
 
 /// Whether slots that are coded may be taken back: the row is then as if they had never come.
-[[nodiscard]] constexpr bool can_uncode(codec_sizes const& z, codec_traits const& t) noexcept {
+[[nodiscard]] KVSLIM_HD constexpr bool can_uncode(codec_sizes const& z,
+                                                  codec_traits const& t) noexcept {
   return !t.whole_blocks && z.keep_exact == 0 && z.settle_by == 1;
 }
 

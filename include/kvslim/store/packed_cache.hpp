@@ -273,7 +273,7 @@ struct packed_cells {
     return s * extent.kv_heads + h;
   }
   [[nodiscard]] KVSLIM_HD index_t length(index_t s, index_t h) const noexcept {
-    return packed.raw_row(row(s, h)).slots;
+    return detail::min(packed.raw_row(row(s, h)).slots, extent.tokens);
   }
   [[nodiscard]] KVSLIM_HD std::int32_t position(index_t s, index_t h, index_t cell) const noexcept {
     return packed.positions(row(s, h))[cell];
