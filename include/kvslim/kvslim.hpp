@@ -32,6 +32,7 @@
 #include <kvslim/score/snapkv.hpp>
 #include <kvslim/score/streaming_llm.hpp>
 #include <kvslim/score/tova.hpp>
+#include <kvslim/select/adakv.hpp>
 #include <kvslim/select/top_k.hpp>
 #include <kvslim/store/inspect.hpp>
 #include <kvslim/store/serialize.hpp>

@@ -74,8 +74,8 @@ inline std::vector<std::size_t> adakv_interpolated(std::vector<std::size_t> cons
   for (std::size_t h = 0; h < won.size(); ++h) {
     double const share =
         static_cast<double>(won[h]) * (1.0 - alpha) + static_cast<double>(base) * alpha;
-    budget[h] = static_cast<std::size_t>(std::floor(share + 1e-9));  // 2.9999... means 3
-    fraction[h] = share - static_cast<double>(budget[h]);
+    budget[h] = static_cast<std::size_t>(std::floor(share + 1e-9));            // 2.9999... means 3
+    fraction[h] = std::round((share - static_cast<double>(budget[h])) * 1e9);  // ties are ties
     rest -= budget[h];
   }
   for (auto h : best(fraction, rest)) ++budget[static_cast<std::size_t>(h)];
