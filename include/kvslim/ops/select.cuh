@@ -2,77 +2,266 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/exec/cuda.cuh>
-#include <kvslim/select/top_k.hpp>
+#include <kvslim/exec/cuda_block.cuh>
+#include <kvslim/ops/select.hpp>
+
+KVSLIM_BEGIN_CUDA_NAMESPACE
+
+/// One block per row. What is pinned, a sink and recent is listed turn by turn, in the order in
+/// which the quota's count is given to it.
+template <class Text>
+KVSLIM_DETAIL_KERNEL void protect_kernel(Text text, slice<quota const> quotas, fate* fates) {
+  auto const& e = text.extents();
+  index_t const r = blockIdx.x, s = r / e.kv_heads, h = r % e.kv_heads, n = text.tokens(s, h);
+  quota const q = quotas[r];
+  fate* const mine = fates + r * e.tokens;
+  for (index_t i = threadIdx.x; i < n; i += block_threads) mine[i] = fate::evicted;
+  __syncthreads();
+  auto const is = [&](index_t i, int turn) {
+    return ops::protection(text.pinned(s, h, i), q, i, n) == turn;
+  };
+  index_t const newest = n - 1;
+  index_t room = q.count;
+  room -= block_list(
+      n, room, [&](index_t i) { return is(i, 0); },
+      [&](index_t i, index_t) { mine[i] = fate::sure; });
+  room -= block_list(
+      min(q.sinks, n), room, [&](index_t i) { return is(i, 1); },
+      [&](index_t i, index_t) { mine[i] = fate::sure; });
+  block_list(
+      min(q.recent, n), room, [&](index_t i) { return is(newest - i, 2); },
+      [&](index_t i, index_t) { mine[newest - i] = fate::sure; });
+}
+
+/// One block per row. The kept set is what reaches a threshold among the keys of open tokens.
+template <class Text>
+KVSLIM_DETAIL_KERNEL void keep_best_kernel(Text text, score_view scores, slice<quota const> quotas,
+                                           fate* fates) {
+  auto const& e = text.extents();
+  index_t const r = blockIdx.x, n = text.tokens(r / e.kv_heads, r % e.kv_heads);
+  quota const q = quotas[r];
+  fate* const mine = fates + r * e.tokens;
+  float const* const score = scores.row(r);
+  auto const each = [&](auto const& use) {
+    for (index_t i = threadIdx.x; i < n; i += block_threads)
+      if (mine[i] == fate::evicted && ops::reaches(score[i], q.least))
+        use(i, ops::order_key(score[i], i));
+  };
+  index_t taken = 0, open = 0;
+  for (index_t i = threadIdx.x; i < n; i += block_threads) taken += mine[i] != fate::evicted;
+  each([&](index_t, std::uint64_t) { ++open; });
+  taken = block_sum(taken);
+  open = block_sum(open);
+  index_t const room = min(q.count - taken, open);
+  if (room <= 0) return;
+  std::uint64_t threshold = 0;
+  if (room < open)
+    threshold = block_threshold(
+        room, [&](auto const& use) { each([&](index_t, std::uint64_t key) { use(key); }); });
+  each([&](index_t i, std::uint64_t key) {
+    if (key >= threshold) mine[i] = fate::kept;
+  });
+}
+
+/// Where the rows of a group stand in a contest.
+struct contest_rows {
+  extents e;
+  score_view scores;
+  row_group group;
+  contest rules;
+  row_facts* facts;     // group after group
+  std::uint64_t* sure;  // likewise: keys from here on are seated before the contest
+
+  [[nodiscard]] __device__ index_t contenders(index_t at) const {
+    return max(0, facts[at].tokens - facts[at].recent);
+  }
+  [[nodiscard]] __device__ index_t seated(index_t at) const {
+    return max(0, min(rules.sure, contenders(at)));
+  }
+  /// Calls use(key) for every contender of member m of group g that this thread looks at.
+  template <class Use>
+  __device__ void each(index_t g, index_t m, Use const& use) const {
+    float const* const score = scores.row(group.member_row(e, group.group_row(e, g), m));
+    index_t const n = contenders(g * group.size() + m);
+    for (index_t i = threadIdx.x; i < n; i += block_threads)
+      use(ops::order_key(score[i], m * e.tokens + i));
+  }
+};
+
+/// One block per row: the keys that its `sure` best reach.
+template <class Rows>
+KVSLIM_DETAIL_KERNEL void seat_sure_kernel(Rows rows) {
+  index_t const at = blockIdx.x, g = at / rows.group.size(), m = at % rows.group.size();
+  index_t const seated = rows.seated(at);
+  std::uint64_t threshold = ~std::uint64_t{0};  // above every key
+  if (seated == rows.contenders(at))
+    threshold = 0;
+  else if (seated > 0)
+    threshold = block_threshold(seated, [&](auto const& use) { rows.each(g, m, use); });
+  if (threadIdx.x == 0) rows.sure[at] = threshold;
+}
+
+/// One block per group: the seats that are left go to the best of all rows.
+template <class Rows>
+KVSLIM_DETAIL_KERNEL void contest_kernel(Rows rows) {
+  index_t const g = blockIdx.x, size = rows.group.size(), first = g * size;
+  auto const each = [&](index_t m, auto const& use) {
+    std::uint64_t const sure = rows.sure[first + m];
+    rows.each(g, m, [&](std::uint64_t key) {
+      if (key < sure) use(key);
+    });
+  };
+  index_t open = 0, seats = rows.rules.seats;
+  for (index_t m = 0; m < size; ++m) {
+    open += rows.contenders(first + m) - rows.seated(first + m);
+    seats -= rows.seated(first + m);
+  }
+  std::uint64_t threshold = ~std::uint64_t{0};
+  if (seats >= open)
+    threshold = 0;
+  else if (seats > 0)
+    threshold = block_threshold(seats, [&](auto const& use) {
+      for (index_t m = 0; m < size; ++m) each(m, use);
+    });
+  for (index_t m = 0; m < size; ++m) {
+    index_t won = 0;
+    each(m, [&](std::uint64_t key) { won += key >= threshold ? 1 : 0; });
+    won = block_sum(won);
+    if (threadIdx.x == 0) rows.facts[first + m].winners = rows.seated(first + m) + won;
+  }
+}
+
+/// One block per row: how many it keeps, in begins[row + 1].
+template <class Text>
+KVSLIM_DETAIL_KERNEL void count_kept_kernel(Text text, fate const* fates, keep_set keep) {
+  auto const& e = text.extents();
+  index_t const r = blockIdx.x, n = text.tokens(r / e.kv_heads, r % e.kv_heads);
+  index_t count = 0;
+  for (index_t i = threadIdx.x; i < n; i += block_threads)
+    count += fates[r * e.tokens + i] != fate::evicted ? 1 : 0;
+  count = block_sum(count);
+  if (threadIdx.x == 0) keep.begins[r + 1] = count;
+}
+
+/// One block: counts become begins, cut at the keep set's room.
+template <class Keep>
+KVSLIM_DETAIL_KERNEL void place_rows_kernel(Keep keep, index_t rows) {
+  index_t end = 0;
+  for (index_t base = 0; base < rows; base += block_threads) {
+    index_t const r = base + threadIdx.x, mine = r < rows ? keep.begins[r + 1] : 0;
+    auto const sum = block_scan(mine);
+    if (r < rows) keep.begins[r + 1] = min(keep.room, end + sum.before + mine);
+    end += sum.total;
+  }
+  if (threadIdx.x == 0) keep.begins[0] = 0;
+}
+
+/// One block per row: ranks and cells of what it keeps.
+template <class Text>
+KVSLIM_DETAIL_KERNEL void list_kept_kernel(Text text, fate const* fates, keep_set keep) {
+  auto const& e = text.extents();
+  index_t const r = blockIdx.x, s = r / e.kv_heads, h = r % e.kv_heads, first = keep.begins[r];
+  block_list(
+      text.tokens(s, h), keep.begins[r + 1] - first,
+      [&](index_t i) { return fates[r * e.tokens + i] != fate::evicted; },
+      [&](index_t i, index_t place) {
+        keep.ranks[first + place] = static_cast<std::int32_t>(i);
+        keep.cells[first + place] = static_cast<std::int32_t>(text.cell(s, h, i));
+      });
+}
+
+/// Moves one word of one kept record. Index: [row, entry, word].
+struct list_columns_body {
+  index_t tokens, words;
+  std::uint32_t const* columns;
+  keep_set keep;
+
+  __device__ void operator()(index_t at) const {
+    index_t const r = at / (tokens * words), entry = keep.begins[r] + at / words % tokens;
+    if (entry >= keep.begins[r + 1]) return;
+    static_cast<std::uint32_t*>(static_cast<void*>(keep.columns))[entry * words + at % words] =
+        columns[(r * tokens + keep.ranks[entry]) * words + at % words];
+  }
+};
+
+KVSLIM_END_CUDA_NAMESPACE
 
 KVSLIM_BEGIN_NAMESPACE
 
-namespace detail {
-
-inline constexpr int select_threads = 256;
-
-/// Sums `mine` over the block; every thread gets the result.
-__device__ inline int block_count(int mine, int* shared) {
-  __syncthreads();
-  if (threadIdx.x == 0) *shared = 0;
-  __syncthreads();
-  if (mine != 0) atomicAdd(shared, mine);
-  __syncthreads();
-  return *shared;
-}
-
-/// One block per row. The same total order as the CPU: the kept set is all keys at or above a
-/// threshold, found byte by byte from the top (radix select), until a bucket is wanted whole.
-template <class Cache>
-__global__ void select_kernel(top_k policy, Cache cache, float const* scores,
-                              std::uint8_t* all_flags, index_t protected_recent) {
-  __shared__ int shared, in_bucket[256];
-  auto const& e = cache.extent;
-  index_t const r = blockIdx.x, s = r / e.kv_heads, tokens = cache.length(s);
-  float const* const score = scores + r * e.tokens;
-  std::uint8_t* const flags = all_flags + r * e.tokens;
-  for (index_t t = threadIdx.x; t < e.tokens; t += blockDim.x)
-    flags[t] = t < tokens && cache.is_valid(s, t) ? 0 : 255;
-  __syncthreads();
-  index_t const sinks = min(policy.opt.sinks, tokens),
-                recent = min(max(policy.opt.recent, protected_recent), tokens);
-  if (threadIdx.x == 0) {
-    index_t room = policy.opt.budget;
-    for (index_t t = 0; t < sinks && room > 0; ++t)
-      if (flags[t] == 0) flags[t] = 2, --room;
-    for (index_t i = 0; i < recent && room > 0; ++i)
-      if (flags[tokens - 1 - i] == 0) flags[tokens - 1 - i] = 2, --room;
+template <>
+struct implementation<ops::protect_op, cuda> {
+  template <class Text>
+  static status run(cuda exec, Text const& text, slice<quota const> quotas, fate* fates) {
+    return detail::launch(exec, {text.extents().rows(), detail::block_threads},
+                          detail::protect_kernel<Text>, text, quotas, fates);
   }
-  __syncthreads();
-  int kept = 0, open = 0;
-  for (index_t t = threadIdx.x; t < tokens; t += blockDim.x) {
-    kept += flags[t] == 2 ? 1 : 0;
-    open += flags[t] == 0 ? 1 : 0;
-  }
-  kept = block_count(kept, &shared);
-  open = block_count(open, &shared);
-  index_t wanted = min(policy.opt.budget - kept, open);
-  if (wanted <= 0) return;
-  std::uint64_t threshold = 0;
-  for (int shift = 56; shift >= 0; shift -= 8) {
-    for (unsigned i = threadIdx.x; i < 256; i += blockDim.x) in_bucket[i] = 0;
-    __syncthreads();
-    for (index_t t = threadIdx.x; t < tokens; t += blockDim.x) {
-      std::uint64_t const key = ops::order_key(score[t], t);
-      if (flags[t] == 0 && (shift == 56 || key >> (shift + 8) == threshold >> (shift + 8)))
-        atomicAdd(in_bucket + ((key >> shift) & 255u), 1);
-    }
-    __syncthreads();
-    int bucket = 255;  // every thread walks down: the same answer without another barrier
-    for (; in_bucket[bucket] < wanted; --bucket) wanted -= in_bucket[bucket];
-    threshold |= static_cast<std::uint64_t>(bucket) << shift;
-    if (in_bucket[bucket] == wanted) break;
-    __syncthreads();
-  }
-  for (index_t t = threadIdx.x; t < tokens; t += blockDim.x)
-    if (flags[t] == 0 && ops::order_key(score[t], t) >= threshold) flags[t] = 1;
-}
+};
 
-}  // namespace detail
+template <>
+struct implementation<ops::keep_best_op, cuda> {
+  template <class Text>
+  static status run(cuda exec, Text const& text, score_view scores, slice<quota const> quotas,
+                    std::uint64_t*, fate* fates) {
+    return detail::launch(exec, {text.extents().rows(), detail::block_threads},
+                          detail::keep_best_kernel<Text>, text, scores, quotas, fates);
+  }
+};
+
+template <>
+struct implementation<ops::hold_contest_op, cuda> {
+  template <class Text>
+  static status run(cuda exec, Text const& text, score_view scores, row_group group,
+                    contest const& rules, std::uint64_t* keys, slice<row_facts> facts) {
+    auto const& e = text.extents();
+    detail::contest_rows const rows{e, scores, group, rules, facts.data, keys};
+    if (auto const s = detail::launch(exec, {e.rows(), detail::block_threads},
+                                      detail::seat_sure_kernel<detail::contest_rows>, rows);
+        !s)
+      return s;
+    return detail::launch(exec, {group.groups(e), detail::block_threads},
+                          detail::contest_kernel<detail::contest_rows>, rows);
+  }
+};
+
+template <>
+struct implementation<ops::keep_all_op, cuda> {
+  template <class Text>
+  static status run(cuda exec, Text const& text, fate* fates) {
+    auto const& e = text.extents();
+    return detail::fill_bytes(exec, fates, static_cast<std::uint8_t>(fate::kept),
+                              e.rows() * e.tokens);
+  }
+};
+
+template <>
+struct implementation<ops::list_columns_op, cuda> {
+  static status run(cuda exec, extents const& e, std::byte const* columns, index_t bytes,
+                    keep_set const& keep) {
+    index_t const words = bytes / 4;
+    return detail::launch_for_each(
+        exec, e.rows() * e.tokens * words,
+        detail::list_columns_body{
+            e.tokens, words, static_cast<std::uint32_t const*>(static_cast<void const*>(columns)),
+            keep});
+  }
+};
+
+template <>
+struct implementation<ops::list_kept_op, cuda> {
+  template <class Text>
+  static status run(cuda exec, Text const& text, fate const* fates, keep_set const& keep) {
+    index_t const rows = text.extents().rows();
+    if (auto const s = detail::launch(exec, {rows, detail::block_threads},
+                                      detail::count_kept_kernel<Text>, text, fates, keep);
+        !s)
+      return s;
+    if (auto const s = detail::launch(exec, {1, detail::block_threads},
+                                      detail::place_rows_kernel<keep_set>, keep, rows);
+        !s)
+      return s;
+    return detail::launch(exec, {rows, detail::block_threads}, detail::list_kept_kernel<Text>, text,
+                          fates, keep);
+  }
+};
 
 KVSLIM_END_NAMESPACE
