@@ -1,27 +1,52 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
-# check_readme.sh SOURCE: the README's code blocks are those of the examples, and its method table names exactly the methods that have
-# a header, a test and a benchmark.
+# check_readme.sh SOURCE: every C++ block of README.md and CONTRIBUTING.md is word for word a part of
+# an example, every marked part is quoted, and the README's method table names exactly the methods
+# that have a header, a Fidelity line, a test and a benchmark.
 set -eu
 cd "$1"
+parts=$(mktemp -d)
+trap 'rm -rf "$parts"' EXIT
 fail() {
   echo "$1"
   exit 1
 }
-for story in compose:compose scorer:custom_scorer paged:paged_view; do
-  sed -n "/\[readme: ${story%%:*}\]/,/\[readme: end\]/p" "examples/${story##*:}.cpp" | sed '1d;$d' >/tmp/kvslim_readme_$$
-  [ -s /tmp/kvslim_readme_$$ ] || fail "examples/${story##*:}.cpp has no [readme: ${story%%:*}] part"
-  awk -v marker="<!-- ${story%%:*} -->" '$0 == marker {on = 1; next} on && /^```cpp/ {code = 1; next} code && /^```/ {exit} code' README.md >/tmp/kvslim_block_$$
-  cmp -s /tmp/kvslim_readme_$$ /tmp/kvslim_block_$$ || fail "README.md's block '${story%%:*}' is not examples/${story##*:}.cpp's"
-done
-rm -f /tmp/kvslim_readme_$$ /tmp/kvslim_block_$$
-for header in $(find include/kvslim/score include/kvslim/select include/kvslim/merge include/kvslim/quant include/kvslim/reposition -name '*.hpp'); do
-  method=$(basename "$header" .hpp)
-  grep -q "Fidelity" "$header" || fail "$header has no Fidelity line"
-  grep -rqw "$method" tests/unit || fail "no test names $method"
-  ls bench/*/"$method".cpp >/dev/null 2>&1 || fail "no benchmark is named $method"
-  grep -q "^| \[\`$method\`\]($header)" README.md || fail "README.md's table has no row for $method"
+# A document's block "<!-- name -->" is the part between "// [label: name]" and "// [label: end]".
+check_blocks() {
+  document=$1 label=$2
+  mkdir "$parts/$label" "$parts/$label.doc"
+  awk -v to="$parts/$label.doc/" -v document="$document" '
+    on && /^```/ {on = 0; close(file); next}
+    on {print >file; next}
+    /^```cpp/ {
+      if (last !~ /^<!-- [a-z_]+ -->$/) {print document ": a C++ block without a marker <!-- name -->"; bad = 1; exit}
+      split(last, word, " "); file = to word[2]; printf "" >file; on = 1; next
+    }
+    {last = $0}
+    END {exit bad}' "$document" || exit 1
+  for file in examples/*.cpp; do
+    awk -v to="$parts/$label/" -v start="// [$label: " '
+      index($0, start "end]") == 1 {on = 0; next}
+      index($0, start) == 1 {name = substr($0, length(start) + 1); sub(/]$/, "", name); on = 1; next}
+      on {print >(to name)}' "$file"
+  done
+  diff -r "$parts/$label" "$parts/$label.doc" ||
+    fail "$document and the examples marked [$label: ...] differ, see above"
+  [ -n "$(ls "$parts/$label")" ] || fail "no example is marked [$label: ...]"
+}
+check_blocks README.md readme
+check_blocks .github/CONTRIBUTING.md contributing
+
+for folder in score select keep merge reposition quant; do
+  for header in include/kvslim/"$folder"/*.hpp; do
+    [ -f "$header" ] || continue
+    method=$(basename "$header" .hpp)
+    grep -q "Fidelity" "$header" || fail "$header has no Fidelity line"
+    grep -rqw "$method" tests/unit || fail "no test names $method"
+    ls bench/*/"$method".cpp >/dev/null 2>&1 || fail "no benchmark is named $method"
+    grep -q "^| \[\`$method\`\]($header)" README.md || fail "README.md's table has no row for $method"
+  done
 done
 grep -o '^| \[`[a-z0-9_]*`\]([^)]*)' README.md | sed 's/.*(\(.*\))/\1/' | while read -r header; do
   [ -f "$header" ] || fail "README.md's table promises $header, which does not exist"

@@ -47,7 +47,7 @@ template <int Bits>
 inline constexpr index_t unit_codes = 128;
 
 template <int Bits>
-inline constexpr index_t unit_bytes = 16 * Bits;
+inline constexpr index_t unit_bytes = index_t{16} * Bits;
 
 /// Writes code e of a planar unit, leaving the others alone.
 template <int Bits>
