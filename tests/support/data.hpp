@@ -112,25 +112,21 @@ struct cache {
   }
 };
 
-/// A compressed cache together with the memory it lives in: exactly what the plan asks for.
+/// A plan, and a packed cache in memory of exactly the sizes that it asks for.
 template <class Policy>
-struct compressed {
+struct room {
   using plan_type = decltype(kvslim::make_plan(std::declval<Policy const&>(), kvslim::extents{}));
   using packed_type = kvslim::packed_cache<typename plan_type::key_codec_type,
                                            typename plan_type::value_codec_type>;
   plan_type plan;
   buffer storage, scratch;
   packed_type packed;
-  kvslim::status result;
 
-  template <class View, class Evidence = kvslim::evidence<>>
-  compressed(Policy const& policy, View const& view, Evidence const& evidence = {},
-             kvslim::plan_options options = {})
-      : plan(kvslim::make_plan(policy, view.extents(), options)),
+  room(Policy const& policy, kvslim::extents const& e, kvslim::plan_options options)
+      : plan(kvslim::make_plan(policy, e, options)),
         storage(plan.packed_bytes()),
         scratch(plan.workspace_bytes()),
-        packed(plan, storage),
-        result(kvslim::compress(kvslim::cpu{}, plan, view, evidence, packed, scratch)) {}
+        packed(plan, storage) {}
 
   /// Nothing was written beside the storage, its unused end, or the workspace.
   [[nodiscard]] bool intact() const {
@@ -145,6 +141,19 @@ struct compressed {
     for (index_t t = 0; t < packed.slots(s, h); ++t) out.push_back(packed.position(s, h, t));
     return out;
   }
+};
+
+/// A cache that compress() made, or refused to make.
+template <class Policy>
+struct compressed : room<Policy> {
+  kvslim::status result;
+
+  template <class View, class Evidence = kvslim::evidence<>>
+  compressed(Policy const& policy, View const& view, Evidence const& evidence = {},
+             kvslim::plan_options options = {})
+      : room<Policy>(policy, view.extents(), options),
+        result(kvslim::compress(kvslim::cpu{}, this->plan, view, evidence, this->packed,
+                                this->scratch)) {}
 };
 
 }  // namespace data

@@ -46,7 +46,7 @@ struct contested {
   [[nodiscard]] KVSLIM_HD constexpr row_group group() const { return {1, kv_heads}; }
   [[nodiscard]] KVSLIM_HD constexpr index_t most(extents const& e) const { return e.tokens; }
   [[nodiscard]] KVSLIM_HD constexpr index_t total(extents const&) const { return each * kv_heads; }
-  [[nodiscard]] KVSLIM_HD constexpr contest open(extents const&) const {
+  [[nodiscard]] KVSLIM_HD constexpr contest open(extents const&, index_t) const {
     return {.seats = each * kv_heads, .sure = sure};
   }
   KVSLIM_HD constexpr void allocate(slice<row_facts const> facts, slice<quota> out) const {
