@@ -45,8 +45,10 @@ KVSLIM_HD inline void load_row(Plane const& plane, index_t s, index_t h, index_t
   return std::sqrt(dot(x, x, n));
 }
 
-/// Cosine of two rows, in double and rounded once; 0 if either is zero, NaN if either holds NaN.
-[[nodiscard]] KVSLIM_HD inline float cosine(float const* a, float const* b, index_t n) noexcept {
+/// Cosine of two rows (anything with channels a[i]), in double and rounded once; 0 if either is
+/// zero, NaN if either holds NaN.
+template <class A, class B>
+[[nodiscard]] KVSLIM_HD inline float cosine(A const& a, B const& b, index_t n) noexcept {
   double ab = 0.0, aa = 0.0, bb = 0.0;
   for (index_t i = 0; i < n; ++i) {
     auto const x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);

@@ -99,7 +99,9 @@ class compression_plan {
 
   constexpr compression_plan(Policy const& policy, kvslim::extents const& e,
                              plan_options options) noexcept
-      : policy_(policy), extents_(e), options_(options) {}
+      : policy_(policy), extents_(e), options_(options) {
+    if constexpr (scores_in_bulk) recent_ = stage<scorer_tag>().protected_recent();
+  }
 
   [[nodiscard]] KVSLIM_HD constexpr Policy const& policy() const noexcept { return policy_; }
   [[nodiscard]] KVSLIM_HD constexpr kvslim::extents const& extents() const noexcept {
@@ -250,12 +252,7 @@ class compression_plan {
     return floats;
   }
   /// Tokens that the scorer protects at the end of a row: its observation window.
-  [[nodiscard]] KVSLIM_HD constexpr index_t protected_recent() const noexcept {
-    if constexpr (scores_in_bulk)
-      return stage<scorer_tag>().protected_recent();
-    else
-      return 0;
-  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t protected_recent() const noexcept { return recent_; }
 
  private:
   template <class Carve>
@@ -308,6 +305,7 @@ class compression_plan {
   Policy policy_;
   kvslim::extents extents_;
   plan_options options_;
+  index_t recent_ = 0;
 };
 
 /// Plans one compression. A single stage counts as a pipeline. Cost: arithmetic only.
