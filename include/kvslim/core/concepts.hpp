@@ -167,14 +167,20 @@ concept keep_rule = policy<P> && detail::tagged<P, keep_tag> &&
   { p.keep(cpu{}, t, scores, quotas, fates, scratch) } -> std::same_as<status>;
 };
 
-/// Groups evicted tokens with a kept one (`runs`), makes the row that stands for a group (`merge`).
-/// `mass_bias()`: the group's mass is stored as a logit bias; `grows()`: merged rows may be larger
-/// than their members, so that what does not fit the storage type is refused.
+/// Folds evicted tokens into kept ones. `joins()` says which neighbours form a run (ops/fold.hpp),
+/// `weigh(member)` how much each counts in the row that stands for it, with `fact(member)` summed
+/// over the run before. `mass_bias()`: the run's mass is stored as a logit bias; `grows()`: merged
+/// values are multiplied by the number of members, so that what does not fit the storage type is
+/// refused.
 template <class P>
-concept merger = policy<P> && detail::tagged<P, merger_tag> && requires(P const p) {
+concept merger = policy<P> && detail::tagged<P, merger_tag> &&
+    requires(P const p, fold_member const& m) {
   { p.check() } -> std::same_as<status>;
   { p.mass_bias() } -> std::same_as<bool>;
   { p.grows() } -> std::same_as<bool>;
+  p.joins();
+  { p.fact(m) } -> std::same_as<float>;
+  { p.weigh(m) } -> std::same_as<fold_weights>;
 };
 
 template <class P>

@@ -48,6 +48,20 @@ struct merge_width {
   index_t key = 0, value = 0;
 };
 
+/// What a merger is told of one member of a run.
+struct fold_member {
+  float distance2 = 0.0f;       ///< squared distance of its key from the kept token's
+  float mean_distance2 = 0.0f;  ///< mean of that over the run
+  float bias = 0.0f;            ///< its own logit bias
+  float sum = 0.0f;             ///< of the merger's fact(member) over the run
+  index_t members = 1;
+};
+
+/// How much a member weighs in the merged key and value; the library makes weights add up to one.
+struct fold_weights {
+  float key = 1.0f, value = 1.0f;
+};
+
 /// What one row keeps. The first bound that is met ends the row: `count` tokens in all, or the last
 /// token whose score is at least `least`. Pinned tokens, `sinks` first and `recent` newest tokens
 /// come before scores, in this order, and count.

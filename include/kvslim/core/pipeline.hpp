@@ -93,8 +93,8 @@ struct check_kind<S, keep_tag> {
 template <class S>
 struct check_kind<S, merger_tag> {
   static_assert(merger<S>,
-                "kvslim: a merger needs `check()`, `mass_bias()` and `grows()`, see "
-                "core/concepts.hpp");
+                "kvslim: a merger needs `weigh(member)`, `fact(member)`, `joins()`, `check()`, "
+                "`mass_bias()` and `grows()`: derive from kvslim::neighbour_merger");
 };
 
 template <class S>

@@ -47,9 +47,10 @@ class carver {
   KVSLIM_HD constexpr explicit carver(std::byte* base) noexcept : base_(base) {}
   template <class T>
   KVSLIM_HD constexpr T* take(index_t count) noexcept {
-    auto* const at = base_ == nullptr ? nullptr : static_cast<void*>(base_ + used_);
+    std::byte* const at = base_ == nullptr ? nullptr : base_ + used_;
     used_ += round_up(count * static_cast<index_t>(sizeof(T)), piece_alignment);
-    return static_cast<T*>(at);
+    // Counting stays a constant expression: no cast of a null pointer either.
+    return at == nullptr ? nullptr : static_cast<T*>(static_cast<void*>(at));
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t used() const noexcept { return used_; }
 

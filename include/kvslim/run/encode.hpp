@@ -33,9 +33,10 @@ KVSLIM_HD inline float read_kept(Plan const& plan, Cells const& cells, keep_set 
     auto const key = [&](index_t rank, float* out) { ordered.key(s, h, rank).load(out); };
     auto const value = [&](index_t rank, float* out) { ordered.value(s, h, rank).load(out); };
     auto const biases = [&](index_t rank) { return ordered.logit_bias(s, h, rank); };
-    bias = plan.template stage<merger_tag>().merge(
-        keep.merged + r * e.tokens, index_t{keep.ranks[at]}, ordered.tokens(s, h),
-        merge_width{e.head_dim, e.value_width()}, key, value, biases, k, v, scratch);
+    bias =
+        ops::fold_run(plan.template stage<merger_tag>(), keep.merged + r * e.tokens,
+                      index_t{keep.ranks[at]}, ordered.tokens(s, h),
+                      merge_width{e.head_dim, e.value_width()}, key, value, biases, k, v, scratch);
   } else {
     if (k != nullptr) cells.key(s, h, cell).load(k);
     if (v != nullptr) cells.value(s, h, cell).load(v);
@@ -78,11 +79,10 @@ template <class Packed>
 }
 
 /// The row table's entry of row r, but for its offset. `next`: of the view, if nothing is moved.
-template <class Plan>
-[[nodiscard]] KVSLIM_HD inline packed_row make_row(Plan const& plan, keep_set const& keep,
-                                                   index_t r, index_t count,
+template <class Plan, class Layout>
+[[nodiscard]] KVSLIM_HD inline packed_row make_row(Plan const& plan, Layout const& layout,
+                                                   keep_set const& keep, index_t r, index_t count,
                                                    std::int32_t next) noexcept {
-  auto const layout = plan.layout();
   index_t const capacity = row_capacity(plan, count);
   packed_row x{};
   x.capacity = static_cast<std::int32_t>(capacity);
@@ -134,15 +134,14 @@ template <bool Keys, class Packed>
     return packed.values(r);
 }
 
-/// Encodes K or V of one row from its keep list. The storage was zeroed. The first row of a group
-/// writes the group's blocks.
+/// Encodes K or V of one row from its keep list. `rows` is the row's staging. The storage was
+/// zeroed. The first row of a group writes the group's blocks.
 template <bool Keys, class Plan, class Cells, class Packed>
 KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set const& keep,
-                                  float* staging, Packed const& packed, index_t r) {
+                                  float* rows, Packed const& packed, index_t r) {
   packed_row const entry = packed.raw_row(r);
   index_t const count = entry.slots, wide = plan.wide();
-  float* const rows = staging + r * plan.staging_floats();
-  float* const other = rows + plan.layout().block_floats();
+  float* const other = rows + packed.layout().block_floats();
   auto const at = half_of<Keys>(packed, r);
   auto const read = [&](index_t member, index_t i, float* mine) {
     index_t const from = group_of(at.codec).member_row(plan.extents(), r, member);
@@ -173,12 +172,12 @@ KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set
 
 /// Encodes one row: sides, K and V.
 template <class Plan, class Cells, class Packed>
-inline void encode_row(Plan const& plan, Cells const& cells, keep_set const& keep, float* staging,
+inline void encode_row(Plan const& plan, Cells const& cells, keep_set const& keep, float* rows,
                        Packed const& packed, index_t r) {
   encode_sides(plan, cells, keep, packed, r);
-  encode_half<true>(plan, cells, keep, staging, packed, r);
+  encode_half<true>(plan, cells, keep, rows, packed, r);
   if constexpr (!Packed::layout_type::shares_keys)
-    encode_half<false>(plan, cells, keep, staging, packed, r);
+    encode_half<false>(plan, cells, keep, rows, packed, r);
 }
 
 /// What both backends check before encode writes anything.
@@ -209,14 +208,15 @@ template <class Plan, class Cells, class Packed>
 /// Whether entry i of row r's list can be encoded: in range, held, in text order behind the one
 /// before it, with a position that the layout can tell. Null is yes. `next`: one past the row's
 /// newest position.
-template <class Plan, class Cells>
-[[nodiscard]] KVSLIM_HD inline char const* fault_of_entry(Plan const& plan, Cells const& cells,
-                                                          keep_set const& keep, index_t r,
-                                                          index_t i, std::int32_t next) noexcept {
+template <class Plan, class Layout, class Cells>
+[[nodiscard]] KVSLIM_HD inline char const* fault_of_entry(Plan const& plan, Layout const& layout,
+                                                          Cells const& cells, keep_set const& keep,
+                                                          index_t r, index_t i,
+                                                          std::int32_t next) noexcept {
   auto const& e = plan.extents();
   index_t const s = r / e.kv_heads, h = r % e.kv_heads, count = keep.count(r);
   std::int32_t const* const list = keep.cells + keep.begins[r];
-  bool const consecutive = !Plan::has_mover && plan.layout().find(side_kind::position) < 0;
+  bool const consecutive = !Plan::has_mover && layout.find(side_kind::position) < 0;
   auto const held = [&](index_t cell) {
     return cell >= 0 && cell < cells.length(s, h) &&
            cells.state(s, h, cell) != token_state::padding;
@@ -243,8 +243,10 @@ template <class Plan, class Cells>
   if (keep.begins[r + 1] < keep.begins[r] || keep.count(r) > e.tokens)
     return "kvslim: the keep set's begins do not ascend";
   std::int32_t const next = next_position_of(cells, r / e.kv_heads, r % e.kv_heads);
+  auto const layout = plan.layout();
   for (index_t i = 0; i < keep.count(r); ++i)
-    if (char const* const fault = fault_of_entry(plan, cells, keep, r, i, next); fault != nullptr)
+    if (char const* const fault = fault_of_entry(plan, layout, cells, keep, r, i, next);
+        fault != nullptr)
       return fault;
   return nullptr;
 }
@@ -331,7 +333,7 @@ template <class Exec, class Plan, class Cells, class Packed>
     index_t at = layout.table_bytes();
     for (index_t r = 0; r < rows; ++r) {
       auto const& e = plan.extents();
-      packed_row entry = make_row(plan, keep, r, keep.count(r),
+      packed_row entry = make_row(plan, layout, keep, r, keep.count(r),
                                   next_position_of(cells, r / e.kv_heads, r % e.kv_heads));
       entry.offset = at;
       packed.raw_row(r) = entry;
@@ -344,7 +346,9 @@ template <class Exec, class Plan, class Cells, class Packed>
     std::memset(packed.storage() + entry.offset, 0,
                 static_cast<std::size_t>(layout.parts(entry.capacity, r).bytes));
   });
-  exec.for_each(rows, [=](index_t r) { encode_row(plan, cells, keep, w.staging, packed, r); });
+  exec.for_each(rows, [=](index_t r) {
+    encode_row(plan, cells, keep, w.staging + r * plan.staging_floats(), packed, r);
+  });
   return {};
 }
 

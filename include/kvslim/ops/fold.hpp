@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+/// Folding evicted tokens into kept ones: runs of neighbours with similar keys, and the row that
+/// stands for a run. A merger says how much each member weighs; the loops are here.
+
+#include <kvslim/core/concepts.hpp>
+#include <kvslim/ops/rows.hpp>
+#include <kvslim/ops/select.hpp>
+
+#include <cmath>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// Which neighbours join: those whose cosine, rounded to float, is above the threshold; a threshold
+/// of 1 or more joins nothing. Without a quota, `sinks` first and `recent` newest tokens never
+/// join; with one, the tokens it protects do not.
+struct run_rule {
+  float threshold = 0.75f;
+  index_t sinks = 0;
+  index_t recent = 0;
+
+  [[nodiscard]] constexpr status check() const noexcept {
+    if (!(threshold >= -1.0f) || sinks < 0 || recent < 0)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: a merger needs threshold >= -1, sinks >= 0 and recent >= 0");
+    return {};
+  }
+};
+
+namespace ops {
+
+/// Names the pivot of run [first, last], its best visible token (a kept one, after a quota), and
+/// assigns its members; -1: none of them stays.
+template <class Visible>
+KVSLIM_HD inline void close_run(float const* scores, fate const* fates, bool selected,
+                                index_t first, index_t last, std::int32_t* merged,
+                                Visible const& visible) {
+  index_t pivot = -1;
+  auto const better = [&](index_t i) {
+    if (pivot < 0) return true;
+    if (visible(i) != visible(pivot)) return static_cast<bool>(visible(i));
+    return order_key(scores[i], i) > order_key(scores[pivot], pivot);
+  };
+  for (index_t i = first; i <= last; ++i)
+    if ((!selected || fates[i] != fate::evicted) && better(i)) pivot = i;
+  for (index_t i = first; i <= last; ++i) merged[i] = static_cast<std::int32_t>(pivot);
+}
+
+/// Assigns every token of one row to a run: merged[t] is the rank of the run's pivot, -1 if the
+/// token is evicted. A run holds at most one kept token after a quota (`selected`). `similar(t)` is
+/// cos(k_t, k_{t+1}), `visible(t)` whether attention sees token t at all. Scanned from the end.
+template <class Similar, class Visible>
+KVSLIM_HD inline void form_runs(run_rule const& rule, float const* scores, fate const* fates,
+                                bool selected, index_t tokens, std::int32_t* merged,
+                                Similar const& similar, Visible const& visible) {
+  auto const joins = [&](index_t t) {
+    return fates[t] != fate::sure && (selected || (t >= rule.sinks && t < tokens - rule.recent));
+  };
+  index_t last = tokens - 1;  // the open run is [t, last]
+  bool holds_kept = false;
+  for (index_t t = tokens - 1; t >= 0; --t) {
+    if (t == last) holds_kept = false;
+    holds_kept = holds_kept || fates[t] != fate::evicted;
+    bool const one_kept = !(selected && holds_kept && t > 0 && fates[t - 1] != fate::evicted);
+    bool const grows_left = rule.threshold < 1.0f && t > 0 && joins(t) && joins(t - 1) &&
+                            one_kept && similar(t - 1) > rule.threshold;
+    if (grows_left) continue;
+    close_run(scores, fates, selected, t, last, merged, visible);
+    last = t - 1;
+  }
+}
+
+/// Writes the row that stands for the run of `pivot`: its members' mean, each weighing as the
+/// merger says and by its own mass, exp(bias). Weights add up to one before they multiply, so that
+/// nothing overflows; what a bias of -inf hides adds nothing. Returns the run's logit bias: the log
+/// of its mass, or of its mean mass where the merger stores none. `key`, `value` and `bias` read
+/// one member; `scratch` holds three rows.
+template <class Merger, class Key, class Value, class Bias>
+KVSLIM_HD inline float fold_run(Merger const& merger, std::int32_t const* merged, index_t pivot,
+                                index_t tokens, merge_width width, Key const& key,
+                                Value const& value, Bias const& bias, float* k, float* v,
+                                float* scratch) {
+  index_t first = pivot, last = pivot;
+  while (first > 0 && merged[first - 1] == pivot) --first;
+  while (last + 1 < tokens && merged[last + 1] == pivot) ++last;
+  key(pivot, k);
+  value(pivot, v);
+  fold_member m{};
+  m.members = last - first + 1;
+  if (m.members == 1) return bias(pivot);  // bit-exact
+  float most = -INFINITY;
+  for (index_t i = first; i <= last; ++i) most = bias(i) > most ? bias(i) : most;
+  if (most == -INFINITY) return -INFINITY;  // nobody sees any of them
+  index_t const wide = detail::max(width.key, width.value);
+  float* const row = scratch;
+  float* const merged_key = row + wide;
+  float* const other = merged_key + wide;
+  // Several passes over a run that is a few rows long: the pivot's key stays intact meanwhile.
+  auto const each = [&](auto const& use) {
+    for (index_t i = first; i <= last; ++i) {
+      key(i, row);
+      m.distance2 = distance2(k, row, width.key);
+      m.bias = bias(i);
+      use(i);
+    }
+  };
+  auto const count = static_cast<float>(m.members);
+  float mean = 0.0f;
+  each([&](index_t) { mean += m.distance2 / count; });
+  m.mean_distance2 = mean;
+  float sum = 0.0f;
+  each([&](index_t) { sum += merger.fact(m); });
+  m.sum = sum;
+  fold_weights total{0.0f, 0.0f};
+  double mass = 0.0;
+  auto const weight = [&] {
+    float const own = std::exp(m.bias - most);
+    fold_weights const w = merger.weigh(m);
+    return fold_weights{w.key * own, w.value * own};
+  };
+  each([&](index_t) {
+    fold_weights const w = weight();
+    total.key += w.key;
+    total.value += w.value;
+    mass += std::exp(static_cast<double>(m.bias) - static_cast<double>(most));
+  });
+  for (index_t d = 0; d < width.key; ++d) merged_key[d] = 0.0f;
+  for (index_t d = 0; d < width.value; ++d) v[d] = 0.0f;
+  float const scale = merger.grows() ? count : 1.0f;
+  each([&](index_t i) {
+    fold_weights const w = weight();
+    float const a = total.key > 0.0f ? w.key / total.key : 1.0f / count;
+    float const b = (total.value > 0.0f ? w.value / total.value : 1.0f / count) * scale;
+    value(i, other);
+    for (index_t d = 0; d < width.key; ++d) merged_key[d] += a * row[d];
+    for (index_t d = 0; d < width.value; ++d) v[d] += b * other[d];
+  });
+  for (index_t d = 0; d < width.key; ++d) k[d] = merged_key[d];
+  double const stored = merger.mass_bias() ? mass : mass / static_cast<double>(m.members);
+  return static_cast<float>(static_cast<double>(most) + std::log(stored));
+}
+
+}  // namespace ops
+
+/// What a merger of neighbours needs besides `weigh`: derive from it, declare traits, and say how
+/// much a member weighs.
+struct neighbour_merger {
+  run_rule rule = {};
+  bool stores_mass = false;  ///< the run's mass becomes a logit bias (4 bytes per token)
+
+  [[nodiscard]] constexpr status check() const noexcept { return rule.check(); }
+  [[nodiscard]] KVSLIM_HD constexpr run_rule joins() const noexcept { return rule; }
+  [[nodiscard]] KVSLIM_HD constexpr bool mass_bias() const noexcept { return stores_mass; }
+  [[nodiscard]] KVSLIM_HD constexpr bool grows() const noexcept { return false; }
+  [[nodiscard]] KVSLIM_HD constexpr float fact(fold_member const&) const noexcept { return 0.0f; }
+};
+
+KVSLIM_END_NAMESPACE
