@@ -6,8 +6,14 @@
 
 #include <kvslim/kvslim.hpp>
 #include <kvslim/ops/compact.cuh>
-#include <kvslim/ops/copy_scores.cuh>
-#include <kvslim/ops/top_k.cuh>
 #include <kvslim/ops/window_scores.cuh>
+#include <kvslim/run/append.cuh>
 #include <kvslim/run/attend.cuh>
-#include <kvslim/run/compress.cuh>
+#include <kvslim/run/decode.cuh>
+#include <kvslim/run/encode.cuh>
+#include <kvslim/run/evict.cuh>
+#include <kvslim/run/merge_attention.cuh>
+#include <kvslim/run/observe.cuh>
+#include <kvslim/run/recompress.cuh>
+#include <kvslim/run/rewind.cuh>
+#include <kvslim/run/settle.cuh>

@@ -2,11 +2,8 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/codec/channel_key.cuh>
-#include <kvslim/codec/dense.cuh>
-#include <kvslim/codec/token_key.cuh>
-#include <kvslim/codec/token_value.cuh>
 #include <kvslim/run/attend.hpp>
+#include <kvslim/run/device_row.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
@@ -52,14 +49,6 @@ __device__ inline void add_exactly(float& sum, float& lost, float shrink, float 
   float const after = before + add, kept = after - before;
   lost = (before - (after - kept)) + (add - kept);
   sum = after;
-}
-
-/// Whether the storage holds a cache of this shape; a kernel has no other way to know.
-template <class Packed>
-[[nodiscard]] __device__ bool is_filled(Packed const& packed) {
-  packed_header const& h = packed.raw_header();
-  return h.magic == packed_magic && h.version == packed_version &&
-         h.sequences == packed.extents().sequences && h.kv_heads == packed.extents().kv_heads;
 }
 
 /// Which query a virtual head is.

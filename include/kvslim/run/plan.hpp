@@ -35,7 +35,7 @@ struct storage_of {
                 "kvslim: value_codec() must return a value_codec, see core/codec.hpp");
   using layout_type = packed_layout<key_type, value_type>;
 
-  [[nodiscard]] KVSLIM_HD static constexpr quantizer_type quantizer(Policy const& p) noexcept {
+  [[nodiscard]] static constexpr quantizer_type quantizer(Policy const& p) noexcept {
     if constexpr (std::same_as<stage, no_stage>)
       return {};
     else
@@ -154,7 +154,7 @@ class compression_plan {
   }
 
   /// How the compressed cache is stored: all that its readers need to know.
-  [[nodiscard]] KVSLIM_HD constexpr layout_type layout() const noexcept { return raw_layout(); }
+  [[nodiscard]] constexpr layout_type layout() const noexcept { return raw_layout(); }
 
   /// Most tokens that one row keeps.
   [[nodiscard]] constexpr index_t most_kept() const noexcept { return check() ? row_most() : 0; }
@@ -235,7 +235,7 @@ class compression_plan {
   }
   /// Floats of encode's staging per row: a block of every member, two rows of either half, a
   /// merger's three, and a fit's scratch.
-  [[nodiscard]] KVSLIM_HD constexpr index_t staging_floats() const noexcept {
+  [[nodiscard]] constexpr index_t staging_floats() const noexcept {
     auto const l = raw_layout();
     return l.block_floats() + 5 * wide() +
            detail::max(l.key_sizes(extents_.tokens).fit_floats,
@@ -278,7 +278,7 @@ class compression_plan {
       return every;
     }
   }
-  [[nodiscard]] KVSLIM_HD constexpr layout_type raw_layout() const noexcept {
+  [[nodiscard]] constexpr layout_type raw_layout() const noexcept {
     layout_type l{};
     l.key = stored::quantizer(policy_).key_codec();
     l.value = stored::quantizer(policy_).value_codec();

@@ -198,7 +198,7 @@ struct packed_layout {
   }
 
   /// What is written in front of every cache of this layout.
-  [[nodiscard]] KVSLIM_HD constexpr packed_header header() const noexcept {
+  [[nodiscard]] constexpr packed_header header() const noexcept {
     packed_header h{};
     h.magic = packed_magic;
     h.version = packed_version;
