@@ -37,7 +37,6 @@ KVSLIM_DETAIL_KERNEL void observe_kernel(Scorer scorer, softmax_tile<Text> tile,
                                      : 0.0f;
         });
         index_t const here = min(tile_queries, tile.count - i0);
-#pragma unroll 1  // the scorer's code once
         for (index_t i = 0; i < here; ++i) {
           index_t const visible = tile.visible(i0 + i, n), g = (tile.first + i0 + i) % group;
           if (t >= visible) continue;

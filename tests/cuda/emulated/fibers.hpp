@@ -16,6 +16,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -129,18 +130,46 @@ struct thread_state {
 inline thread_local std::atomic<thread_state*> running_thread = nullptr;
 inline thread_state* running() { return running_thread.load(std::memory_order_relaxed); }
 
+inline constexpr std::size_t stack_bytes = std::size_t{256} << 10, guard_bytes = 4096;
+
+/// Stacks of a block's threads, each above a guard page; kept for the next launch.
+class stacks {
+ public:
+  static constexpr std::size_t most_threads = 1024;
+
+  static std::byte* take() {
+    std::lock_guard const lock(mutex_);
+    if (!free_.empty()) {
+      std::byte* const slab = free_.back();
+      free_.pop_back();
+      return slab;
+    }
+    void* const memory = mmap(nullptr, most_threads * stack_bytes, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) die("no memory for stacks");
+    auto* const slab = static_cast<std::byte*>(memory);
+    for (std::size_t i = 0; i < most_threads; ++i)
+      mprotect(slab + i * stack_bytes, guard_bytes, PROT_NONE);
+    return slab;
+  }
+  static void give(std::byte* slab) {
+    std::lock_guard const lock(mutex_);
+    free_.push_back(slab);
+  }
+
+ private:
+  static inline std::mutex mutex_;
+  static inline std::vector<std::byte*> free_;
+};
+
 /// The fibers of one block after another.
 class thread_team {
  public:
-  static constexpr std::size_t stack_bytes = std::size_t{256} << 10, guard_bytes = 4096;
-
   thread_team(unsigned threads, std::function<void(thread_state&)> body)
       : body_(std::move(body)), threads_(threads), block_(threads), live_(threads) {
     for (unsigned first = 0; first < threads; first += 32)
       warps_.emplace_back(threads - first < 32 ? threads - first : 32);
-    slab_ = static_cast<std::byte*>(mmap(nullptr, threads * stack_bytes, PROT_READ | PROT_WRITE,
-                                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    if (slab_ == MAP_FAILED) die("no memory for stacks");
+    slab_ = stacks::take();
     for (unsigned i = 0; i < threads; ++i) {
       thread_state& t = threads_[i];
       t.thread.x = i;
@@ -148,7 +177,6 @@ class thread_team {
       t.warp_barrier = &warps_[i / 32];
       t.team = this;
       t.stack = slab_ + i * stack_bytes;
-      mprotect(t.stack, guard_bytes, PROT_NONE);
       getcontext(&t.context);
       t.context.uc_stack.ss_sp = t.stack + guard_bytes;
       t.context.uc_stack.ss_size = stack_bytes - guard_bytes;
@@ -163,7 +191,7 @@ class thread_team {
 #if defined(KVSLIM_EMULATED_TSAN)
     for (thread_state& t : threads_) __tsan_destroy_fiber(t.sanitizer);
 #endif
-    munmap(slab_, threads_.size() * stack_bytes);
+    stacks::give(slab_);
   }
   thread_team(thread_team const&) = delete;
   thread_team& operator=(thread_team const&) = delete;

@@ -1,0 +1,449 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+
+// Every op of selection and scoring on both backends: the same orders, sets and lists, scores
+// within the bound of their family. Exits 77 (skipped) where there is no GPU.
+
+#include "on_device.hpp"
+#include "support/policies.hpp"
+#include "support/tolerance.hpp"
+
+#include <kvslim/ops/compact.cuh>
+#include <kvslim/ops/window_scores.cuh>
+#include <kvslim/run/select.cuh>
+
+using namespace on_device;
+using namespace kvslim;
+
+namespace {
+
+kvslim::cuda const gpu{};
+cpu const host{};
+
+/// A text in both memories, ordered by both backends.
+struct texts {
+  using host_view = decltype(std::declval<cells>().view<host_space>());
+  using device_view = decltype(std::declval<cells>().view<cuda_space>());
+
+  explicit texts(cells const& c, char const* name)
+      : all(static_cast<std::size_t>(c.e.rows() * c.e.tokens)),
+        cell(all, 7),
+        count(static_cast<std::size_t>(c.e.rows()), 7),
+        keys(all),
+        dcell(cell),
+        dcount(count),
+        dkeys(all),
+        on_host{c.view<host_space>()},
+        on_gpu{c.view<cuda_space>()} {
+    auto a = ops::make_text_order(host, on_host.cells, {cell.data(), count.data(), keys.data()},
+                                  on_host.order);
+    auto b = ops::make_text_order(gpu, on_gpu.cells, {dcell.get(), dcount.get(), dkeys.get()},
+                                  on_gpu.order);
+    check(a && b, a ? b.message : a.message, name);
+    auto const got_counts = dcount.host();
+    check(same(got_counts, count), "counts of the text order", name);
+    auto const got = dcell.host();
+    for (index_t r = 0; r < c.e.rows(); ++r)
+      check(same(&got[static_cast<std::size_t>(r * c.e.tokens)],
+                 &cell[static_cast<std::size_t>(r * c.e.tokens)],
+                 on_host.order.cells == nullptr ? c.e.tokens : count[static_cast<std::size_t>(r)]),
+            "text order", name);
+  }
+  [[nodiscard]] index_t tokens(index_t r) const {
+    auto const& e = on_host.extents();
+    return on_host.tokens(r / e.kv_heads, r % e.kv_heads);
+  }
+
+  std::size_t all;
+  std::vector<std::int32_t> cell, count;
+  std::vector<std::uint64_t> keys;
+  device<std::int32_t> dcell, dcount;
+  device<std::uint64_t> dkeys;
+  text<host_view> on_host;
+  text<device_view> on_gpu;
+};
+
+/// Scores that selections find hard.
+enum class kind { random, ties, equal, special };
+
+std::vector<float> make_scores(std::size_t count, kind k, std::mt19937& engine) {
+  float const odd[] = {NAN, -NAN, 0.0f, -0.0f, INFINITY, -INFINITY, 1e-42f, -1e-42f, 1.0f};
+  std::normal_distribution<float> normal;
+  std::vector<float> scores(count);
+  for (float& x : scores) {
+    if (k == kind::random) x = normal(engine);
+    if (k == kind::ties) x = static_cast<float>(engine() % 3);
+    if (k == kind::equal) x = 0.25f;
+    if (k == kind::special) x = odd[engine() % std::size(odd)];
+  }
+  return scores;
+}
+
+void test_selection(cells const& c, kind scores_kind, unsigned seed, char const* name) {
+  texts const t(c, name);
+  auto const& e = c.e;
+  std::mt19937 engine(seed);
+  auto scores = make_scores(t.all, scores_kind, engine);
+  device<float> const dscores(scores);
+  score_view const a{scores.data(), e.tokens}, b{dscores.get(), e.tokens};
+
+  std::vector<quota> quotas;
+  auto const up_to = [&](index_t n) {
+    return static_cast<index_t>(engine() % static_cast<unsigned>(n + 1));
+  };
+  for (index_t r = 0; r < e.rows(); ++r)
+    quotas.push_back({.count = up_to(e.tokens),
+                      .sinks = engine() % 4 == 0 ? up_to(e.tokens) : up_to(9),
+                      .recent = engine() % 4 == 0 ? up_to(e.tokens) : up_to(9),
+                      .least = engine() % 3 == 0 ? 0.1f : -INFINITY});
+  quotas.front() = {.count = e.tokens / 3};
+  device<quota> const dquotas(quotas);
+  slice<quota const> const q{quotas.data(), e.rows()}, dq{dquotas.get(), e.rows()};
+
+  std::vector<fate> fates(t.all, fate::kept);
+  std::vector<std::uint64_t> keys(t.all);
+  device<fate> const dfates(fates);
+  auto const same_fates = [&](char const* what) {
+    auto const got = dfates.host();
+    for (index_t r = 0; r < e.rows(); ++r)
+      check(same(&got[static_cast<std::size_t>(r * e.tokens)],
+                 &fates[static_cast<std::size_t>(r * e.tokens)], t.tokens(r)),
+            what, name);
+  };
+  check(ops::protect(host, t.on_host, q, fates.data()) &&
+            ops::protect(gpu, t.on_gpu, dq, dfates.get()),
+        "protect runs", name);
+  same_fates("protect");
+  check(ops::keep_best(host, t.on_host, a, q, keys.data(), fates.data()) &&
+            ops::keep_best(gpu, t.on_gpu, b, dq, t.dkeys.get(), dfates.get()),
+        "keep_best runs", name);
+  same_fates("keep_best");
+
+  // Lists with all the room they need, and with less.
+  for (index_t const room : {e.rows() * e.tokens, e.tokens / 2 + 1}) {
+    auto const n = static_cast<std::size_t>(room);
+    std::vector<std::int64_t> begins(static_cast<std::size_t>(e.rows() + 1), -1);
+    std::vector<std::int32_t> kept(n, -1), ranks(n, -1);
+    std::vector<std::uint32_t> columns(t.all * 2), listed(n * 2, 0);
+    for (auto& x : columns) x = static_cast<std::uint32_t>(engine());
+    device<std::int64_t> const dbegins(begins);
+    device<std::int32_t> const dkept(kept), dranks(ranks);
+    device<std::uint32_t> const dcolumns(columns), dlisted(listed);
+    auto const bytes = [](auto* p) { return static_cast<std::byte*>(static_cast<void*>(p)); };
+    keep_set const set{.begins = begins.data(),
+                       .cells = kept.data(),
+                       .ranks = ranks.data(),
+                       .room = room,
+                       .columns = bytes(listed.data())};
+    keep_set const dset{.begins = dbegins.get(),
+                        .cells = dkept.get(),
+                        .ranks = dranks.get(),
+                        .room = room,
+                        .columns = bytes(dlisted.get())};
+    check(ops::list_kept(host, t.on_host, fates.data(), set) &&
+              ops::list_kept(gpu, t.on_gpu, dfates.get(), dset) &&
+              ops::list_columns(host, e, bytes(columns.data()), 8, set) &&
+              ops::list_columns(gpu, e, bytes(dcolumns.get()), 8, dset),
+          "list_kept and list_columns run", name);
+    check(same(dbegins.host(), begins), "begins", name);
+    check(same(dkept.host(), kept) && same(dranks.host(), ranks), "kept cells and ranks", name);
+    check(same(dlisted.host(), listed), "columns of what stays", name);
+  }
+}
+
+void test_contest(cells const& c, kind scores_kind, row_group group, contest rules, unsigned seed,
+                  char const* name) {
+  texts const t(c, name);
+  auto const& e = c.e;
+  std::mt19937 engine(seed);
+  auto scores = make_scores(t.all, scores_kind, engine);
+  device<float> const dscores(scores);
+  std::vector<row_facts> facts;
+  for (index_t g = 0; g < group.groups(e); ++g)
+    for (index_t m = 0; m < group.size(); ++m) {
+      index_t const r = group.member_row(e, group.group_row(e, g), m);
+      facts.push_back(
+          {.row = r, .tokens = t.tokens(r), .recent = static_cast<index_t>(engine() % 20)});
+    }
+  device<row_facts> const dfacts(facts);
+  std::vector<std::uint64_t> keys(t.all);
+  check(ops::hold_contest(host, t.on_host, {scores.data(), e.tokens}, group, rules, keys.data(),
+                          slice<row_facts>{facts.data(), e.rows()}) &&
+            ops::hold_contest(gpu, t.on_gpu, {dscores.get(), e.tokens}, group, rules, t.dkeys.get(),
+                              slice<row_facts>{dfacts.get(), e.rows()}),
+        "hold_contest runs", name);
+  auto const got = dfacts.host();
+  for (std::size_t i = 0; i < facts.size(); ++i)
+    check(got[i].winners == facts[i].winners, "winners of a contest", name);
+}
+
+void test_scores(cells const& c, unsigned seed, char const* name) {
+  texts const t(c, name);
+  auto const& e = c.e;
+  std::vector<float> out(t.all, NAN);
+  device<float> const dout(out);
+  score_view const a{out.data(), e.tokens}, b{dout.get(), e.tokens};
+  columns_by_rank<no_column> const none{};
+  check(ops::score_tokens(host, policies::third_party{}, t.on_host, none, a) &&
+            ops::score_tokens(gpu, policies::third_party{}, t.on_gpu, none, b),
+        "score_tokens runs", name);
+  check(distance(dout.host(), out) <= tolerance::elementwise, "score_tokens", name);
+  for (auto const scores_kind : {kind::random, kind::special}) {
+    std::mt19937 engine(seed);
+    auto const by_cell = make_scores(t.all, scores_kind, engine);
+    device<float> const dby_cell(by_cell);
+    for (auto const how : {reduce::mean, reduce::sum, reduce::maximum}) {
+      check(ops::gather_scores(host, t.on_host, by_cell.data(), a) &&
+                ops::gather_scores(gpu, t.on_gpu, dby_cell.get(), b),
+            "gather_scores runs", name);
+      check(same(dout.host(), out), "gather_scores", name);
+      row_group const group{e.sequences, e.kv_heads};
+      check(ops::share_scores(host, t.on_host, group, how, a) &&
+                ops::share_scores(gpu, t.on_gpu, group, how, b),
+            "share_scores runs", name);
+      auto const got = dout.host();
+      bool equal = true;  // two NaN are as good as each other
+      for (std::size_t i = 0; i < out.size(); ++i)
+        equal = equal && (got[i] == out[i] || (std::isnan(got[i]) && std::isnan(out[i])));
+      check(equal, "share_scores", name);
+    }
+  }
+}
+
+void test_queries(cells const& c, index_t group, index_t window, unsigned seed, char const* name) {
+  texts const t(c, name);
+  auto const& e = c.e;
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal;
+  rows_shape const shape{e.sequences, e.kv_heads * group, window, e.head_dim};
+  std::vector<float> q(
+      static_cast<std::size_t>(shape.sequences * shape.heads * window * e.head_dim));
+  for (float& x : q) x = normal(engine);
+  device<float> const dq(q);
+  rows<host_space> const queries = dense_rows(static_cast<float const*>(q.data()), shape);
+  rows<cuda_space> const dqueries =
+      dense_rows<cuda_space>(static_cast<float const*>(dq.get()), shape);
+
+  // Scratch of exactly the size that is promised.
+  auto const floats = static_cast<std::size_t>(e.rows() * ops::window_scratch_floats(e, window));
+  std::vector<float> out(t.all, NAN), scratch(floats);
+  device<float> const dout(out), dscratch(floats);
+  for (auto const how : {reduce::mean, reduce::maximum})
+    for (auto const pool : {pooling::average, pooling::maximum}) {
+      ops::window_options const options{pool, 5, how};
+      check(ops::window_scores(host, t.on_host, queries, options, {out.data(), e.tokens},
+                               scratch.data()) &&
+                ops::window_scores(gpu, t.on_gpu, dqueries, options, {dout.get(), e.tokens},
+                                   dscratch.get()),
+            "window_scores runs", name);
+      check(distance(dout.host(), out) <= tolerance::accumulated, "window_scores", name);
+    }
+
+  std::vector<policies::ledger> ledgers(t.all);
+  auto const observed = static_cast<std::size_t>(e.rows() * (2 * e.tokens + e.head_dim));
+  scratch.resize(observed);
+  device<policies::ledger> const dledgers(ledgers);
+  device<float> const dobserved(observed);
+  auto const bytes = [](auto* p) { return static_cast<std::byte*>(static_cast<void*>(p)); };
+  logit_rule const logit{.scale = 0.1f, .soft_cap = 20.0f};
+  check(ops::observe_queries(host, policies::heavy{}, t.on_host, queries, logit,
+                             bytes(ledgers.data()), scratch.data()) &&
+            ops::observe_queries(gpu, policies::heavy{}, t.on_gpu, dqueries, logit,
+                                 bytes(dledgers.get()), dobserved.get()),
+        "observe_queries runs", name);
+  auto const got = dledgers.host();
+  std::vector<float> sums, expected;
+  bool equal = true;
+  for (index_t r = 0; r < e.rows(); ++r)
+    for (index_t i = 0; i < t.tokens(r); ++i) {
+      auto const &x = got[static_cast<std::size_t>(r * e.tokens + i)],
+                 &y = ledgers[static_cast<std::size_t>(r * e.tokens + i)];
+      equal = equal && x.born == y.born && x.looks == y.looks;
+      sums.push_back(x.sum);
+      expected.push_back(y.sum);
+    }
+  check(equal, "observe_queries' births and looks", name);
+  check(distance(sums, expected) <= tolerance::accumulated, "observe_queries' masses", name);
+}
+
+void test_compact(cells const& c, bool in_place, unsigned seed, char const* name) {
+  texts const t(c, name);
+  auto const& e = c.e;
+  std::mt19937 engine(seed);
+  std::vector<std::int64_t> begins{0};
+  std::vector<std::int32_t> kept;
+  for (index_t r = 0; r < e.rows(); ++r) {
+    for (index_t i = 0; i < t.tokens(r); ++i)
+      if (engine() % 3 != 0)
+        kept.push_back(
+            static_cast<std::int32_t>(t.on_host.cell(r / e.kv_heads, r % e.kv_heads, i)));
+    begins.push_back(static_cast<std::int64_t>(kept.size()));
+  }
+  kept.push_back(-1);  // never null
+  device<std::int64_t> const dbegins(begins);
+  device<std::int32_t> const dkept(kept);
+  auto k = c.k, v = c.v;
+  if (!in_place) std::fill(k.begin(), k.end(), 0.0f), std::fill(v.begin(), v.end(), 0.0f);
+  device<float> const dk(k), dv(v);
+  auto const target = dense_cache(k.data(), v.data(), e);
+  auto const dtarget = dense_cache<cuda_space>(dk.get(), dv.get(), e);
+  keep_set const set{.begins = begins.data(), .cells = kept.data()};
+  keep_set const dset{.begins = dbegins.get(), .cells = dkept.get()};
+  auto const both = [](auto const& x, auto const& y, char const* what) {
+    check(x && y, !x ? x.message : !y ? y.message : "", what);
+  };
+  if (in_place) {
+    auto source = target;
+    auto dsource = dtarget;
+    source.lengths = c.view<host_space>().lengths;
+    dsource.lengths = c.view<cuda_space>().lengths;
+    both(ops::compact(host, source, target, set), ops::compact(gpu, dsource, dtarget, dset), name);
+  } else {
+    both(ops::compact(host, c.view<host_space>(), target, set),
+         ops::compact(gpu, c.view<cuda_space>(), dtarget, dset), name);
+  }
+  check(same(dk.host(), k) && same(dv.host(), v), "compact", name);
+}
+
+/// A whole select() by policies that score alike to the bit on both backends.
+template <class Policy>
+void test_select(cells const& c, Policy const& policy, unsigned seed, char const* name) {
+  auto const& e = c.e;
+  std::mt19937 engine(seed);
+  auto const plan = make_plan(policy, e);
+  check(plan.check().ok(), plan.check().message, name);
+  auto const given = make_scores(static_cast<std::size_t>(e.rows() * e.tokens), kind::ties, engine);
+  device<float> const dgiven(given);
+  std::vector<std::byte> memory(plan.keep_bytes()), scratch(plan.select_bytes());
+  device<std::byte> const dmemory(memory.size()), dscratch(scratch.size());
+  keep_set a = plan.keep(memory), b = plan.keep({dmemory.get(), dmemory.size()});
+  auto const x = kvslim::select(host, plan, c.view<host_space>(),
+                                evidence{token_scores<host_space>{given.data()}}, a, scratch);
+  auto const y = kvslim::select(gpu, plan, c.view<cuda_space>(),
+                                evidence{token_scores<cuda_space>{dgiven.get()}}, b,
+                                {dscratch.get(), dscratch.size()});
+  check(x && y, x ? y.message : x.message, name);
+  auto const got = dmemory.host();
+  auto const at = [&](auto const* p, auto const* base) {
+    return reinterpret_cast<std::byte const*>(p) - base;
+  };
+  auto const equal = [&](auto const* p, auto const* q, index_t count) {
+    return same(p, reinterpret_cast<decltype(p)>(got.data() + at(q, dmemory.get())), count);
+  };
+  check(equal(a.begins, b.begins, e.rows() + 1), "begins", name);
+  index_t const kept = a.begins[e.rows()];
+  check(equal(a.cells, b.cells, kept) && equal(a.ranks, b.ranks, kept), "kept", name);
+  check(kept > 0 || e.tokens == 1, "something is kept", name);
+  if constexpr (decltype(plan)::has_merger)
+    for (index_t r = 0; r < e.rows(); ++r)
+      check(equal(a.merged + r * e.tokens, b.merged + r * e.tokens,
+                  text<decltype(c.view<host_space>())>{c.view<host_space>(), a.order}.tokens(
+                      r / e.kv_heads, r % e.kv_heads)),
+            "merged", name);
+}
+
+/// A launch answers for itself: not for what a caller has left behind, and never with fewer blocks.
+struct write_index {
+  int* out;
+  KVSLIM_HD void operator()(index_t i) const { out[i] = static_cast<int>(i); }
+};
+void test_launches() {
+  constexpr index_t count = 1000;
+  device<int> const out(std::vector<int>(count, -1));
+  write_index const body{out.get()};
+  auto const kernel = detail::for_each_kernel<write_index>;
+  check(detail::launch(gpu, {1, 4096}, kernel, count, body).code == errc::cuda,
+        "a block of 4096 threads is refused", "launch");
+  check(detail::launch_for_each(gpu, count, body).ok(), "an older error stops nothing", "launch");
+  auto const got = out.host();
+  for (int i = 0; i < count; ++i)
+    check(got[static_cast<std::size_t>(i)] == i, "one thread per index", "launch");
+  check(cudaGetLastError() != cudaSuccess, "the older error is the caller's to read", "launch");
+  check(detail::launch(gpu, {index_t{1} << 31, 32}, kernel, count, body).code == errc::unsupported,
+        "a grid of 2^31 blocks is refused", "launch");
+  check(detail::launch(gpu, {1, 32, 49 << 10}, kernel, count, body).code == errc::unsupported,
+        "49 KiB of shared memory are refused", "launch");
+  check(detail::launch(gpu, {0, 32}, kernel, count, body).ok(), "no blocks: nothing", "launch");
+}
+
+}  // namespace
+
+int main() {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::printf("skipped: no CUDA device\n");
+    return 77;
+  }
+  test_launches();
+  struct {
+    char const* name;
+    extents e;
+    traits has;
+  } const caches[] = {
+      {"plain", {1, 2, 700, 32}, {}},
+      {"one token", {1, 1, 1, 1}, {}},
+      {"ragged", {3, 2, 300, 40}, {.lengths = true}},
+      {"ragged heads", {2, 3, 300, 40}, {.lengths = true, .per_head = true}},
+      {"ascending with padding",
+       {2, 2, 600, 24},
+       {.lengths = true, .positions = true, .valid = true, .ascending = true}},
+      {"any order", {2, 2, 1500, 16, 24}, {.positions = true, .valid = true, .bias = true}},
+      {"any order, ragged heads",
+       {3, 2, 513, 33},
+       {.lengths = true, .positions = true, .valid = true, .bias = true, .per_head = true}},
+      {"long", {1, 1, 5000, 8}, {.lengths = true, .positions = true, .valid = true}},
+  };
+  unsigned seed = 1;
+  for (auto const& [name, e, has] : caches) {
+    cells const c(e, has, ++seed);
+    for (auto const k : {kind::random, kind::ties, kind::equal, kind::special})
+      test_selection(c, k, ++seed, name);
+    for (auto const group :
+         {row_group{1, e.kv_heads}, row_group{e.sequences, e.kv_heads}, row_group{e.sequences, 1}})
+      for (auto const k : {kind::random, kind::ties, kind::special})
+        for (auto const rules :
+             {contest{0, 0}, contest{e.tokens / 2, 0}, contest{group.size() * e.tokens / 3, 17},
+              contest{group.size() * e.tokens, e.tokens}})
+          test_contest(c, k, group, rules, ++seed, name);
+    test_scores(c, ++seed, name);
+    test_compact(c, false, ++seed, name);
+    if (!has.positions) test_compact(c, true, ++seed, name);
+    pipeline const best{given_scores{}, top_k{{.budget = e.tokens / 3 + 1, .sinks = 2}}};
+    test_select(c, best, ++seed, name);
+    test_select(c, pipeline{shared{given_scores{}, row_group{1, e.kv_heads}}, policies::above{}},
+                ++seed, name);
+    test_select(
+        c,
+        pipeline{given_scores{}, policies::contested{.each = 9, .sure = 2, .kv_heads = e.kv_heads}},
+        ++seed, name);
+    test_select(c,
+                pipeline{given_scores{}, top_k{{.budget = e.tokens / 2 + 1, .recent = 3}},
+                         kvmerger{{.threshold = 0.1f}}},
+                ++seed, name);
+    test_select(c, pipeline{streaming_llm{}, kvmerger{{.threshold = 0.0f}}}, ++seed, name);
+  }
+  struct {
+    char const* name;
+    extents e;
+    index_t group, window;
+    traits has;
+  } const windows[] = {
+      {"window", {1, 2, 700, 64}, 2, 32, {}},
+      {"window longer than a tile", {1, 1, 400, 33}, 1, 70, {.bias = true}},
+      {"window of any order",
+       {2, 2, 300, 16},
+       4,
+       33,
+       {.lengths = true, .positions = true, .valid = true, .bias = true, .per_head = true}},
+      {"window longer than the text", {2, 1, 16, 8}, 3, 40, {.lengths = true}},
+      {"one head of 48", {1, 1, 90, 8}, 48, 3, {}},
+      {"one channel", {1, 1, 5, 1}, 5, 2, {}},
+  };
+  for (auto const& [name, e, group, window, has] : windows) {
+    cells const c(e, has, ++seed);
+    test_queries(c, group, window, ++seed, name);
+  }
+  check(cudaDeviceSynchronize() == cudaSuccess, "the device is well", "all");
+  std::printf(failures == 0 ? "all ops agree\n" : "%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}
