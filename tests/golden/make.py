@@ -31,6 +31,7 @@ parser.add_argument("--h2o", help="FMInference/H2O")
 parser.add_argument("--adakv", help="FFY0/AdaKV")
 parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
+parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
 parser.add_argument("--kvcrush-pages", help="program that calls OpenVINO GenAI; kvcrush_pages says how")
 arguments = parser.parse_args()
 source, out = arguments.minference, arguments.out
@@ -459,6 +460,34 @@ def kvcrush_pages():
         g.put("kept_" + name, kept.sort()[0])
 
 
+def ggml():
+    """The program links src/ggml-quants.c, compiled without flags for the machine (gcc -O2), as ggml's base library is. It reads a count and
+    as many f32 as hexadecimal bit patterns, and for each of q8_0, q5_1, q5_0, q4_1, q4_0 prints two lines: the bytes that
+    quantize_row_*_ref writes as numbers, and what dequantize_row_* makes of them as bit patterns."""
+    torch.manual_seed(18)
+    n, j = torch.randn(24, 32), torch.arange(32).float()
+    blocks = [
+        torch.zeros(32), torch.where(j % 2 == 0, -0.0, 0.0), torch.where(j < 5, -0.0, torch.where(j < 9, 0.0, n[0].abs())),
+        n[1], n[2] * 1e-30, n[3] * 1e-7, n[4] * 1e-4, n[5] * 300, (torch.rand(32) * 2 - 1) * 6e4, torch.where(j == 7, 6e4, n[6]),
+        torch.where(j == 31, -300.0, n[7]), n[8] + 100, n[9] * 1e-3 - 20,
+        torch.where(j == 0, 127.0, j * 4 - 60.5), torch.where(j == 0, -127.0, j * 7.5 - 110),  # ties of q8_0
+        torch.where(j == 4, -8.0, (j % 16) - 7.5), torch.where(j == 4, 16.0, j - 15.5),  # of q4_0 and q5_0, and their ends
+        (j * 0.5).clamp(max=15), j + torch.where(j % 31 == 0, 0.0, 0.5),  # of q4_1 and q5_1
+        torch.where(j % 3 == 1, 2.0, -2.0), torch.where(j % 3 == 0, 2.0, -2.0),  # equal magnitudes: the first one's sign
+        torch.full((32,), 1.7), torch.full((32,), -1.7), n[10].bfloat16().float(),
+    ]
+    x = torch.stack(blocks)
+    g = Golden("ggml", f"ggml-org/ggml d99724f src/ggml-quants.c quantize_row_*_ref and dequantize_row_*; seed 18, {len(blocks)} blocks of 32; "
+               "make.py --ggml")
+    g.put("x", x)
+    words = " ".join(format(int(w), "x") for w in x.flatten().numpy().view(np.uint32))
+    answer = subprocess.run([arguments.ggml], input=f"{x.numel()} {words}", capture_output=True, text=True, check=True).stdout.splitlines()
+    for i, name in enumerate(("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")):
+        g.put("bytes_" + name, torch.tensor([int(b) for b in answer[2 * i].split()]))
+        values = np.array([int(w, 16) for w in answer[2 * i + 1].split()], dtype=np.uint32)
+        g.put("value_" + name, torch.from_numpy(values.view(np.float32)))
+
+
 MAKERS = [
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
@@ -470,6 +499,7 @@ MAKERS = [
     (arguments.factory and arguments.kvpress, (pyramidkv,)),
     (arguments.kvcrush, (kvcrush,)),
     (arguments.kvcrush_pages, (kvcrush_pages,)),
+    (arguments.ggml, (ggml,)),
 ]
 for given, makers in MAKERS:
     for make in makers if given else ():

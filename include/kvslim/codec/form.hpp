@@ -20,6 +20,7 @@ enum class form_kind : std::uint32_t {
   token_key = 4,
   token_value = 5,
   slice_of_key = 6,
+  ggml_rows = 7,
 };
 
 template <element T>

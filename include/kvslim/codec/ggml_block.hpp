@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+// One block of ggml's cache types: 32 channels with an f16 step d, an f16 minimum m where the type
+// has one, and codes.
+//
+// | type | bytes | layout | value |
+// |---|---|---|---|
+// | q8_0 | 34 | d, 32 signed bytes | code * d |
+// | q5_1 | 24 | d, m, fifth bits (32), 16 bytes of nibbles | code * d + m |
+// | q5_0 | 22 | d, fifth bits, nibbles | (code - 16) * d |
+// | q4_1 | 20 | d, m, nibbles | code * d + m |
+// | q4_0 | 18 | d, nibbles | (code - 8) * d |
+//
+// Nibble byte i holds channel i in its low half and channel i + 16 in its high one; bit c of the
+// fifth bits is channel c's.
+
+#include <kvslim/isa/convert.hpp>
+#include <kvslim/ops/group_range.hpp>
+
+#include <cstring>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// ggml's block types that caches are made of, by ggml's own numbers.
+enum class ggml_block : std::uint8_t { q4_0 = 2, q4_1 = 3, q5_0 = 6, q5_1 = 7, q8_0 = 8 };
+
+namespace detail {
+
+inline constexpr index_t ggml_channels = 32;
+
+template <ggml_block Type>
+struct ggml_format {
+  static constexpr bool has_minimum = Type == ggml_block::q4_1 || Type == ggml_block::q5_1;
+  static constexpr int bits = Type == ggml_block::q8_0                               ? 8
+                              : Type == ggml_block::q5_0 || Type == ggml_block::q5_1 ? 5
+                                                                                     : 4;
+  static constexpr index_t high_at = has_minimum ? 4 : 2;  // fifth bits
+  static constexpr index_t codes_at = high_at + (bits == 5 ? 4 : 0);
+  static constexpr index_t bytes = codes_at + ggml_channels * (bits == 8 ? 8 : 4) / 8;
+  /// Range of codes after the zero point is taken away. q8_0's does not use -128.
+  static constexpr int most = bits == 8 ? 127 : has_minimum ? (1 << bits) - 1 : (1 << bits) / 2 - 1;
+  static constexpr int least = bits == 8 ? -127 : has_minimum ? 0 : -(1 << bits) / 2;
+  /// Largest magnitude whose step and minimum are finite halves.
+  static constexpr float largest = 65504.0f * (has_minimum ? 1.0f
+                                               : bits == 8 ? 127.0f
+                                                           : static_cast<float>(-least));
+};
+static_assert(ggml_format<ggml_block::q8_0>::bytes == 34);
+static_assert(ggml_format<ggml_block::q5_1>::bytes == 24);
+static_assert(ggml_format<ggml_block::q5_0>::bytes == 22);
+static_assert(ggml_format<ggml_block::q4_1>::bytes == 20);
+static_assert(ggml_format<ggml_block::q4_0>::bytes == 18);
+
+template <class Byte>
+[[nodiscard]] KVSLIM_HD inline auto* ggml_codes(Byte* block, index_t at) noexcept {
+  if constexpr (std::is_const_v<Byte>)
+    return reinterpret_cast<std::uint8_t const*>(block + at);
+  else
+    return reinterpret_cast<std::uint8_t*>(block + at);
+}
+
+[[nodiscard]] KVSLIM_HD inline float magnitude_of(float x) noexcept {
+  return bit_cast<float>(bit_cast<std::uint32_t>(x) & 0x7fffffffu);
+}
+
+/// What a block's values are coded with, in float: the stored f16 are these rounded.
+struct ggml_scale {
+  float step, minimum;
+};
+
+/// ggml takes the first of equal values, which shows in the sign of a zero and, where the step has
+/// the sign of the largest magnitude, in all codes.
+template <ggml_block Type>
+[[nodiscard]] KVSLIM_HD inline ggml_scale fit_ggml(float const* x) noexcept {
+  using format = ggml_format<Type>;
+  constexpr index_t n = ggml_channels;
+  ops::range const r = ops::group_range(x, n, 1);
+  auto const first = [&](auto const& is_it, float otherwise) {
+    float found = otherwise;
+    for (index_t j = n; j-- > 0;) found = is_it(x[j]) ? x[j] : found;
+    return found;
+  };
+  if constexpr (format::has_minimum) {
+    float const low = r.low == 0.0f ? first([](float v) { return v == 0.0f; }, r.low) : r.low;
+    float const span = r.high == r.low ? 0.0f : r.high - r.low;
+    return {divide(span, static_cast<float>(format::most)), low};
+  } else {
+    float const below = magnitude_of(r.low), above = magnitude_of(r.high);
+    float const most = below > above ? below : above;
+    if constexpr (Type == ggml_block::q8_0) return {divide(most, 127.0f), 0.0f};
+    float peak = below > above ? r.low : r.high;
+    if (most == 0.0f)
+      peak = 0.0f;
+    else if (below == above)
+      peak = first([most](float v) { return magnitude_of(v) == most; }, peak);
+    return {divide(peak, static_cast<float>(format::least)), 0.0f};
+  }
+}
+
+/// 32 floats as a block. NaN and infinity give some block, and nothing undefined.
+template <ggml_block Type>
+KVSLIM_HD inline void encode_ggml(float const* x, std::byte* block) noexcept {
+  using format = ggml_format<Type>;
+  constexpr index_t n = ggml_channels;
+  constexpr auto most = static_cast<float>(format::most), least = static_cast<float>(format::least);
+  ggml_scale const s = fit_ggml<Type>(x);
+  auto* const parameters = array_at<f16>(block);
+  parameters[0] = narrow<f16>(s.step);
+  if constexpr (format::has_minimum) parameters[1] = narrow<f16>(s.minimum);
+  // Nothing that is stored depends on whether subnormal floats are flushed to zero; ggml's own
+  // reciprocal overflows a little further down.
+  constexpr float smallest = 7.52316385e-37f;  // 2^-120
+  float const inverse = magnitude_of(s.step) < smallest ? 0.0f : divide(1.0f, s.step);
+  local<std::int32_t, n> codes;
+  for (index_t j = 0; j < n; ++j) {
+    // ggml limits the code; limiting what it is made of gives the same. Between product and sum it
+    // also keeps a compiler from fusing them: that rounds once where ggml rounds twice.
+    float y = (x[j] - s.minimum) * inverse;
+    y = y > least ? y : least;
+    y = y < most ? y : most;
+    if constexpr (format::bits == 8) {  // nearest, ties away from zero
+      auto const whole = static_cast<std::int32_t>(y);
+      float const rest = y - static_cast<float>(whole);
+      codes[j] = whole + (rest >= 0.5f ? 1 : 0) - (rest <= -0.5f ? 1 : 0);
+    } else {
+      codes[j] = static_cast<std::int32_t>(y + (0.5f - least));
+    }
+  }
+  auto* const out = ggml_codes(block, format::codes_at);
+  if constexpr (format::bits == 8) {
+    for (index_t j = 0; j < n; ++j) out[j] = static_cast<std::uint8_t>(codes[j]);
+  } else {
+    for (index_t j = 0; j < n / 2; ++j)
+      out[j] = static_cast<std::uint8_t>((codes[j] & 15) | (codes[j + n / 2] & 15) << 4);
+  }
+  if constexpr (format::bits == 5) {
+    std::uint32_t high = 0;
+    for (index_t j = 0; j < n; ++j) high |= static_cast<std::uint32_t>(codes[j] >> 4) << j;
+    std::memcpy(block + format::high_at, &high, sizeof high);
+  }
+}
+
+/// Channels [16 * Half, 16 * Half + 16) of a block: code * d is exact in float, so that the one
+/// rounding is that of the sum with m, as in ggml.
+template <ggml_block Type, index_t Half>
+KVSLIM_HD inline void load_ggml(std::byte const* block, float* x) noexcept {
+  using format = ggml_format<Type>;
+  auto const* const in = ggml_codes(block, format::codes_at);
+  auto const* const parameters = array_at<f16>(block);
+  float const step = widen(parameters[0]);
+  if constexpr (format::bits == 8) {
+    for (index_t j = 0; j < 16; ++j)
+      x[j] = static_cast<float>(static_cast<std::int8_t>(in[16 * Half + j])) * step;
+  } else {
+    std::uint32_t high = 0;
+    if constexpr (format::bits == 5) std::memcpy(&high, block + format::high_at, sizeof high);
+    for (index_t j = 0; j < 16; ++j) {
+      auto code = static_cast<std::int32_t>(Half == 0 ? in[j] & 15u : in[j] >> 4u);
+      if constexpr (format::bits == 5)
+        code |= static_cast<std::int32_t>(high >> (16 * Half + j) << 4u & 16u);
+      x[j] = static_cast<float>(code + format::least) * step;
+    }
+    if constexpr (format::has_minimum) {
+      float const minimum = widen(parameters[1]);
+      for (index_t j = 0; j < 16; ++j) x[j] += minimum;
+    }
+  }
+}
+template <ggml_block Type>
+KVSLIM_HD inline void load_ggml(std::byte const* block, float* x) noexcept {
+  load_ggml<Type, 0>(block, x);
+  load_ggml<Type, 1>(block, x + 16);
+}
+
+/// Channel c of a block.
+template <ggml_block Type>
+[[nodiscard]] KVSLIM_HD inline float ggml_value(std::byte const* block, index_t c) noexcept {
+  using format = ggml_format<Type>;
+  auto const* const in = ggml_codes(block, format::codes_at);
+  auto const* const parameters = array_at<f16>(block);
+  float const step = widen(parameters[0]);
+  if constexpr (format::bits == 8) {
+    return static_cast<float>(static_cast<std::int8_t>(in[c])) * step;
+  } else {
+    std::uint32_t code = (in[c % 16] >> (c / 16 * 4)) & 15u;
+    if constexpr (format::bits == 5) {
+      std::uint32_t high;
+      std::memcpy(&high, block + format::high_at, sizeof high);
+      code |= ((high >> c) & 1u) << 4;
+    }
+    float const x = static_cast<float>(static_cast<std::int32_t>(code) + format::least) * step;
+    if constexpr (format::has_minimum)
+      return x + widen(parameters[1]);
+    else
+      return x;
+  }
+}
+
+}  // namespace detail
+
+KVSLIM_END_NAMESPACE
