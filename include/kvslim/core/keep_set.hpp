@@ -72,20 +72,30 @@ struct quota {
   float least = -__builtin_inff();
 };
 
-/// A contest among the rows of a group, held before allocate: of all their scores the `seats` best
-/// win, after each row's `sure` best have been seated. Tokens that the scorer protects take no
-/// part.
-struct contest {
-  index_t seats = 0;
-  index_t sure = 0;
-};
-
 /// What allocate is told of one row of its group.
 struct row_facts {
   index_t row = 0;
   index_t tokens = 0;   ///< held
   index_t recent = 0;   ///< newest ones that the scorer protects (its window)
   index_t winners = 0;  ///< seats won in the contest
+};
+
+/// A contest among the rows of a group, held before allocate: of all their scores the `seats` best
+/// win, after each row's `sure` best have been seated. Tokens that are kept anyway take no part:
+/// the first `sinks` and the newest `recent`, the scorer's window at least.
+struct contest {
+  index_t seats = 0;
+  index_t sure = 0;
+  index_t sinks = 0;
+  index_t recent = 0;
+
+  /// Ranks [begin, end) of a row take part.
+  [[nodiscard]] KVSLIM_HD constexpr index_t begin(row_facts const& f) const noexcept {
+    return detail::min(sinks, f.tokens);
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t end(row_facts const& f) const noexcept {
+    return detail::max(begin(f), f.tokens - detail::max(recent, f.recent));
+  }
 };
 
 KVSLIM_END_NAMESPACE

@@ -73,7 +73,7 @@ struct contest_rows {
   std::uint64_t* sure;  // likewise: keys from here on are seated before the contest
 
   [[nodiscard]] __device__ index_t contenders(index_t at) const {
-    return max(0, facts[at].tokens - facts[at].recent);
+    return rules.end(facts[at]) - rules.begin(facts[at]);
   }
   [[nodiscard]] __device__ index_t seated(index_t at) const {
     return max(0, min(rules.sure, contenders(at)));
@@ -82,8 +82,9 @@ struct contest_rows {
   template <class Use>
   __device__ void each(index_t g, index_t m, Use const& use) const {
     float const* const score = scores.row(group.member_row(e, group.group_row(e, g), m));
-    index_t const n = contenders(g * group.size() + m);
-    for (index_t i = threadIdx.x; i < n; i += block_threads)
+    row_facts const& mine = facts[g * group.size() + m];
+    index_t const end = rules.end(mine);
+    for (index_t i = rules.begin(mine) + threadIdx.x; i < end; i += block_threads)
       use(ops::order_key(score[i], m * e.tokens + i));
   }
 };

@@ -75,7 +75,7 @@ status keep_best(Exec const& exec, Text const& text, score_view scores, slice<qu
 struct hold_contest_op {};
 
 /// Writes .winners of every row's facts: how many of its group's `seats` it wins with its scores of
-/// ranks [0, tokens - recent). `facts` lie group after group; .tokens and .recent are given. `keys`
+/// the ranks that take part. `facts` lie group after group; .tokens and .recent are given. `keys`
 /// is scratch, [rows, tokens].
 template <class Exec, class Text>
 status hold_contest(Exec const& exec, Text const& text, score_view scores, row_group group,
@@ -175,10 +175,11 @@ struct implementation<ops::hold_contest_op, Exec> {
       for (index_t m = 0; m < group.size(); ++m) {
         index_t const r = group.member_row(e, first, m);
         row_facts& mine = facts[g * group.size() + m];
-        index_t const n = detail::max(0, mine.tokens - mine.recent);
+        index_t const begin = rules.begin(mine), n = rules.end(mine) - begin;
         index_t const sure = detail::min(rules.sure, n);
         std::uint64_t* const row = all + open;
-        for (index_t i = 0; i < n; ++i) row[i] = ops::order_key(scores.row(r)[i], m * e.tokens + i);
+        for (index_t i = 0; i < n; ++i)
+          row[i] = ops::order_key(scores.row(r)[begin + i], m * e.tokens + begin + i);
         ops::top_keys(row, n, sure);
         for (index_t i = sure; i < n; ++i) row[i - sure] = row[i];
         mine.winners = sure;
