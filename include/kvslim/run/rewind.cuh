@@ -52,6 +52,8 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(warp_threads)
     }
     emptied = over_warp(emptied, sum);
     left = over_warp(left, larger);
+    // Blocks that are only written whole keep the holes that evictions left at their end.
+    left = max(left, max(keys ? 0 : key_coded, values ? 0 : value_coded));
   }
   __syncwarp();
   if (lane != 0) return;

@@ -70,7 +70,12 @@ status rewind(packed_cache<Key, Value, host_space> const& packed, index_t positi
         ++x.holes;
         return true;
       });
-      while (x.slots > 0 && list[x.slots - 1] == empty_slot) {
+      // Blocks that are only written whole keep the holes that evictions left at their end.
+      std::int32_t const keys =
+          detail::can_uncode(layout.key_sizes(x.capacity), Key::traits) ? 0 : x.key_coded;
+      std::int32_t const values =
+          detail::can_uncode(layout.value_sizes(x.capacity), Value::traits) ? 0 : x.value_coded;
+      while (x.slots > keys && x.slots > values && list[x.slots - 1] == empty_slot) {
         --x.slots;
         --x.holes;
       }

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#include "life/live.hpp"
+#include "life/table.hpp"
+
+// Everything is kept; how it is stored differs. Losses are of the row's whole spread: half a step
+// of its codes, the parameters' rounding, and a little.
+
+namespace life {
+
+std::vector<entry> quantizers() {
+  using namespace kvslim;
+  constexpr double two = 0.25, four = 0.05, eight = 4e-3, half = 1e-3, brain = 8e-3, byte = 0.06;
+  return {
+      {"dense f32",
+       [](dice& d) {
+         live<float, bf16>(d, pipeline{dense<float>{}}, {{0.0, 0.0}, 1});
+       }},
+      {"dense f16",
+       [](dice& d) {
+         live<f16, float>(d, pipeline{dense<f16>{}}, {{half, half}, 1});
+       }},
+      {"dense e4m3",
+       [](dice& d) {
+         live<bf16, e4m3>(d, pipeline{dense<e4m3>{}}, {{byte, byte, 2e-3}, 1});
+       }},
+      {"kivi 2",
+       [](dice& d) {
+         live<float, float>(d, pipeline{kivi<2>{{.group = 32, .residual = 32 * d.in(0, 4)}}},
+                            {{two, two}, 32});
+       }},
+      {"kivi 4, 2 with bf16",
+       [](dice& d) {
+         live<bf16, f16>(d,
+                         pipeline{kivi<4, 2, bf16>{
+                             {.group = 16, .residual = 16 * d.in(0, 4), .value_group = 32}}},
+                         {{four + brain, two + brain}, 32});
+       }},
+      {"kivi 4",
+       [](dice& d) {
+         live<f16, f16>(d, pipeline{kivi<4>{{.group = 64, .residual = 64 * d.in(0, 2)}}},
+                        {{four, four}, 64});
+       }},
+      {"int8 per token",
+       [](dice& d) {
+         live<float, e5m2>(d, pipeline{int_per_token<8>{{.residual = d.small(40)}}},
+                           {{eight, eight}, 4});
+       }},
+      {"int4 per token, f32",
+       [](dice& d) {
+         live<float, float>(d, pipeline{int_per_token<4, float, float>{{.residual = d.small(40)}}},
+                            {{four, four}, 4});
+       }},
+      {"channel keys, dense values",
+       [](dice& d) {
+         codec_pair const pair{channel_key<4>{32, 32 * d.in(0, 2)}, dense_value<bf16>{}};
+         live<float, bf16>(d, pipeline{pair}, {{four, brain}, 32});
+       }},
+  };
+}
+
+}  // namespace life

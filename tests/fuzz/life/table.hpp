@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+// The policies that live, in units of a few each.
+
+#include "life/dice.hpp"
+
+namespace life {
+
+struct entry {
+  char const* name;
+  void (*live)(dice&);
+};
+
+std::vector<entry> quantizers();
+std::vector<entry> scorers();
+std::vector<entry> observers();
+
+}  // namespace life
