@@ -175,7 +175,8 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
       });
       __syncthreads();
       int const across = attend_threads / parts, part = thread / across;
-      int const begin_part = part * across, end_part = min(n, begin_part + across);
+      int const begin_part = part * across,
+                end_part = static_cast<int>(min(n, begin_part + across));
       for (int d = thread % across; d < width; d += across) {
         float sum[Heads] = {};
         for (int done = begin_part; done < end_part;) {

@@ -143,8 +143,10 @@ KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set
   index_t const count = entry.slots, wide = plan.wide();
   float* const other = rows + packed.layout().block_floats();
   auto const at = half_of<Keys>(packed, r);
+  row_group const group = group_of(at.codec);
+  index_t const first = group.first_row(plan.extents(), r);
   auto const read = [&](index_t member, index_t i, float* mine) {
-    index_t const from = group_of(at.codec).member_row(plan.extents(), r, member);
+    index_t const from = group.member_row(plan.extents(), first, member);
     float* const rest = Plan::has_merger ? other : nullptr;
     auto const to = entry.next_position - static_cast<std::int32_t>(count - i);
     float const bias = read_kept(plan, cells, keep, from, i, to, Keys ? mine : rest,
