@@ -5,7 +5,10 @@
 // kvslim.hpp and the CUDA backend.
 
 #include <kvslim/kvslim.hpp>
+#include <kvslim/ops/code_distance.cuh>
 #include <kvslim/ops/compact.cuh>
+#include <kvslim/ops/open_pages.cuh>
+#include <kvslim/ops/representatives.cuh>
 #include <kvslim/ops/window_scores.cuh>
 #include <kvslim/run/append.cuh>
 #include <kvslim/run/attend.cuh>
