@@ -15,9 +15,9 @@ struct halving {
   static constexpr kvslim::quota_traits traits{};
   kvslim::index_t first = 256, heads = 2;
   kvslim::status check(kvslim::extents const&) const { return {}; }
-  kvslim::row_group group() const { return {.kv_heads = heads}; }
-  kvslim::index_t most(kvslim::extents const&) const { return first; }
-  kvslim::index_t total(kvslim::extents const&) const { return 2 * first; }
+  KVSLIM_HD kvslim::row_group group() const { return {.kv_heads = heads}; }
+  KVSLIM_HD kvslim::index_t most(kvslim::extents const&) const { return first; }
+  KVSLIM_HD kvslim::index_t total(kvslim::extents const&) const { return 2 * first; }
   KVSLIM_HD void allocate(auto facts, auto quotas) const {
     for (int i = 0; i < facts.size; ++i) quotas[i] = {.count = first >> i, .recent = 16};
   }

@@ -11,8 +11,8 @@ cmake --build build/demo-build --target compare
 mkdir -p build/demo
 build/demo-build/examples/compare --out build/demo "$@"
 if command -v gnuplot >/dev/null 2>&1; then
-  gnuplot -c examples/report.gnuplot build/demo/report.dat build/demo/report.svg
-  echo "wrote build/demo/report.json and build/demo/report.svg"
+  gnuplot -c examples/report.gnuplot build/demo/report.dat build/demo/report.png
+  echo "wrote build/demo/report.json and build/demo/report.png"
 else
-  echo "wrote build/demo/report.json (no gnuplot, so no report.svg)"
+  echo "wrote build/demo/report.json (no gnuplot, so no report.png)"
 fi

@@ -8,7 +8,7 @@ namespace {
 
 using namespace kvslim;
 
-/// `make(length)` gives the policy for that many tokens.
+/// `make(length)` gives the policy for that many tokens. A window of 0 is all queries.
 template <class MakePolicy>
 method entry(std::string name, family kind, MakePolicy make, session_options options = {}) {
   return {std::move(name), kind,
@@ -30,6 +30,8 @@ void add_quantized(std::vector<method>& list) {
   };
   add("int8 per token", int_per_token<8>{});
   add("int4 per token", int_per_token<4>{});
+  add("ggml q8_0", ggml<ggml_block::q8_0>{});
+  add("ggml q4_0", ggml<ggml_block::q4_0>{});
   add("KIVI 8 bit", kivi<8>{});
   add("KIVI 4 bit", kivi<4>{});
   add("KIVI 2 bit", kivi<2>{});
@@ -45,6 +47,7 @@ void add_evicted(std::vector<method>& list, model const& m, snapkv const& snap) 
   add("StreamingLLM 50 % rerotated", [=](index_t t) {
     return pipeline{streaming_llm{}, keep(0.5, t), close_gaps};
   });
+  add("Random 50 %", [](index_t t) { return pipeline{random_scores{}, keep(0.5, t)}; });
   add("Knorm 50 %", [](index_t t) { return pipeline{knorm{}, keep(0.5, t)}; });
   add("SnapKV 50 %", [=](index_t t) { return pipeline{snap, keep(0.5, t)}; });
   add("SnapKV 25 %", [=](index_t t) { return pipeline{snap, keep(0.25, t)}; });
@@ -57,12 +60,62 @@ void add_evicted(std::vector<method>& list, model const& m, snapkv const& snap) 
   });
 }
 
-void add_while_decoding(std::vector<method>& list) {
-  list.push_back(entry("StreamingLLM 25 %, every step", family::evicted_while_decoding,
-                       [](index_t t) {
-                         return pipeline{streaming_llm{}, keep(0.25, t)};
-                       },
-                       {.evicts = true}));
+/// Who decides how much each head and layer keeps.
+void add_shared_budgets(std::vector<method>& list, model_shape const& s, snapkv const& snap) {
+  session_options const all_layers{.layers_together = true};
+  auto const one = [=](double fraction, index_t t) {
+    return one_budget{{.budget = budget_for(fraction, t),
+                       .rows = {s.layers, s.kv_heads},
+                       .sinks = 4,
+                       .recent = 32}};
+  };
+  list.push_back(entry("SnapKV + AdaKV 25 %", family::evicted, [=](index_t t) {
+    return pipeline{snap, adakv{{.budget = budget_for(0.25, t), .kv_heads = s.kv_heads}}};
+  }));
+  list.push_back(entry("SnapKV + KVCrush 25 %", family::evicted, [=](index_t t) {
+    return pipeline{snap, keep(0.25, t), kvcrush{}};
+  }));
+  list.push_back(entry(
+      "SnapKV + PyramidKV 25 %", family::evicted,
+      [=](index_t t) {
+        return pipeline{
+            snap,
+            pyramidkv{{.budget = budget_for(0.25, t), .layers = s.layers, .kv_heads = s.kv_heads}}};
+      },
+      all_layers));
+  for (auto [name, fraction] :
+       {std::pair{"SnapKV 25 %, one budget", 0.25}, std::pair{"SnapKV 12.5 %, one budget", 0.125}})
+    list.push_back(entry(
+        name, family::evicted,
+        [=](index_t t) {
+          return pipeline{snap, one(fraction, t)};
+        },
+        all_layers));
+  list.push_back(entry(
+      "SnapKV 25 %, one budget + KIVI 4 bit", family::combined,
+      [=](index_t t) {
+        return pipeline{snap, one(0.25, t), kivi<4>{}};
+      },
+      all_layers));
+}
+
+/// A fixed budget while decoding: as many tokens leave as come.
+void add_while_decoding(std::vector<method>& list, model_shape const& s) {
+  row_group const heads{.sequences = 1, .kv_heads = s.kv_heads};
+  auto const add = [&](char const* name, index_t window, auto make) {
+    list.push_back(
+        entry(name, family::evicted_while_decoding, make, {.evicts = true, .window = window}));
+  };
+  add("StreamingLLM 25 %, every step", 1, [](index_t t) {
+    return pipeline{streaming_llm{}, keep(0.25, t)};
+  });
+  add("H2O 25 %, every step", 0, [](index_t t) {
+    index_t const budget = budget_for(0.25, t);
+    return pipeline{h2o<>{}, top_k{{.budget = budget, .sinks = 4, .recent = budget / 2}}};
+  });
+  add("TOVA 25 %, every step", 1, [=](index_t t) {
+    return pipeline{shared{tova{}, heads}, keep(0.25, t)};
+  });
 }
 
 void add_merged(std::vector<method>& list, snapkv const& snap) {
@@ -89,7 +142,8 @@ std::vector<method> methods(model const& m, bool bytes) {
   std::vector<method> list{entry("exact f16", family::exact, [](index_t) { return dense<f16>{}; })};
   add_quantized(list);
   add_evicted(list, m, snap);
-  add_while_decoding(list);
+  add_shared_budgets(list, m.shape(), snap);
+  add_while_decoding(list, m.shape());
   add_merged(list, snap);
   return list;
 }

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <fstream>
 #include <optional>
+#include <sstream>
 
 namespace example {
 
@@ -16,10 +17,32 @@ namespace {
 constexpr std::array kinds{family::quantized, family::evicted, family::evicted_while_decoding,
                            family::merged, family::combined};
 
-/// Lengths in units of a small letter, so that a label's box is known: the plot is about 130
-/// letters wide and 40 lines high.
-constexpr double letters = 130, lines = 40;
-constexpr double most_ratio = 10, least_kl = 3e-6, most_kl = 0.3;
+/// Lengths in units of a small letter, so that a label's box is known: the plot's inside is about
+/// 91 letters wide and 32 lines high.
+constexpr double letters = 91, lines = 32;
+
+/// Both axes of the plot, logarithmic.
+struct axes {
+  double most_ratio = 2, least_kl = 1, most_kl = 1e-9;
+
+  explicit axes(std::vector<result> const& all) {
+    for (std::size_t m = 1; m < all.size(); ++m) {
+      most_ratio = std::max(most_ratio, all[m].ratio * 1.3);
+      least_kl = std::min(least_kl, std::max(all[m].kl, 1e-9) / 2);
+      most_kl = std::max(most_kl, all[m].kl * 2);
+    }
+  }
+  [[nodiscard]] double x(double ratio) const {
+    return std::log(ratio) / std::log(most_ratio) * letters;
+  }
+  [[nodiscard]] double y(double kl) const {
+    return std::log(kl / least_kl) / std::log(most_kl / least_kl) * lines;
+  }
+  [[nodiscard]] double ratio(double x) const { return std::pow(most_ratio, x / letters); }
+  [[nodiscard]] double kl(double y) const {
+    return least_kl * std::pow(most_kl / least_kl, y / lines);
+  }
+};
 
 struct box {
   double left, right, bottom, top;
@@ -31,12 +54,6 @@ struct box {
 struct point {
   double x, y;
 };
-point place(result const& r) {
-  double const kl = std::clamp(r.kl, least_kl, most_kl);
-  return {std::log(r.ratio) / std::log(most_ratio) * letters,
-          std::log(kl / least_kl) / std::log(most_kl / least_kl) * lines};
-}
-
 /// Whether no other method is both smaller and closer to the exact cache.
 bool is_best(std::vector<result> const& all, std::size_t i) {
   return std::none_of(all.begin() + 1, all.end(), [&](result const& o) {
@@ -46,20 +63,15 @@ bool is_best(std::vector<result> const& all, std::size_t i) {
 }
 
 /// A free box for a label of that many letters near p; none if everything near it is taken.
-struct spot {
-  box area;
-  double x, y;
-  bool right_aligned;
-};
-std::optional<spot> find_spot(point p, double width, std::vector<box> const& taken) {
-  for (double distance : {0.0, 1.0, 2.0, 3.0, 4.0})
-    for (double up : {0.0, 1.0, -1.0})
-      for (bool to_left : {false, true}) {
-        double const x = to_left ? p.x - 1.2 : p.x + 1.2, y = p.y + up * (distance + 0.3);
-        box const area{to_left ? x - width : x, to_left ? x : x + width, y - 0.5, y + 0.5};
+std::optional<box> find_spot(point p, double width, std::vector<box> const& taken) {
+  for (double away : {0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0})
+    for (double up : {1.0, -1.0})
+      for (double aside : {1.3, -1.3 - width, 1.3 + away, -1.3 - away - width}) {
+        double const left = p.x + aside, y = p.y + up * away;
+        box const area{left, left + width, y - 0.5, y + 0.5};
         if (area.left < 0 || area.right > letters || area.bottom < 0 || area.top > lines) continue;
         if (std::none_of(taken.begin(), taken.end(), [&](box const& b) { return b.meets(area); }))
-          return spot{area, x, y, to_left};
+          return area;
       }
   return std::nullopt;
 }
@@ -101,40 +113,49 @@ nlohmann::json to_json(std::vector<method> const& list, std::vector<result> cons
 void write_plot_data(std::string const& path, std::vector<method> const& list,
                      std::vector<result> const& results) {
   std::ofstream out(path);
-  out << "# ratio to f16, KL in nats: one block per family, then the best points, then labels\n";
-  std::vector<box> taken;
-  std::vector<std::size_t> best;
-  for (std::size_t m = 1; m < list.size(); ++m) {
-    auto const p = place(results[m]);
-    taken.push_back({p.x - 0.7, p.x + 0.7, p.y - 0.4, p.y + 0.4});
-    if (is_best(results, m)) best.push_back(m);
-  }
-  auto const line = [&](std::size_t m) {
-    out << results[m].ratio << ' ' << std::clamp(results[m].kl, least_kl, most_kl);
+  axes const plot(results);
+  std::vector<box> taken{{letters - 42, letters, 0, 8}, {0, 34, 0, 1.8}};  // the key, and a note
+  std::vector<std::size_t> best, rest;
+  auto const place = [&](std::size_t m) {
+    return point{plot.x(results[m].ratio), plot.y(std::max(results[m].kl, plot.least_kl))};
   };
+  for (std::size_t m = 1; m < list.size(); ++m) {
+    auto const p = place(m);
+    taken.push_back({p.x - 0.9, p.x + 0.9, p.y - 0.5, p.y + 0.5});
+    (is_best(results, m) ? best : rest).push_back(m);
+  }
+  auto const write = [&](std::size_t m) {
+    out << results[m].ratio << ' ' << std::max(results[m].kl, plot.least_kl) << '\n';
+  };
+  out << "# corners\n1 " << plot.least_kl << '\n' << plot.most_ratio << ' ' << plot.most_kl << '\n';
   for (family kind : kinds) {
+    out << "\n\n# a family: ratio to f16, KL in nats\n";
     for (std::size_t m = 1; m < list.size(); ++m)
-      if (list[m].kind == kind) line(m), out << '\n';
-    out << "\n\n";
+      if (list[m].kind == kind) write(m);
   }
   std::sort(best.begin(), best.end(),
             [&](std::size_t a, std::size_t b) { return results[a].ratio < results[b].ratio; });
-  for (auto m : best) line(m), out << '\n';
-  out << "\n\n";
-  // Labels of the best points first, so that they find room; one that finds none is left out.
-  std::vector<std::size_t> order(best);
-  for (std::size_t m = 1; m < list.size(); ++m)
-    if (std::find(best.begin(), best.end(), m) == best.end()) order.push_back(m);
-  for (auto m : order) {
-    auto const found =
-        find_spot(place(results[m]), static_cast<double>(list[m].name.size()), taken);
+  out << "\n\n# the best points\n";
+  for (auto m : best) write(m);
+  // The best points' labels first, so that they find room; one that finds none is left out.
+  best.insert(best.end(), rest.begin(), rest.end());
+  std::ostringstream right_of_points, left_of_points, leaders;
+  for (auto m : best) {
+    auto const p = place(m);
+    auto const found = find_spot(p, static_cast<double>(list[m].name.size()), taken);
     if (!found) continue;
-    taken.push_back(found->area);
-    double const left = found->right_aligned ? found->area.left : found->x;
-    out << std::pow(most_ratio, left / letters) << ' '
-        << least_kl * std::pow(most_kl / least_kl, found->y / lines) << " \"" << list[m].name
-        << "\"\n";
+    taken.push_back(*found);
+    bool const is_left = found->right < p.x;
+    double const y = (found->bottom + found->top) / 2, x = is_left ? found->right : found->left;
+    (is_left ? left_of_points : right_of_points)
+        << plot.ratio(x) << ' ' << plot.kl(y) << " \"" << list[m].name << "\"\n";
+    if (std::abs(y - p.y) > 1.2)
+      leaders << results[m].ratio << ' ' << plot.kl(p.y) << '\n'
+              << plot.ratio(x) << ' ' << plot.kl(y + (y > p.y ? -0.4 : 0.4)) << "\n\n";
   }
+  out << "\n\n# labels, left-aligned\n" << right_of_points.str();
+  out << "\n\n# labels, right-aligned\n" << left_of_points.str();
+  out << "\n\n# from points to labels that lie apart\n" << leaders.str();
   if (!out) throw std::runtime_error("cannot write " + path);
 }
 

@@ -94,7 +94,7 @@ class session {
 struct session_options {
   bool layers_together = false;  ///< all layers in one call: for quotas and scores across layers
   bool evicts = false;           ///< tokens leave at every step, back to the policy's quota
-  index_t window = 32;           ///< newest queries that scorers may look at
+  index_t window = 32;           ///< newest queries that scorers look at
 };
 
 template <class Policy>

@@ -3,7 +3,8 @@
 # SPDX-FileCopyrightText: The kvslim authors
 # check_readme.sh SOURCE: every C++ block of README.md and CONTRIBUTING.md is word for word a part of
 # an example, every marked part is quoted, and the README's method table names exactly the methods
-# that have a header, a Fidelity line, a test and a benchmark.
+# that have a header, a Fidelity line, a test and a benchmark, and that the library does none of the
+# things that README promises it never does.
 set -eu
 cd "$1"
 parts=$(mktemp -d)
@@ -50,4 +51,12 @@ for folder in score select keep merge reposition quant; do
 done
 grep -o '^| \[`[a-z0-9_]*`\]([^)]*)' README.md | sed 's/.*(\(.*\))/\1/' | while read -r header; do
   [ -f "$header" ] || fail "README.md's table promises $header, which does not exist"
+done
+
+# README, "Promises": nothing allocates, throws, prints or synchronises.
+never='\b(new|malloc|throw|try|catch|typeid|dynamic_cast|printf|fprintf|puts|thread_local|cudaMalloc[A-Za-z]*|cuda[A-Za-z]*Synchronize)\b|std::(vector|string|cout|cerr|unique_ptr|shared_ptr|function|map)\b'
+find include -name '*.hpp' -o -name '*.cuh' | while read -r header; do
+  if sed 's|"[^"]*"||g; s|//.*||' "$header" | grep -nE "$never"; then
+    fail "$header does what README promises that nothing in include/ does"
+  fi
 done
