@@ -93,10 +93,10 @@ struct slot_list {
     return slots[s * slots_per_sequence + t] * slot + h * kv_head;
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t channel_stride() const noexcept { return channel; }
-  [[nodiscard]] constexpr status check(extents const& e, index_t longest) const noexcept {
+  [[nodiscard]] constexpr status check(extents const&, index_t longest) const noexcept {
     if (slots == nullptr)
       return detail::fail(errc::invalid_pointer, "kvslim: a slot list is a null pointer");
-    if (slots_per_sequence < longest && e.sequences > 1)
+    if (slots_per_sequence < longest)
       return detail::fail(errc::invalid_shape, "kvslim: a slot list is shorter than its sequence");
     return {};
   }
@@ -205,6 +205,24 @@ template <class T>
   }
   return {};
 }
+
+namespace detail {
+
+/// Whether the lists of a layout reach n tokens of sequence s: what only host memory can tell.
+template <class Layout>
+[[nodiscard]] constexpr bool serves(Layout const&, index_t, index_t) noexcept {
+  return true;
+}
+[[nodiscard]] constexpr bool serves(csr_pages const& pages, index_t s, index_t n) noexcept {
+  index_t const held = index_t{pages.indptr[s + 1]} - pages.indptr[s];
+  return pages.indptr[s] >= 0 && held >= div_up(n, pages.page_size);
+}
+template <class Inner>
+[[nodiscard]] constexpr bool serves(scattered<Inner> const& layout, index_t, index_t n) noexcept {
+  return serves(layout.inner, 0, n);
+}
+
+}  // namespace detail
 
 /// `check(extents, longest)`: the layout can serve rows of up to `longest` tokens; read before
 /// data.

@@ -141,20 +141,10 @@ struct cache_view {
   }
 };
 
-/// Contiguous K and V in [sequence, kv_head, token, head_dim] order.
-template <class Space = host_space, element T>
-[[nodiscard]] KVSLIM_HD constexpr auto dense_cache(T* k, T* v, extents e) noexcept {
-  using plane_type = plane<T, strided, Space>;
-  index_t const wide = e.value_width();
-  strided const keys{e.kv_heads * e.tokens * e.head_dim, e.tokens * e.head_dim, e.head_dim, 1};
-  strided const values{e.kv_heads * e.tokens * wide, e.tokens * wide, wide, 1};
-  return cache_view<plane_type>{e, {k, keys}, {v, values}};
-}
-
 namespace detail {
 
 /// What extents must be, wherever they come from.
-[[nodiscard]] constexpr status check_extents(extents const& e) noexcept {
+[[nodiscard]] KVSLIM_HD constexpr status check_extents(extents const& e) noexcept {
   if (e.sequences <= 0 || e.kv_heads <= 0 || e.head_dim <= 0 || e.value_dim < 0)
     return fail(errc::invalid_shape, "kvslim: extents must be positive");
   if (e.head_dim > extents::most_channels || e.value_dim > extents::most_channels)
@@ -165,6 +155,22 @@ namespace detail {
     return fail(errc::invalid_shape, "kvslim: at most 2^30 tokens a row, 2^40 cells in all");
   return {};
 }
+
+}  // namespace detail
+
+/// Contiguous K and V in [sequence, kv_head, token, head_dim] order.
+template <class Space = host_space, element T>
+[[nodiscard]] KVSLIM_HD constexpr auto dense_cache(T* k, T* v, extents e) noexcept {
+  using plane_type = plane<T, strided, Space>;
+  // What no plan accepts gets no strides either: they could overflow.
+  if (!detail::check_extents(e)) return cache_view<plane_type>{e, {k, {}}, {v, {}}};
+  index_t const wide = e.value_width();
+  strided const keys{e.kv_heads * e.tokens * e.head_dim, e.tokens * e.head_dim, e.head_dim, 1};
+  strided const values{e.kv_heads * e.tokens * wide, e.tokens * wide, wide, 1};
+  return cache_view<plane_type>{e, {k, keys}, {v, values}};
+}
+
+namespace detail {
 
 /// Everything about a view that can be checked without reading K or V. What only device memory can
 /// tell is not looked at.
@@ -190,8 +196,10 @@ template <class Cache>
   if (auto const s = cache.v.layout.check(e, longest); !s) return s;
   if constexpr (std::same_as<typename Cache::space, host_space>) {
     for (index_t r = 0; r < e.rows(); ++r) {
-      index_t const s = r / e.kv_heads, h = r % e.kv_heads;
-      for (index_t t = 0; t < cache.length(s, h); ++t) {
+      index_t const s = r / e.kv_heads, h = r % e.kv_heads, n = cache.length(s, h);
+      if (!serves(cache.k.layout, s, n) || !serves(cache.v.layout, s, n))
+        return fail(errc::invalid_shape, "kvslim: a page list is shorter than its sequence");
+      for (index_t t = 0; t < n; ++t) {
         auto const state = cache.state(s, h, t);
         if (state == token_state::padding) continue;
         if (static_cast<std::uint8_t>(state) > 2)

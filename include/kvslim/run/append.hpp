@@ -36,6 +36,8 @@ template <class Packed>
   packed_row const& x = packed.raw_row(r);
   auto const& layout = packed.layout();
   if (n > x.capacity - x.slots) return "kvslim: a row is full: plan with more append_tokens";
+  if (n > (index_t{1} << 31) - 2 - x.next_position)
+    return "kvslim: positions end at 2^31 - 2: recompress with rerotate";
   index_t const key_room = layout.ring(layout.key_sizes(x.capacity), x.capacity);
   index_t const value_room = layout.ring(layout.value_sizes(x.capacity), x.capacity);
   if (x.slots - x.key_coded + n > key_room || x.slots - x.value_coded + n > value_room)

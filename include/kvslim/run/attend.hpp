@@ -220,7 +220,7 @@ template <class Packed, class Space>
   if (auto const s = packed.layout().check(); !s) return s;
   if (a.first_sequence < 0 || a.q.sequences < 1 || a.q.sequences > e.sequences - a.first_sequence ||
       a.q.head_dim != e.head_dim || a.q.tokens < 1 || (index_t{1} << 20) < a.q.tokens ||
-      a.q.heads < 1 || a.q.heads % e.kv_heads != 0)
+      a.q.heads < 1 || (index_t{1} << 20) < a.q.heads || a.q.heads % e.kv_heads != 0)
     return fail(errc::invalid_shape,
                 "kvslim: the query must be [sequences, n * kv_heads, tokens, head_dim]");
   if (!a.out.has_shape(a.q.sequences, a.q.heads, a.q.tokens, e.value_width()))
@@ -376,10 +376,14 @@ template <class Layout>
                                                  index_t q_tokens = 1,
                                                  index_t splits = 1) noexcept {
   auto const& e = layout.extent;
-  if (!layout.check() || q_heads < 1 || q_tokens < 1 || q_heads % e.kv_heads != 0 || splits < 1)
+  constexpr index_t most = index_t{1} << 20, most_floats = index_t{1} << 57;
+  if (!layout.check() || q_heads < 1 || q_tokens < 1 || q_heads % e.kv_heads != 0 || splits < 1 ||
+      q_heads > most || q_tokens > most || splits > (index_t{1} << 16))
     return 0;
   auto const x =
       detail::shape_attend(e, q_heads, q_tokens, splits, true, detail::attend_any_floats);
+  index_t const row = x.piece_floats + x.piece_heads * detail::partial_floats(e);
+  if (x.pieces > most_floats / splits / row / e.rows()) return 0;
   index_t const items = e.rows() * x.pieces * splits;
   index_t const partial =
       splits > 1 ? e.rows() * x.virtual_heads * splits * detail::partial_floats(e) : 0;
@@ -416,11 +420,12 @@ status attend(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
   if (!roomy && detail::attend_head_floats(e, carries) > detail::attend_stack_floats)
     return detail::fail(errc::buffer_too_small,
                         "kvslim: attend over such wide heads needs scratch of attend_bytes()");
-  if (roomy)
-    if (auto const s = detail::check_workspace(
-            scratch, attend_bytes(packed.layout(), a.q.heads, a.q.tokens, a.splits));
-        !s)
-      return s;
+  if (roomy) {
+    std::size_t const needed = attend_bytes(packed.layout(), a.q.heads, a.q.tokens, a.splits);
+    if (needed == 0)
+      return detail::fail(errc::invalid_shape, "kvslim: attend was asked for too much at once");
+    if (auto const s = detail::check_workspace(scratch, needed); !s) return s;
+  }
   auto const x =
       detail::shape_attend(e, a.q.heads, a.q.tokens, a.splits, carries,
                            roomy ? detail::attend_any_floats : detail::attend_stack_floats);

@@ -123,6 +123,10 @@ class compression_plan {
       return detail::fail(errc::invalid_shape, "kvslim: the cache holds no tokens");
     if (options_.append_tokens < 0 || options_.append_tokens > extents::most_tokens)
       return detail::fail(errc::invalid_option, "kvslim: append_tokens must be in [0, 2^30]");
+    if (e.tokens > extents::most_tokens - options_.append_tokens ||
+        e.tokens + options_.append_tokens > extents::most_cells / e.rows())
+      return detail::fail(errc::invalid_shape,
+                          "kvslim: tokens and append_tokens are at most 2^30 a row, 2^40 in all");
     if constexpr (scores_in_bulk)
       if (auto const s = stage<scorer_tag>().check(e); !s) return s;
     if constexpr (detail::is_shared<scorer_type>)
@@ -322,8 +326,10 @@ requires(!detail::is_pipeline<Stage>)
 }
 
 /// Budget that keeps `fraction` of `tokens`, rounded down as the references do (kvpress: trunc(T *
-/// (1 - r)) with r removed).
+/// (1 - r)) with r removed); 0 for no number and what is not positive, all above 1.
 [[nodiscard]] constexpr index_t budget_for(double fraction, index_t tokens) noexcept {
+  if (!(fraction > 0.0) || tokens <= 0) return 0;
+  if (fraction >= 1.0) return tokens;
   return static_cast<index_t>(static_cast<double>(tokens) * fraction);
 }
 

@@ -27,6 +27,12 @@ struct side {
   std::int32_t bytes = 4;
   friend constexpr bool operator==(side const&, side const&) = default;
 
+  /// What the verbs read has a fixed shape: 4 bytes a slot for positions and biases, a record a
+  /// slot for columns.
+  [[nodiscard]] KVSLIM_HD constexpr bool is_read_as_meant() const noexcept {
+    if (kind == side_kind::position || kind == side_kind::bias) return unit == 1 && bytes == 4;
+    return kind != side_kind::column || unit == 1;
+  }
   [[nodiscard]] KVSLIM_HD constexpr index_t size(index_t slots) const noexcept {
     if (kind == side_kind::none) return 0;
     return (unit == 0 ? 1 : detail::div_up(slots, unit)) * bytes;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/store/packed_cache.hpp>
+#include <kvslim/store/soundness.hpp>
 
 #include <cstring>
 
@@ -66,8 +67,9 @@ class any_cache<stored_as<Key, Value>...> {
   constexpr any_cache(std::byte* storage, std::size_t bytes, codec_tables tables = {}) noexcept
       : storage_(storage), bytes_(bytes), tables_(tables) {}
 
-  /// Returns what f returns; foreign if no pair of the list matches, corrupt if the header is
-  /// damaged.
+  /// Returns what f returns; foreign if no pair of the list matches, corrupt if the header or the
+  /// row table is damaged: f then is not called. Codes and checksum are not looked at;
+  /// deserialize() does. Cost: one read of the row table and the positions.
   template <class F>
   status visit(F const& f) const {
     if (storage_ == nullptr || bytes_ < sizeof(packed_header) || !detail::is_aligned(storage_))
@@ -90,9 +92,10 @@ class any_cache<stored_as<Key, Value>...> {
     }
     packed_cache<K, V> packed(layout, storage_, bytes_);
     packed.bind(tables_);
-    out = packed.ready()
+    out = packed.ready() && detail::rows_are_sound(layout, storage_, h.used_bytes)
               ? f(packed)
-              : detail::fail(errc::corrupt, "kvslim: the cache's header does not add up");
+              : detail::fail(errc::corrupt,
+                             "kvslim: the cache's header or row table does not add up");
     return true;
   }
 

@@ -61,7 +61,9 @@ class packed_cache {
 
   /// True once filled under this layout: the header says so, word by word.
   [[nodiscard]] bool ready() const noexcept requires on_host {
-    if (storage_ == nullptr || size_ < sizeof(packed_header) || !layout_.check()) return false;
+    if (storage_ == nullptr || !detail::is_aligned(storage_) || size_ < sizeof(packed_header) ||
+        !layout_.check())
+      return false;
     packed_header const& h = raw_header();
     packed_header expected = layout_.header();
     expected.used_bytes = h.used_bytes;

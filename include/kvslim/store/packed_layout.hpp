@@ -85,7 +85,8 @@ struct packed_layout {
                           "kvslim: the codec writes whole blocks, yet codes a part of one");
     for (side const& x : sides)
       if (x.kind != side_kind::none &&
-          (x.unit < 0 || x.bytes <= 0 || x.bytes % 4 != 0 || x.bytes > (1 << 20)))
+          (x.unit < 0 || x.bytes <= 0 || x.bytes % 4 != 0 || x.bytes > (1 << 20) ||
+           x.kind > side_kind::row_words || !x.is_read_as_meant()))
         return detail::fail(errc::invalid_option,
                             "kvslim: a side's unit or bytes are out of range");
     return {};
