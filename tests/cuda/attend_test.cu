@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+
+// Everything that an attention request may ask, on both backends over the same stored bytes. Exits
+// 77 (skipped) where there is no GPU.
+
+#include "both.hpp"
+
+#include <memory>
+
+using namespace on_device;
+using namespace kvslim;
+
+namespace {
+
+struct cache {
+  char const* name;
+  extents e;
+  traits has = {};
+  logit_rule logit = {};
+};
+
+/// A cache with a tail in its ring and, where codecs rewrite, holes among its slots.
+template <class Policy>
+auto filled(cache const& c, Policy const& policy, bool holes, char const* name) {
+  auto const plan = make_plan(policy, c.e,
+                              {.append_tokens = 40,
+                               .draft_tokens = 40,
+                               .evicts = holes,
+                               .positions = c.has.positions || c.has.valid,
+                               .biases = c.has.bias,
+                               .logit = c.logit});
+  auto s = std::make_unique<stored<std::remove_const_t<decltype(plan)>>>(plan);
+  cells const rows(c.e, c.has, 11);
+  data::buffer const scratch(plan.workspace_bytes()), more(append_bytes(plan.layout()));
+  passed(compress(cpu{}, plan, rows.view<host_space>(), evidence<>{}, s->on_host, scratch), name);
+  asked_rows<f16> const k({c.e.sequences, c.e.kv_heads, 37, c.e.head_dim}, 21),
+      v({c.e.sequences, c.e.kv_heads, 37, c.e.value_width()}, 22);
+  passed(append(cpu{}, s->on_host, k.on_host(), v.on_host(), more), name);
+  std::vector<std::int32_t> victims(static_cast<std::size_t>(c.e.rows()));
+  for (std::int32_t const slot : {3, 40, 77}) {
+    if (!holes) break;
+    for (std::size_t r = 0; r < victims.size(); ++r)
+      victims[r] = slot < s->on_host.raw_row(static_cast<index_t>(r)).slots ? slot : -1;
+    passed(evict(cpu{}, s->on_host, victims.data()), name);
+  }
+  return s;
+}
+
+template <class T = float, class Policy>
+void ask_all(cache const& c, char const* method, Policy const& policy, bool holes,
+             std::initializer_list<ask> asks) {
+  char name[128];
+  std::snprintf(name, sizeof name, "%s, %s", c.name, method);
+  auto const s = filled(c, policy, holes, name);
+  double worst = 0.0;
+  for (ask const& a : asks) worst = std::max(worst, attend_both<T>(*s, a, name));
+  std::printf("  %-50s %.1e\n", name, worst);
+}
+
+/// What a request may hold, one field after the other, then together.
+template <class T = float, class Policy>
+void every_field(cache const& c, char const* method, Policy const& policy, bool holes) {
+  ask_all<T>(c, method, policy, holes,
+             {{.group = 1},
+              {.group = 2, .tokens = 3},
+              {.group = 4, .tokens = 2, .splits = 2, .window = 50},
+              {.group = 3, .tokens = 2, .positions = true},
+              {.group = 5, .splits = 7, .spans = true, .logits = true},
+              {.group = 8, .sinks = true, .active = true, .base2 = true},
+              {.group = 16, .some_sequences = true},
+              {.group = 9,
+               .tokens = 2,
+               .splits = 3,
+               .window = 120,
+               .positions = true,
+               .spans = true,
+               .sinks = true,
+               .logits = true,
+               .active = true,
+               .base2 = true,
+               .some_sequences = true}});
+}
+
+/// What the host can see is refused, and nothing was written.
+void refuses() {
+  char const* const name = "refusals";
+  auto const s = filled({"", {2, 2, 64, 32}}, int_per_token<8>{}, false, name);
+  s->upload();
+  request<> x(*s, {.group = 2});
+  auto const code = [&](auto const& change, index_t bytes = 0) {
+    auto a = x.on_gpu;
+    change(a);
+    device_scratch const memory(static_cast<std::size_t>(bytes));
+    return attend(gpu, s->on_gpu, a, bytes > 0 ? workspace(memory) : workspace{}).code;
+  };
+  auto const unchanged = [](auto&) {};
+  check(code(unchanged) == errc::ok, "a request that is well", name);
+  check(code([](auto& a) { a.q.data = nullptr; }) == errc::invalid_pointer, "no queries", name);
+  check(code([](auto& a) { a.lse = nullptr; }) == errc::invalid_pointer, "no lse", name);
+  check(code([](auto& a) { a.q.heads = 3; }) == errc::invalid_shape, "heads", name);
+  check(code([](auto& a) { a.splits = 0; }) == errc::invalid_option, "no splits", name);
+  check(code([](auto& a) { a.splits = 2; }) == errc::invalid_pointer, "no scratch", name);
+  check(code([](auto& a) { a.splits = 2; }, 64) == errc::buffer_too_small, "scratch", name);
+  check(code([](auto& a) { a.visible.begin_end = reinterpret_cast<std::int32_t const*>(64); }) ==
+            errc::invalid_pointer,
+        "spans without counts", name);
+  // 2^17 query heads in pieces of 8, 65536 splits: 2^31 blocks and more.
+  auto const plan = make_plan(dense<f16>{}, extents{1, 1, 8, 4});
+  packed_cache const large(plan, s->device_storage.get(), s->storage.size(), cuda_space{});
+  attend_request<cuda_space> a = x.on_gpu;
+  a.q.sequences = a.out.sequences = 1;
+  a.q.heads = a.out.heads = index_t{1} << 19;
+  a.q.head_dim = a.out.head_dim = 4;
+  a.splits = 65536;
+  auto const memory = attend_bytes(plan.layout(), a.q.heads, 1, a.splits);
+  check(attend(gpu, large, a, {s->device_storage.get(), memory}).code == errc::unsupported,
+        "a grid beyond CUDA's", name);
+}
+
+/// Storage that was never filled is an empty cache.
+void never_filled() {
+  char const* const name = "never filled";
+  stored s(make_plan(int_per_token<8>{}, extents{1, 2, 64, 32}));
+  asked_rows<float> const q({1, 4, 1, 32}, 3);
+  device<float> const out(std::vector<float>(4 * 32, 7.0f)), lse(std::vector<float>(4, 7.0f));
+  attend_request<cuda_space> const a{
+      .q = q.on_gpu(), .out = dense_rows<cuda_space>(out.get(), {1, 4, 1, 32}), .lse = lse.get()};
+  passed(attend(gpu, s.on_gpu, a), name);
+  check(out.host() == std::vector<float>(4 * 32, 0.0f), "nothing comes out", name);
+  check(lse.host() == std::vector<float>(4, -INFINITY), "no mass", name);
+}
+
+/// Segments of one sequence, attended apart and finished together, also in place.
+void finishes() {
+  char const* const name = "finish";
+  auto const a = filled({"", {2, 2, 100, 64}}, int_per_token<8>{}, false, name);
+  auto const b = filled({"", {2, 2, 40, 64}}, kivi<4>{{.residual = 32}}, false, name);
+  ask const what{.group = 2, .tokens = 2},
+      end{.group = 2, .tokens = 2, .sinks = true, .base2 = true};
+  request<> x(*a, what), y(*b, what), whole(*a, end);
+  auto const on_both = [&](auto const& s, request<>& r) {
+    data::buffer const scratch(attend_bytes(s.plan.layout(), r.q.shape.heads, 2));
+    s.upload();
+    passed(attend(cpu{}, s.on_host, r.on_host, scratch), name);
+    passed(attend(gpu, s.on_gpu, r.on_gpu), name);
+  };
+  on_both(*a, x);
+  on_both(*b, y);
+  rows_shape const shape{2, 4, 2, 64};
+  auto const part = [&](request<> const& r) {
+    return attention_part<>{dense_rows<host_space, float const>(r.out.data(), shape), r.lse.data()};
+  };
+  auto const device_part = [&](request<> const& r) {
+    return attention_part<cuda_space>{dense_rows<cuda_space, float const>(r.dout.get(), shape),
+                                      r.dlse.get()};
+  };
+  attention_part<> const host[] = {part(x), part(y)};
+  attention_part<cuda_space> const device[] = {device_part(x), device_part(y)};
+  passed(finish(cpu{}, {host, 2}, whole.on_host), name);
+  passed(finish(gpu, {device, 2}, whole.on_gpu), name);
+  auto const out = whole.dout.host();
+  check(distance(out, whole.out) <= tolerance::attend, "outputs", name);
+  check(log_distance(whole.dlse.host(), whole.lse) <= tolerance::attend, "log-sum-exp", name);
+  auto in_place = whole.on_gpu;
+  in_place.out = x.on_gpu.out;
+  in_place.lse = x.on_gpu.lse;
+  passed(finish(gpu, {device, 2}, in_place), name);
+  check(same(x.dout.host(), out) && same(x.dlse.host(), whole.dlse.host()), "in place", name);
+  std::vector<attention_part<cuda_space>> const many(17, device[0]);
+  check(finish(gpu, {many.data(), 17}, in_place).code == errc::unsupported, "too many parts", name);
+}
+
+}  // namespace
+
+int main() {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::printf("skipped: no CUDA device\n");
+    return 77;
+  }
+  every_field({"plain", {3, 2, 200, 64}}, "int 8", int_per_token<8>{}, true);
+  every_field({"capped", {3, 2, 200, 40}, {}, {.scale = 0.3f, .soft_cap = 4.0f}}, "kivi 4",
+              kivi<4>{{.residual = 32, .value_group = 8}}, false);
+  traits const odd{
+      .lengths = true, .positions = true, .valid = true, .bias = true, .per_head = true};
+  every_field<f16>({"any order", {3, 2, 150, 32}, odd}, "int 8", int_per_token<8>{}, true);
+  every_field<bf16>({"narrow V", {2, 2, 150, 32, 17}}, "dense f16", dense<f16>{}, true);
+  ask_all({"latent", {1, 1, 130, 576, 512}}, "dense f16", dense<f16>{}, false,
+          {{.group = 16}, {.group = 3, .splits = 2}});
+  ask_all({"latent", {1, 1, 130, 576, 512}}, "a slice of K",
+          codec_pair{dense_key<f16>{}, slice_of_key{dense_key<f16>{}, 576}}, false, {{.group = 6}});
+  ask_all({"widest", {1, 1, 40, 1024}}, "int 8", int_per_token<8>{}, false,
+          {{.group = 3}, {.group = 1, .splits = 2}});
+  ask_all({"thousands of tokens", {1, 1, 6000, 32}}, "int 8", int_per_token<8>{}, false,
+          {{.group = 4}, {.group = 1, .splits = 5}, {.group = 8, .tokens = 2, .window = 3000}});
+  refuses();
+  never_filled();
+  finishes();
+  std::printf(failures == 0 ? "both backends agree\n" : "%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}
