@@ -98,26 +98,32 @@ inline std::vector<std::int64_t> keep(std::vector<double> const& score, std::int
 }
 
 /// KVMerger without a selector: runs of consecutive unprotected tokens whose neighbours have cosine
-/// > threshold.
+/// > threshold. With logit biases a token weighs exp(bias) times as much, and one of -inf is a
+/// pivot only among its like.
 struct merged {
   std::vector<std::int64_t> pivots;
   std::vector<std::int64_t> members;
+  std::vector<double> mass;  // sum of exp(bias)
   matrix k, v;
 };
 inline double cosine(std::vector<double> const& a, std::vector<double> const& b) {
   return dot(a, b) / std::sqrt(dot(a, a) * dot(b, b));
 }
 inline merged kvmerger(matrix const& k, matrix const& v, std::vector<double> const& score,
-                       std::vector<bool> const& fixed, double threshold, double sigma) {
+                       std::vector<bool> const& fixed, double threshold, double sigma,
+                       std::vector<double> const& bias = {}) {
   merged out;
   std::size_t const n = k.size();
+  auto const own = [&](std::size_t i) { return bias.empty() ? 1.0 : std::exp(bias[i]); };
   for (std::size_t begin = 0; begin < n;) {
     std::size_t end = begin + 1;
     while (end < n && !fixed[end - 1] && !fixed[end] && cosine(k[end - 1], k[end]) > threshold)
       ++end;
     std::size_t pivot = begin;
     for (std::size_t i = begin; i < end; ++i)
-      if (score[i] > score[pivot]) pivot = i;
+      if (own(i) > 0 ? own(pivot) == 0 || score[i] > score[pivot]
+                     : own(pivot) == 0 && score[i] > score[pivot])
+        pivot = i;
     auto const count = static_cast<double>(end - begin);
     auto const d2 = [&](std::size_t i) {
       double s = 0;
@@ -134,10 +140,11 @@ inline merged kvmerger(matrix const& k, matrix const& v, std::vector<double> con
       width = g / (std::sqrt(2.0) * count);
     }
     std::vector<double> mk(k[0].size()), mv(k[0].size());
-    double total = 0;
+    double total = 0, mass = 0;
     for (std::size_t i = begin; i < end; ++i) {
-      double const w = width > 0 ? std::exp(-d2(i) / (2 * width * width)) : 1.0;
+      double const w = (width > 0 ? std::exp(-d2(i) / (2 * width * width)) : 1.0) * own(i);
       total += w;
+      mass += own(i);
       for (std::size_t d = 0; d < mk.size(); ++d) {
         mk[d] += w * k[i][d];
         mv[d] += w * v[i][d];
@@ -149,6 +156,7 @@ inline merged kvmerger(matrix const& k, matrix const& v, std::vector<double> con
     }
     out.pivots.push_back(static_cast<std::int64_t>(pivot));
     out.members.push_back(static_cast<std::int64_t>(end - begin));
+    out.mass.push_back(mass);
     out.k.push_back(mk);
     out.v.push_back(mv);
     begin = end;

@@ -75,8 +75,8 @@ KVSLIM_HD inline void form_runs(run_rule const& rule, float const* scores, fate 
 /// Writes the row that stands for the run of `pivot`: its members' mean, each weighing as the
 /// merger says and by its own mass, exp(bias). Weights add up to one before they multiply, so that
 /// nothing overflows; what a bias of -inf hides adds nothing. Returns the run's logit bias: the log
-/// of its mass, or of its mean mass where the merger stores none. `key`, `value` and `bias` read
-/// one member; `scratch` holds three rows.
+/// of its mass, or of its visible members' mean where the merger stores none. `key`, `value` and
+/// `bias` read one member; `scratch` holds three rows.
 template <class Merger, class Key, class Value, class Bias>
 KVSLIM_HD inline float fold_run(Merger const& merger, std::int32_t const* merged, index_t pivot,
                                 index_t tokens, merge_width width, Key const& key,
@@ -114,7 +114,7 @@ KVSLIM_HD inline float fold_run(Merger const& merger, std::int32_t const* merged
   each([&](index_t) { sum += merger.fact(m); });
   m.sum = sum;
   fold_weights total{0.0f, 0.0f};
-  double mass = 0.0;
+  double mass = 0.0, visible = 0.0;
   auto const weight = [&] {
     float const own = std::exp(m.bias - most);
     fold_weights const w = merger.weigh(m);
@@ -125,6 +125,7 @@ KVSLIM_HD inline float fold_run(Merger const& merger, std::int32_t const* merged
     total.key += w.key;
     total.value += w.value;
     mass += std::exp(static_cast<double>(m.bias) - static_cast<double>(most));
+    visible += m.bias > -INFINITY ? 1.0 : 0.0;
   });
   for (index_t d = 0; d < width.key; ++d) merged_key[d] = 0.0f;
   for (index_t d = 0; d < width.value; ++d) v[d] = 0.0f;
@@ -138,7 +139,7 @@ KVSLIM_HD inline float fold_run(Merger const& merger, std::int32_t const* merged
     for (index_t d = 0; d < width.value; ++d) v[d] += b * other[d];
   });
   for (index_t d = 0; d < width.key; ++d) k[d] = merged_key[d];
-  double const stored = merger.mass_bias() ? mass : mass / static_cast<double>(m.members);
+  double const stored = merger.mass_bias() ? mass : mass / visible;
   return static_cast<float>(static_cast<double>(most) + std::log(stored));
 }
 
