@@ -1,6 +1,60 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
-#if !defined(KVSLIM_CATCH2_HAS_MAIN)
-#define CATCH_CONFIG_MAIN
-#include <catch2/catch.hpp>
-#endif
+
+// The main program of the tests: Catch2's, and `--file PATH`, which runs the test cases of one
+// source file (those that are not hidden). PATH is the end of the file's path.
+
+#define CATCH_CONFIG_RUNNER
+#include "catch.hpp"
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+namespace {
+
+/// What Catch2 2 and 3 know of a test case.
+template <class Test>
+auto const& info_of(Test const& test) {
+  if constexpr (requires { test.getTestCaseInfo().isHidden(); })
+    return test.getTestCaseInfo();
+  else
+    return test;
+}
+
+/// Selects the test cases of one file by their names; false if there are none.
+bool select_file(Catch::Session& session, std::string const& path) {
+  auto data = session.configData();
+  auto& chosen = data.testsOrTags;
+  for (auto const& test : Catch::getAllTestCasesSorted(session.config())) {
+    auto const& info = info_of(test);
+    std::string const file = info.lineInfo.file;
+    if (info.isHidden() || file.size() < path.size() ||
+        file.compare(file.size() - path.size(), path.size(), path) != 0)
+      continue;
+    if (!chosen.empty()) chosen.emplace_back(",");  // or
+    chosen.push_back('"' + info.name + '"');
+  }
+  bool const any = !chosen.empty();
+  session.useConfigData(data);
+  return any;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Catch::Session session;
+  std::vector<char*> rest(argv, argv + argc);
+  std::string path;
+  if (argc >= 3 && std::string(argv[1]) == "--file") {
+    path = argv[2];
+    rest.erase(rest.begin() + 1, rest.begin() + 3);
+  }
+  int const parsed = session.applyCommandLine(static_cast<int>(rest.size()), rest.data());
+  if (parsed != 0) return parsed;
+  if (!path.empty() && !select_file(session, path)) {
+    std::fprintf(stderr, "no test case lies in %s\n", path.c_str());
+    return 2;
+  }
+  return session.run();
+}

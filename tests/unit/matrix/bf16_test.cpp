@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#include "support/matrix.hpp"
+
+TEST_CASE("three pipelines store the same bits from every layout: bf16", "[matrix]") {
+  matrix::three_pipelines<kvslim::bf16>();
+}
