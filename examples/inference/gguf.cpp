@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
 namespace example {
@@ -110,8 +111,12 @@ std::uint64_t tensor_bytes(std::uint32_t type, std::uint64_t count) {
 }  // namespace
 
 gguf gguf::open(std::string const& path) {
+  // A directory can be opened like a file, and then says that it has 2^63 - 1 bytes.
+  std::error_code none;
+  if (!std::filesystem::is_regular_file(path, none))
+    throw gguf_error("GGUF: " + path + " is not a file");
   std::ifstream file(path, std::ios::binary | std::ios::ate);
-  if (!file) throw gguf_error("GGUF: cannot open " + path);
+  if (!file || file.tellg() < 0) throw gguf_error("GGUF: cannot open " + path);
   std::vector<std::uint8_t> bytes(static_cast<std::size_t>(file.tellg()));
   file.seekg(0);
   if (!file.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(bytes.size())))

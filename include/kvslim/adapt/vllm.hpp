@@ -10,8 +10,8 @@ namespace adapt {
 
 template <element T>
 struct vllm_cache {
-  T* k = nullptr;  ///< plane [blocks, page_size, kv_head, dim]
-  T* v = nullptr;
+  T* k = nullptr;                             ///< plane [blocks, page_size, kv_head, dim]
+  T* v = nullptr;                             ///< the same, of value_dim channels
   std::int32_t const* block_table = nullptr;  ///< [sequences, table_width]
   std::int32_t const* lengths = nullptr;      ///< [sequences]
   kvslim::extents extent = {};                ///< tokens = longest sequence
@@ -27,16 +27,18 @@ struct vllm_cache {
 template <element T, class Space = host_space>
 [[nodiscard]] constexpr auto vllm(vllm_cache<T> const& c) noexcept {
   using plane_type = plane<T, block_table, Space>;
-  index_t const d = c.extent.head_dim, h = c.extent.kv_heads;
-  index_t const page = c.page_stride == 0 ? c.page_size * h * d : c.page_stride;
-  block_table const layout{c.block_table,
-                           c.table_width,
-                           c.page_size,
-                           page,
-                           c.heads_first ? c.page_size * d : d,
-                           c.heads_first ? d : h * d,
-                           1};
-  return cache_view<plane_type>{c.extent, {c.k, layout}, {c.v, layout}, c.lengths};
+  auto const pages = [&](index_t d) {
+    index_t const h = c.extent.kv_heads;
+    return block_table{c.block_table,
+                       c.table_width,
+                       c.page_size,
+                       c.page_stride == 0 ? c.page_size * h * d : c.page_stride,
+                       c.heads_first ? c.page_size * d : d,
+                       c.heads_first ? d : h * d,
+                       1};
+  };
+  return cache_view<plane_type>{
+      c.extent, {c.k, pages(c.extent.head_dim)}, {c.v, pages(c.extent.value_width())}, c.lengths};
 }
 
 }  // namespace adapt

@@ -83,14 +83,15 @@ struct strided {
 };
 
 /// A slot list: token t of sequence s lives in slot `slots[s * slots_per_sequence + t]` (SGLang,
-/// llama.cpp cells).
+/// llama.cpp cells). Slots are counted over all sequences, or within each if `sequence` is not 0.
 struct slot_list {
   std::int32_t const* slots = nullptr;
   index_t slots_per_sequence = 0;
   index_t slot = 0, kv_head = 0, channel = 1;  // strides in elements
+  index_t sequence = 0;
 
   [[nodiscard]] KVSLIM_HD constexpr index_t offset(index_t s, index_t h, index_t t) const noexcept {
-    return slots[s * slots_per_sequence + t] * slot + h * kv_head;
+    return s * sequence + slots[s * slots_per_sequence + t] * slot + h * kv_head;
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t channel_stride() const noexcept { return channel; }
   [[nodiscard]] constexpr status check(extents const&, index_t longest) const noexcept {
@@ -171,14 +172,19 @@ struct csr_pages {
 };
 
 /// Sequences that start anywhere: the layers of one sequence at addresses of their own, say.
-/// `origin` [sequences] are element offsets from the plane's pointer; detail::origin_of makes them.
+/// `origin` [sequences] are element offsets from the plane's pointer; scatter_origins() and
+/// adapt::layers() make them.
 template <class Layout>
 struct scattered {
   Layout inner = {};
   index_t const* origin = nullptr;
+  index_t layers = 0;  ///< that many sequences in a row share the inner one; 0: all share the first
 
+  [[nodiscard]] KVSLIM_HD constexpr index_t inner_sequence(index_t s) const noexcept {
+    return layers == 0 ? 0 : s / layers;
+  }
   [[nodiscard]] KVSLIM_HD constexpr index_t offset(index_t s, index_t h, index_t t) const noexcept {
-    return origin[s] + inner.offset(0, h, t);
+    return origin[s] + inner.offset(inner_sequence(s), h, t);
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t channel_stride() const noexcept {
     return inner.channel_stride();
@@ -186,6 +192,7 @@ struct scattered {
   [[nodiscard]] constexpr status check(extents const& e, index_t longest) const noexcept {
     if (origin == nullptr)
       return detail::fail(errc::invalid_pointer, "kvslim: a scattered layout has no origins");
+    if (layers < 0) return detail::fail(errc::invalid_shape, "kvslim: layers are at least 0");
     return inner.check(e, longest);
   }
 };
@@ -218,8 +225,8 @@ template <class Layout>
   return pages.indptr[s] >= 0 && held >= div_up(n, pages.page_size);
 }
 template <class Inner>
-[[nodiscard]] constexpr bool serves(scattered<Inner> const& layout, index_t, index_t n) noexcept {
-  return serves(layout.inner, 0, n);
+[[nodiscard]] constexpr bool serves(scattered<Inner> const& layout, index_t s, index_t n) noexcept {
+  return serves(layout.inner, layout.inner_sequence(s), n);
 }
 
 }  // namespace detail
