@@ -12,7 +12,8 @@ inline constexpr int observe_threads = 128;
 /// A thread per slot, `blocks` blocks per row. Slots for which there are no logits learn nothing.
 template <class Scorer, class Packed>
 KVSLIM_DETAIL_KERNEL void __launch_bounds__(observe_threads)
-    observe_kernel(Scorer scorer, Packed packed, attend_request<cuda_space> a, index_t blocks) {
+    observe_slots_kernel(Scorer scorer, Packed packed, attend_request<cuda_space> a,
+                         index_t blocks) {
   auto const& e = packed.extents();
   index_t const i = blockIdx.x / blocks, r = a.first_sequence * e.kv_heads + i;
   if (!is_filled(packed) || (a.active != nullptr && a.active[i / e.kv_heads] == 0)) return;
@@ -56,9 +57,9 @@ status observe(cuda exec, Scorer const& scorer, packed_cache<Key, Value, cuda_sp
     return detail::fail(errc::invalid_shape, "kvslim: logits_stride is below a row's slots");
   index_t const rows = a.q.sequences * packed.extents().kv_heads;
   index_t const blocks = detail::min(64, detail::div_up(a.logits_stride, detail::observe_threads));
-  if (auto const s =
-          detail::launch(exec, {rows * blocks, detail::observe_threads},
-                         detail::observe_kernel<Scorer, packed_type>, scorer, packed, a, blocks);
+  if (auto const s = detail::launch(exec, {rows * blocks, detail::observe_threads},
+                                    detail::observe_slots_kernel<Scorer, packed_type>, scorer,
+                                    packed, a, blocks);
       !s)
     return s;
   return detail::launch_for_each(exec, rows, detail::observed_body<packed_type>{packed, a});
