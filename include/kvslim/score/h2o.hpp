@@ -4,8 +4,8 @@
 
 // H2O keeps the heavy hitters, the tokens that have received most attention from all queries so
 // far, and the newest tokens. "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large
-// Language Models", arXiv:2306.14048, section 4 and algorithm 1. Authors' code: FMInference/H2O
-// ac75c2a, h2o_hf/utils_real_drop/modify_llama.py. GQA form: Zefan-Cai/KVCache-Factory c97f9d7,
+// Language Models", arXiv:2306.14048, algorithm 1. Authors' code: FMInference/H2O ac75c2a,
+// h2o_hf/utils_real_drop/modify_llama.py. GQA form: Zefan-Cai/KVCache-Factory c97f9d7,
 // H2OKVCluster; averaged form: NVIDIA/kvpress 0.5.5, observed_attention_press.py.
 //
 // Fidelity: the rule is the one of the paper's algorithm and of the authors' code that really

@@ -3,8 +3,8 @@
 #pragma once
 
 // TOVA keeps the tokens that the newest query attends to, one set for all heads of a layer.
-// "Transformers are Multi-State RNNs", arXiv:2401.06104, section 3.2. Authors' code:
-// schwartz-lab-NLP/TOVA 9c7d09b, src/tova_cache.py; NVIDIA/kvpress 0.5.5, tova_press.py.
+// "Transformers are Multi-State RNNs", arXiv:2401.06104. Authors' code: schwartz-lab-NLP/TOVA
+// 9c7d09b, src/tova_cache.py; NVIDIA/kvpress 0.5.5, tova_press.py.
 //
 // Fidelity: the authors average over all query heads of the layer and keep one set: `shared` over
 // its KV heads, `shared{tova{}, {.kv_heads = 8}}, top_k{{.budget = 512}}`. Bare, `tova{}` keeps a

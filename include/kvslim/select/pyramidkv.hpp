@@ -4,9 +4,8 @@
 
 // PyramidKV gives lower layers, whose attention is spread out, larger budgets than higher ones,
 // along an arithmetic sequence. "PyramidKV: Dynamic KV Cache Compression based on Pyramidal
-// Information Funneling", arXiv:2406.02069, section 4. Authors' code: Zefan-Cai/KVCache-Factory
-// c97f9d7, pyramidkv_utils.py, PyramidKVCluster; the other rule: NVIDIA/kvpress 0.5.5,
-// pyramidkv_press.py.
+// Information Funneling", arXiv:2406.02069. Authors' code: Zefan-Cai/KVCache-Factory c97f9d7,
+// pyramidkv_utils.py, PyramidKVCluster; the other rule: NVIDIA/kvpress 0.5.5, pyramidkv_press.py.
 //
 // Fidelity: the paper's sequence sums to layers * budget: `pyramid::exact` (rounded down, what is
 // left goes to the largest fractions, lower layers first). The authors round the step of the
