@@ -48,6 +48,7 @@ void add_evicted(std::vector<method>& list, model const& m, snapkv const& snap) 
     return pipeline{streaming_llm{}, keep(0.5, t), close_gaps};
   });
   add("Random 50 %", [](index_t t) { return pipeline{random_scores{}, keep(0.5, t)}; });
+  add("Random 25 %", [](index_t t) { return pipeline{random_scores{}, keep(0.25, t)}; });
   add("Knorm 50 %", [](index_t t) { return pipeline{knorm{}, keep(0.5, t)}; });
   add("SnapKV 50 %", [=](index_t t) { return pipeline{snap, keep(0.5, t)}; });
   add("SnapKV 25 %", [=](index_t t) { return pipeline{snap, keep(0.25, t)}; });
@@ -91,6 +92,20 @@ void add_shared_budgets(std::vector<method>& list, model_shape const& s, snapkv 
           return pipeline{snap, one(fraction, t)};
         },
         all_layers));
+  session_options whole_prompt = all_layers;
+  whole_prompt.window = 0;
+  list.push_back(entry(
+      "H2O 25 %, one budget", family::evicted,
+      [=](index_t t) {
+        return pipeline{h2o<>{}, one(0.25, t)};
+      },
+      whole_prompt));
+  list.push_back(entry(
+      "H2O 25 %", family::evicted,
+      [=](index_t t) {
+        return pipeline{h2o<>{}, keep(0.25, t)};
+      },
+      whole_prompt));
   list.push_back(entry(
       "SnapKV 25 %, one budget + KIVI 4 bit", family::combined,
       [=](index_t t) {

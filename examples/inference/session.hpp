@@ -103,8 +103,14 @@ class policy_session final : public session {
   using plan_type = decltype(kvslim::make_plan(std::declval<Policy const&>(), kvslim::extents{}));
   using packed_type = kvslim::packed_cache<typename plan_type::key_codec_type,
                                            typename plan_type::value_codec_type>;
-  /// Only token scorers can choose victims while decoding.
-  static constexpr bool can_evict = plan_type::has_quota && !plan_type::scores_in_bulk;
+  /// While decoding, token scorers choose victims, and every row has its own quota.
+  static constexpr bool can_evict = [] {
+    if constexpr (plan_type::has_quota) {
+      using quota_type = typename plan_type::policy_type::template stage_type<kvslim::quota_tag>;
+      return !plan_type::scores_in_bulk && !quota_type::traits.contests;
+    }
+    return false;
+  }();
 
   /// Compresses the first `length` tokens of `text`, with room for `append` more.
   policy_session(prefilled const& text, Policy const& policy, index_t length, index_t append,
@@ -113,6 +119,7 @@ class policy_session final : public session {
         per_cache_(options.layers_together ? text.shape().layers : 1),
         plan_(make(text.shape(), policy, length, append, options)) {
     auto const& s = text.shape();
+    if (options.evicts && !can_evict) throw std::logic_error("this policy evicts only once");
     require(plan_.check());
     aligned_buffer const scratch(plan_.workspace_bytes());
     auto const begin = std::chrono::steady_clock::now();
