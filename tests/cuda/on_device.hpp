@@ -101,8 +101,8 @@ struct cells {
     constexpr bool host = std::is_same_v<Space, kvslim::host_space>;
     auto const at = [](auto const& a, auto const& b) { return host ? a.data() : b.get(); };
     auto c = kvslim::dense_cache<Space>(at(k, dk), at(v, dv), e);
-    index_t const heads = has.per_head ? e.kv_heads : 1, sequence = heads * e.tokens,
-                  head = has.per_head ? e.tokens : 0;
+    [[maybe_unused]] index_t const heads = has.per_head ? e.kv_heads : 1,
+                                   sequence = heads * e.tokens, head = has.per_head ? e.tokens : 0;
     if (has.lengths) c.lengths = {at(lengths, dlengths), heads, index_t{has.per_head ? 1 : 0}};
     if (has.positions) c.positions = {at(positions, dpositions), sequence, head};
     if (has.valid) c.valid = {at(valid, dvalid), sequence, head};

@@ -26,8 +26,9 @@ template <class Row>
 }
 
 template <class Byte, class Space>
-[[nodiscard]] inline bool row_within(detail::typeless_rows<Byte, Space> const& r, index_t s,
-                                     index_t h, index_t t, float limit) noexcept {
+[[nodiscard]] KVSLIM_HD inline bool row_within(detail::typeless_rows<Byte, Space> const& r,
+                                               index_t s, index_t h, index_t t,
+                                               float limit) noexcept {
   bool good = false;
   r.visit(s, h, t, [&](auto const* in) { good = within(in, r.layout.channel, r.head_dim, limit); });
   return good;
