@@ -6,6 +6,7 @@
 
 #include <kvslim/adapt/flashinfer.hpp>
 #include <kvslim/adapt/hugging_face.hpp>
+#include <kvslim/adapt/layers.hpp>
 #include <kvslim/adapt/llama_cpp.hpp>
 #include <kvslim/adapt/llama_cpp_quantized.hpp>
 #include <kvslim/adapt/vllm.hpp>
@@ -19,6 +20,7 @@
 #include <kvslim/reposition/rerotate.hpp>
 #include <kvslim/run/append.hpp>
 #include <kvslim/run/attend.hpp>
+#include <kvslim/run/attend_segments.hpp>
 #include <kvslim/run/decode.hpp>
 #include <kvslim/run/encode.hpp>
 #include <kvslim/run/evict.hpp>
