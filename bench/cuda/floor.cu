@@ -116,7 +116,7 @@ struct source {
         copy(allocate<f16>(2 * elements)),
         q(allocate<float>(static_cast<std::size_t>(sequences * q_heads * window * dim))),
         scores(allocate<float>(static_cast<std::size_t>(e.rows() * tokens))) {
-    cuda const exec{nullptr};
+    kvslim::cuda const exec{};
     require(detail::launch_for_each(exec, static_cast<index_t>(elements),
                                     noise_body<f16>{k.get(), dim, 1, 6.0f}));
     require(detail::launch_for_each(exec, static_cast<index_t>(elements),
@@ -143,17 +143,18 @@ struct stored {
   using plan_type = decltype(make_plan(std::declval<Policy const&>(), extents{}));
   plan_type plan;
   device<std::byte> storage;
-  packed_cache<typename plan_type::policy_type, cuda_space> packed;
+  packed_cache<typename plan_type::key_codec_type, typename plan_type::value_codec_type, cuda_space>
+      packed;
 
   stored(Policy const& policy, source const& from)
       : plan(make_plan(policy, from.e)),
         storage(allocate<std::byte>(plan.packed_bytes())),
-        packed(plan, storage.get(), plan.packed_bytes()) {}
+        packed(plan, storage.get(), plan.packed_bytes(), cuda_space{}) {}
   void compress(source const& from, device<std::byte> const& scratch) const {
-    evidence const ev{window_queries<float, cuda_space>{from.queries(window)},
+    evidence const ev{window_queries<cuda_space>{from.queries(window)},
                       token_scores<cuda_space>{from.scores.get()}};
-    require(kvslim::compress(cuda{nullptr}, plan, from.view(), ev, packed, scratch.get(),
-                             plan.workspace_bytes()));
+    require(kvslim::compress(kvslim::cuda{}, plan, from.view(), ev, packed,
+                             {scratch.get(), plan.workspace_bytes()}));
   }
   /// Bytes held; read back once, outside of any timing.
   std::size_t bytes() const {
@@ -167,7 +168,7 @@ struct sizes {
   index_t sequences, tokens;
   std::size_t cold_bytes;
   int rounds;
-  unsigned blocks;  // that fill the device
+  index_t blocks;  // that fill the device
 };
 
 template <class Policy>
@@ -181,24 +182,25 @@ void measure(char const* name, Policy const& policy, sizes const& s) {
     sets.back()->compress(from, scratch);
     bytes = sets.back()->bytes();
   } while (bytes * sets.size() < s.cold_bytes);
-  index_t const splits = detail::max(1, index_t{s.blocks} / 2 / from.e.rows());
-  auto const parts =
-      allocate<float>(attend_scratch_floats(sets.front()->plan, q_heads, splits) + 1);
+  index_t const splits = detail::max(1, s.blocks / 2 / from.e.rows());
+  std::size_t const parts_bytes = attend_bytes(sets.front()->plan.layout(), q_heads, 1, splits);
+  auto const parts = allocate<std::byte>(parts_bytes);
   auto const out = allocate<float>(static_cast<std::size_t>(s.sequences * q_heads * (dim + 1)));
   auto const sink = allocate<unsigned>(1);
   auto const attend_all = [&] {
+    attend_request<cuda_space> const request{
+        .q = from.queries(1),
+        .out = dense_rows<cuda_space>(out.get(), {s.sequences, q_heads, 1, dim}),
+        .lse = out.get() + s.sequences * q_heads * dim,
+        .splits = splits};
     for (auto const& set : sets)
-      require(attend(cuda{nullptr}, from.queries(1), set->packed,
-                     dense_rows<cuda_space>(out.get(), {s.sequences, q_heads, 1, dim}),
-                     out.get() + s.sequences * q_heads * dim,
-                     {.splits = splits, .scratch = parts.get()}));
+      require(attend(kvslim::cuda{}, set->packed, request, {parts.get(), parts_bytes}));
   };
   auto const read_all = [&] {
     for (auto const& set : sets)
-      plain_read_kernel<<<s.blocks, 256, 0, nullptr>>>(
-          reinterpret_cast<uint4 const*>(set->storage.get()), static_cast<index_t>(bytes / 16),
-          sink.get());
-    require(cudaPeekAtLastError());
+      require(detail::launch(kvslim::cuda{}, {s.blocks, 256}, plain_read_kernel,
+                             reinterpret_cast<uint4 const*>(set->storage.get()),
+                             static_cast<index_t>(bytes / 16), sink.get()));
   };
   auto const encode = [&] { sets.front()->compress(from, scratch); };
   bench::floor_rounds rounds;
