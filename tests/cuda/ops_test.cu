@@ -5,12 +5,15 @@
 // within the bound of their family. Exits 77 (skipped) where there is no GPU.
 
 #include "on_device.hpp"
-#include "support/policies.hpp"
 #include "support/tolerance.hpp"
 
+#include <kvslim/merge/kvmerger.hpp>
 #include <kvslim/ops/compact.cuh>
 #include <kvslim/ops/window_scores.cuh>
 #include <kvslim/run/select.cuh>
+#include <kvslim/score/given_scores.hpp>
+#include <kvslim/score/streaming_llm.hpp>
+#include <kvslim/select/top_k.hpp>
 
 using namespace on_device;
 using namespace kvslim;
@@ -19,6 +22,62 @@ namespace {
 
 kvslim::cuda const gpu{};
 cpu const host{};
+
+/// What a token has been paid in all, when it was born, and how often it was looked at.
+struct ledger {
+  float sum;
+  std::int32_t born, looks;
+};
+struct heavy {
+  static constexpr scorer_traits<ledger, needs_window_queries> traits{.observes = true,
+                                                                      .heads = reduce::sum};
+  KVSLIM_HD ledger born(place const& at) const { return {0.0f, at.position, 0}; }
+  KVSLIM_HD void observe(ledger& x, float mass, place const&) const {
+    x.sum += mass;
+    ++x.looks;
+  }
+  KVSLIM_HD float score(auto const& token) const { return token.column().sum; }
+};
+
+/// Prefers late tokens and a large channel of V.
+struct third_party {
+  static constexpr scorer_traits<> traits{};
+  KVSLIM_HD float score(auto const& token) const {
+    return token.value()[3] + 0.01f * static_cast<float>(token.position());
+  }
+};
+
+/// Rows of one sequence contest `each` seats a head; every row is sure of `sure`.
+struct contested {
+  static constexpr quota_traits traits{.contests = true};
+  index_t each = 10, sure = 0, kv_heads = 2;
+
+  [[nodiscard]] constexpr status check(extents const&) const { return {}; }
+  [[nodiscard]] KVSLIM_HD constexpr row_group group() const { return {1, kv_heads}; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t most(extents const& e) const { return e.tokens; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t total(extents const&) const { return each * kv_heads; }
+  [[nodiscard]] constexpr contest open(extents const&, index_t) const {
+    return {.seats = each * kv_heads, .sure = sure};
+  }
+  KVSLIM_HD constexpr void allocate(slice<row_facts const> facts, slice<quota> out) const {
+    for (index_t i = 0; i < out.size; ++i) out[i].count = facts[i].winners;
+  }
+};
+
+/// Takes what reaches a score, up to a bound.
+struct above {
+  static constexpr quota_traits traits{};
+  index_t bound = 64;
+  float least = 0.5f;
+
+  [[nodiscard]] constexpr status check(extents const&) const { return {}; }
+  [[nodiscard]] KVSLIM_HD constexpr row_group group() const { return {}; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t most(extents const&) const { return bound; }
+  [[nodiscard]] KVSLIM_HD constexpr index_t total(extents const&) const { return bound; }
+  KVSLIM_HD constexpr void allocate(slice<row_facts const>, slice<quota> out) const {
+    for (quota& q : out) q = {.count = bound, .least = least};
+  }
+};
 
 /// A text in both memories, ordered by both backends.
 struct texts {
@@ -184,8 +243,8 @@ void test_scores(cells const& c, unsigned seed, char const* name) {
   device<float> const dout(out);
   score_view const a{out.data(), e.tokens}, b{dout.get(), e.tokens};
   columns_by_rank<no_column> const none{};
-  check(ops::score_tokens(host, policies::third_party{}, t.on_host, none, a) &&
-            ops::score_tokens(gpu, policies::third_party{}, t.on_gpu, none, b),
+  check(ops::score_tokens(host, third_party{}, t.on_host, none, a) &&
+            ops::score_tokens(gpu, third_party{}, t.on_gpu, none, b),
         "score_tokens runs", name);
   check(distance(dout.host(), out) <= tolerance::elementwise, "score_tokens", name);
   for (auto const scores_kind : {kind::random, kind::special}) {
@@ -239,17 +298,17 @@ void test_queries(cells const& c, index_t group, index_t window, unsigned seed, 
       check(distance(dout.host(), out) <= tolerance::accumulated, "window_scores", name);
     }
 
-  std::vector<policies::ledger> ledgers(t.all);
+  std::vector<ledger> ledgers(t.all);
   auto const observed = static_cast<std::size_t>(e.rows() * (2 * e.tokens + e.head_dim));
   scratch.resize(observed);
-  device<policies::ledger> const dledgers(ledgers);
+  device<ledger> const dledgers(ledgers);
   device<float> const dobserved(observed);
   auto const bytes = [](auto* p) { return static_cast<std::byte*>(static_cast<void*>(p)); };
   logit_rule const logit{.scale = 0.1f, .soft_cap = 20.0f};
-  check(ops::observe_queries(host, policies::heavy{}, t.on_host, queries, logit,
-                             bytes(ledgers.data()), scratch.data()) &&
-            ops::observe_queries(gpu, policies::heavy{}, t.on_gpu, dqueries, logit,
-                                 bytes(dledgers.get()), dobserved.get()),
+  check(ops::observe_queries(host, heavy{}, t.on_host, queries, logit, bytes(ledgers.data()),
+                             scratch.data()) &&
+            ops::observe_queries(gpu, heavy{}, t.on_gpu, dqueries, logit, bytes(dledgers.get()),
+                                 dobserved.get()),
         "observe_queries runs", name);
   auto const got = dledgers.host();
   std::vector<float> sums, expected;
@@ -368,7 +427,9 @@ void test_launches() {
 
 }  // namespace
 
-int main() {
+/// Everything, or the caches of one name.
+int main(int argc, char** argv) {
+  auto const skips = [&](char const* name) { return argc > 1 && std::strcmp(argv[1], name) != 0; };
   int devices = 0;
   if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
     std::printf("skipped: no CUDA device\n");
@@ -381,7 +442,7 @@ int main() {
     traits has;
   } const caches[] = {
       {"plain", {1, 2, 700, 32}, {}},
-      {"one token", {1, 1, 1, 1}, {}},
+      {"one token", {1, 1, 1, 4}, {}},
       {"ragged", {3, 2, 300, 40}, {.lengths = true}},
       {"ragged heads", {2, 3, 300, 40}, {.lengths = true, .per_head = true}},
       {"ascending with padding",
@@ -395,27 +456,29 @@ int main() {
   };
   unsigned seed = 1;
   for (auto const& [name, e, has] : caches) {
+    if (skips(name)) continue;
     cells const c(e, has, ++seed);
     for (auto const k : {kind::random, kind::ties, kind::equal, kind::special})
       test_selection(c, k, ++seed, name);
+    kind const kinds[] = {kind::random, kind::ties, kind::special};
     for (auto const group :
          {row_group{1, e.kv_heads}, row_group{e.sequences, e.kv_heads}, row_group{e.sequences, 1}})
-      for (auto const k : {kind::random, kind::ties, kind::special})
-        for (auto const rules :
-             {contest{0, 0}, contest{e.tokens / 2, 0}, contest{group.size() * e.tokens / 3, 17},
-              contest{group.size() * e.tokens, e.tokens}})
-          test_contest(c, k, group, rules, ++seed, name);
+      for (auto const rules :
+           {contest{0, 0}, contest{e.tokens / 2, 0}, contest{group.size() * e.tokens / 3, 17},
+            contest{group.size() * e.tokens, e.tokens}}) {
+        ++seed;
+        test_contest(c, kinds[seed % 3], group, rules, seed, name);
+      }
     test_scores(c, ++seed, name);
     test_compact(c, false, ++seed, name);
     if (!has.positions) test_compact(c, true, ++seed, name);
     pipeline const best{given_scores{}, top_k{{.budget = e.tokens / 3 + 1, .sinks = 2}}};
     test_select(c, best, ++seed, name);
-    test_select(c, pipeline{shared{given_scores{}, row_group{1, e.kv_heads}}, policies::above{}},
+    test_select(c, pipeline{shared{given_scores{}, row_group{1, e.kv_heads}}, above{}}, ++seed,
+                name);
+    test_select(c,
+                pipeline{given_scores{}, contested{.each = 9, .sure = 2, .kv_heads = e.kv_heads}},
                 ++seed, name);
-    test_select(
-        c,
-        pipeline{given_scores{}, policies::contested{.each = 9, .sure = 2, .kv_heads = e.kv_heads}},
-        ++seed, name);
     test_select(c,
                 pipeline{given_scores{}, top_k{{.budget = e.tokens / 2 + 1, .recent = 3}},
                          kvmerger{{.threshold = 0.1f}}},
@@ -440,6 +503,7 @@ int main() {
       {"one channel", {1, 1, 5, 1}, 5, 2, {}},
   };
   for (auto const& [name, e, group, window, has] : windows) {
+    if (skips(name)) continue;
     cells const c(e, has, ++seed);
     test_queries(c, group, window, ++seed, name);
   }

@@ -26,22 +26,26 @@
 #define KVSLIM_DETAIL_DEVICES sm_any
 #endif
 
-// kvslim::detail, for kernels and what launches them.
+// kvslim::detail, for kernels and what launches them: hidden, since nobody else's library has a use
+// for their stubs.
+#if defined(__GNUC__) && defined(__CUDACC__)
+#define KVSLIM_DETAIL_HIDE _Pragma("GCC visibility push(hidden)")
+#define KVSLIM_DETAIL_SHOW _Pragma("GCC visibility pop")
+#else
+#define KVSLIM_DETAIL_HIDE
+#define KVSLIM_DETAIL_SHOW
+#endif
 #define KVSLIM_BEGIN_CUDA_NAMESPACE \
+  KVSLIM_DETAIL_HIDE                \
   KVSLIM_BEGIN_NAMESPACE            \
   namespace detail {                \
   inline namespace KVSLIM_DETAIL_DEVICES {
 #define KVSLIM_END_CUDA_NAMESPACE \
   }                               \
   }                               \
-  KVSLIM_END_NAMESPACE
-
-// A kernel: its stub is of no use to other libraries of a process.
-#if defined(_MSC_VER)
+  KVSLIM_END_NAMESPACE            \
+  KVSLIM_DETAIL_SHOW
 #define KVSLIM_DETAIL_KERNEL __global__
-#else
-#define KVSLIM_DETAIL_KERNEL __global__ __attribute__((visibility("hidden")))
-#endif
 
 // The dynamic shared memory of a block. The tests' emulation defines its own.
 #if !defined(KVSLIM_DETAIL_DYNAMIC_SHARED)

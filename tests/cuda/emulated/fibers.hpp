@@ -32,7 +32,6 @@
 extern "C" {
 void* __tsan_get_current_fiber(void);
 void* __tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* at);
 void __tsan_release(void* at);
@@ -128,38 +127,50 @@ struct thread_state {
 };
 
 inline thread_local std::atomic<thread_state*> running_thread = nullptr;
+inline thread_local char launched;  // what a sanitizer takes for the start of a launch
 inline thread_state* running() { return running_thread.load(std::memory_order_relaxed); }
 
 inline constexpr std::size_t stack_bytes = std::size_t{256} << 10, guard_bytes = 4096;
 
-/// Stacks of a block's threads, each above a guard page; kept for the next launch.
-class stacks {
+/// Stacks of a block's threads, each above a guard page, and what a sanitizer knows of them; kept
+/// for the next launch.
+class stack_set {
  public:
   static constexpr std::size_t most_threads = 1024;
 
-  static std::byte* take() {
+  static stack_set* take() {
     std::lock_guard const lock(mutex_);
-    if (!free_.empty()) {
-      std::byte* const slab = free_.back();
-      free_.pop_back();
-      return slab;
-    }
-    void* const memory = mmap(nullptr, most_threads * stack_bytes, PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) die("no memory for stacks");
-    auto* const slab = static_cast<std::byte*>(memory);
-    for (std::size_t i = 0; i < most_threads; ++i)
-      mprotect(slab + i * stack_bytes, guard_bytes, PROT_NONE);
-    return slab;
+    if (free_.empty()) return new stack_set;
+    stack_set* const set = free_.back();
+    free_.pop_back();
+    return set;
   }
-  static void give(std::byte* slab) {
+  static void give(stack_set* set) {
     std::lock_guard const lock(mutex_);
-    free_.push_back(slab);
+    free_.push_back(set);
+  }
+  [[nodiscard]] std::byte* stack(unsigned thread) { return slab_ + thread * stack_bytes; }
+  [[nodiscard]] void* sanitizer([[maybe_unused]] unsigned thread) {
+#if defined(KVSLIM_EMULATED_TSAN)
+    if (sanitizers_[thread] == nullptr) sanitizers_[thread] = __tsan_create_fiber(0);
+#endif
+    return sanitizers_[thread];
   }
 
  private:
+  stack_set() {
+    void* const memory = mmap(nullptr, most_threads * stack_bytes, PROT_READ | PROT_WRITE,
+                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) die("no memory for stacks");
+    slab_ = static_cast<std::byte*>(memory);
+    for (std::size_t i = 0; i < most_threads; ++i)
+      mprotect(slab_ + i * stack_bytes, guard_bytes, PROT_NONE);
+  }
+
   static inline std::mutex mutex_;
-  static inline std::vector<std::byte*> free_;
+  static inline std::vector<stack_set*> free_;
+  std::byte* slab_ = nullptr;
+  void* sanitizers_[most_threads] = {};
 };
 
 /// The fibers of one block after another.
@@ -169,37 +180,30 @@ class thread_team {
       : body_(std::move(body)), threads_(threads), block_(threads), live_(threads) {
     for (unsigned first = 0; first < threads; first += 32)
       warps_.emplace_back(threads - first < 32 ? threads - first : 32);
-    slab_ = stacks::take();
+    stacks_ = stack_set::take();
     for (unsigned i = 0; i < threads; ++i) {
       thread_state& t = threads_[i];
       t.thread.x = i;
       t.block_barrier = &block_;
       t.warp_barrier = &warps_[i / 32];
       t.team = this;
-      t.stack = slab_ + i * stack_bytes;
+      t.stack = stacks_->stack(i);
+      t.sanitizer = stacks_->sanitizer(i);
       getcontext(&t.context);
       t.context.uc_stack.ss_sp = t.stack + guard_bytes;
       t.context.uc_stack.ss_size = stack_bytes - guard_bytes;
       t.context.uc_link = nullptr;
       makecontext(&t.context, &thread_team::enter, 0);
-#if defined(KVSLIM_EMULATED_TSAN)
-      t.sanitizer = __tsan_create_fiber(0);
-#endif
     }
   }
-  ~thread_team() {
-#if defined(KVSLIM_EMULATED_TSAN)
-    for (thread_state& t : threads_) __tsan_destroy_fiber(t.sanitizer);
-#endif
-    stacks::give(slab_);
-  }
+  ~thread_team() { stack_set::give(stacks_); }
   thread_team(thread_team const&) = delete;
   thread_team& operator=(thread_team const&) = delete;
 
   void run() {
 #if defined(KVSLIM_EMULATED_TSAN)
     outside_.sanitizer = __tsan_get_current_fiber();
-    __tsan_release(&outside_);
+    __tsan_release(&launched);
 #endif
     jump(outside_, threads_[0]);
 #if defined(KVSLIM_EMULATED_TSAN)
@@ -235,12 +239,12 @@ class thread_team {
 
  private:
   static void enter() {
+#if defined(KVSLIM_EMULATED_TSAN)
+    __tsan_acquire(&launched);
+#endif
     thread_state& me = *running();
     thread_team& team = *me.team;
     team.landed(me);
-#if defined(KVSLIM_EMULATED_TSAN)
-    __tsan_acquire(&team.outside_);
-#endif
     team.body_(me);
     me.done.store(true, std::memory_order_relaxed);
     if (team.live_.fetch_sub(1, std::memory_order_relaxed) == 1)
@@ -274,8 +278,9 @@ class thread_team {
     static_cast<void>(ends);
 #endif
 #if defined(KVSLIM_EMULATED_TSAN)
-    if (ends) __tsan_release(&block_);
-    __tsan_switch_to_fiber(to.sanitizer, 1);  // orders nothing
+    void* const fiber = to.sanitizer;
+    if (ends) __tsan_release(&block_);  // the last that this thread does
+    __tsan_switch_to_fiber(fiber, 1);   // orders nothing
 #endif
     swapcontext(&from.context, &to.context);
     landed(from);
@@ -297,7 +302,7 @@ class thread_team {
   thread_state outside_;
   barrier block_;
   std::deque<barrier> warps_;
-  std::byte* slab_ = nullptr;
+  stack_set* stacks_ = nullptr;
   std::atomic<unsigned> live_, waiting_ = 0;
   void const* outside_bottom_ = nullptr;
   std::size_t outside_size_ = 0;
