@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
 
-# What only the project's own targets need: warnings as errors, a default build type, packages with a fallback.
+# What only the project's own targets need: warnings as errors, a default build type, packages with
+# a fallback.
 
 if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
   set(CMAKE_BUILD_TYPE Release CACHE STRING "" FORCE)
@@ -37,7 +38,8 @@ if(NOT KVSLIM_CUDA STREQUAL "OFF")
 endif()
 
 include(FetchContent)
-# kvslim_package(NAME GIT_REPOSITORY url GIT_TAG tag TARGET target): the system's package, or the sources.
+# kvslim_package(NAME GIT_REPOSITORY url GIT_TAG tag TARGET target): the system's package, or the
+# sources.
 function(kvslim_package name url tag target)
   find_package(${name} QUIET)
   if(NOT TARGET ${target})

@@ -1,13 +1,15 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
-# packages.sh NAME...: makes sure that Debian or Ubuntu packages are there. As root or with sudo it installs them; otherwise it
-# prints exactly what is missing and fails. On other systems it does nothing: CMake fetches the libraries.
+# packages.sh NAME...: makes sure that Debian or Ubuntu packages are there. As root or with sudo it
+# installs them; otherwise it prints exactly what is missing and fails. On other systems it does
+# nothing: CMake fetches the libraries.
 set -eu
 command -v dpkg-query >/dev/null 2>&1 || exit 0
 missing=""
 for name in "$@"; do
-  dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q "install ok installed" || missing="$missing $name"
+  dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q "install ok installed" ||
+    missing="$missing $name"
 done
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" = 0 ]; then

@@ -1,12 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
-# Builds the comparison, runs it on the reference model and plots quality against bytes. Arguments go to the program
-# (see --help): for example --model other.gguf --context 1024.
+# Builds the comparison, runs it on the reference model and plots quality against bytes. Arguments
+# go to the program (see --help): for example --model other.gguf --context 1024.
 set -eu
 cd "$(dirname "$0")/.."
 sh cmake/packages.sh g++ cmake ninja-build nlohmann-json3-dev libcli11-dev gnuplot-nox
-cmake -S . -B build/demo-build -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_BENCHMARKS=OFF -DKVSLIM_CUDA=OFF
+cmake -S . -B build/demo-build -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_BENCHMARKS=OFF \
+  -DKVSLIM_CUDA=OFF
 cmake --build build/demo-build --target compare
 mkdir -p build/demo
 build/demo-build/examples/compare --out build/demo "$@"

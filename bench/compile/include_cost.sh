@@ -17,7 +17,9 @@ cost() {
   shift 2
   for _ in 1 2 3; do
     /bin/sh -c "$* -std=c++20 -Iinclude \"$file\" && times" | sed -n 2p
-  done | sed 's/\([0-9]*\)m\([0-9.]*\)s \([0-9]*\)m\([0-9.]*\)s/\1 \2 \3 \4/' | awk '{t = $1 * 60 + $2 + $3 * 60 + $4; if (NR == 1 || t < best) best = t} END {if (NR != 3) exit 1; printf "%.2f", best}'
+  done | sed 's/\([0-9]*\)m\([0-9.]*\)s \([0-9]*\)m\([0-9.]*\)s/\1 \2 \3 \4/' | awk '
+    {t = $1 * 60 + $2 + $3 * 60 + $4; if (NR == 1 || t < best) best = t}
+    END {if (NR != 3) exit 1; printf "%.2f", best}'
 }
 # row HEADER BUDGET FILE EMPTY COMMAND...
 row() {

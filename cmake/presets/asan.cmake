@@ -3,7 +3,7 @@
 # Tests and examples under the address and undefined-behaviour sanitizers.
 set(CMAKE_BUILD_TYPE Debug CACHE STRING "")
 set(CMAKE_CXX_FLAGS
-  "-O1 -DKVSLIM_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer"
+  "-O1 -DKVSLIM_DEBUG -fsanitize=address,undefined -fno-sanitize-recover=all"
   CACHE STRING "")
 set(KVSLIM_BUILD_BENCHMARKS OFF CACHE BOOL "")
 set(KVSLIM_CUDA OFF CACHE STRING "")

@@ -1,9 +1,9 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
-# check_readme.sh SOURCE: every C++ block of README.md and CONTRIBUTING.md is word for word a part of
-# an example, every marked part is quoted, and the README's method table names exactly the methods
-# that have a header, a Fidelity line, a test and a benchmark, and that the library does none of the
+# check_readme.sh SOURCE: every C++ block of README.md and CONTRIBUTING.md is word for word a part
+# of an example, every marked part is quoted, the README's method table names exactly the methods
+# that have a header, a Fidelity line, a test and a benchmark, and the library does none of the
 # things that README promises it never does.
 set -eu
 cd "$1"
@@ -21,7 +21,9 @@ check_blocks() {
     on && /^```/ {on = 0; close(file); next}
     on {print >file; next}
     /^```cpp/ {
-      if (last !~ /^<!-- [a-z_]+ -->$/) {print document ": a C++ block without a marker <!-- name -->"; bad = 1; exit}
+      if (last !~ /^<!-- [a-z_]+ -->$/) {
+        print document ": a C++ block without a marker <!-- name -->"; bad = 1; exit
+      }
       split(last, word, " "); file = to word[2]; printf "" >file; on = 1; next
     }
     {last = $0}
@@ -29,7 +31,9 @@ check_blocks() {
   for file in examples/*.cpp; do
     awk -v to="$parts/$label/" -v start="// [$label: " '
       index($0, start "end]") == 1 {on = 0; next}
-      index($0, start) == 1 {name = substr($0, length(start) + 1); sub(/]$/, "", name); on = 1; next}
+      index($0, start) == 1 {
+        name = substr($0, length(start) + 1); sub(/]$/, "", name); on = 1; next
+      }
       on {print >(to name)}' "$file"
   done
   diff -r "$parts/$label" "$parts/$label.doc" ||
@@ -46,7 +50,8 @@ for folder in score select keep merge reposition quant; do
     grep -q "Fidelity" "$header" || fail "$header has no Fidelity line"
     grep -rqw "$method" tests/unit || fail "no test names $method"
     ls bench/*/"$method".cpp >/dev/null 2>&1 || fail "no benchmark is named $method"
-    grep -q "^| \[\`$method\`\]($header)" README.md || fail "README.md's table has no row for $method"
+    grep -q "^| \[\`$method\`\]($header)" README.md ||
+      fail "README.md's table has no row for $method"
   done
 done
 grep -o '^| \[`[a-z0-9_]*`\]([^)]*)' README.md | sed 's/.*(\(.*\))/\1/' | while read -r header; do
@@ -54,7 +59,10 @@ grep -o '^| \[`[a-z0-9_]*`\]([^)]*)' README.md | sed 's/.*(\(.*\))/\1/' | while 
 done
 
 # README, "Promises": nothing allocates, throws, prints or synchronises.
-never='\b(new|malloc|throw|try|catch|typeid|dynamic_cast|printf|fprintf|puts|thread_local|cudaMalloc[A-Za-z]*|cuda[A-Za-z]*Synchronize)\b|std::(vector|string|cout|cerr|unique_ptr|shared_ptr|function|map)\b'
+words='new|malloc|throw|try|catch|typeid|dynamic_cast|printf|fprintf|puts|thread_local'
+calls='cudaMalloc[A-Za-z]*|cuda[A-Za-z]*Synchronize'
+types='vector|string|cout|cerr|unique_ptr|shared_ptr|function|map'
+never="\\b($words|$calls)\\b|std::($types)\\b"
 find include -name '*.hpp' -o -name '*.cuh' | while read -r header; do
   if sed 's|"[^"]*"||g; s|//.*||' "$header" | grep -nE "$never"; then
     fail "$header does what README promises that nothing in include/ does"
