@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/core/config.hpp>
+#include <kvslim/core/status.hpp>
 
 #include <type_traits>
 
@@ -67,10 +67,11 @@ void meet(Exec const& exec) {
 template <class Op, class Exec>
 struct implementation {
   template <class... Arguments>
-  static void run(Arguments&&...) {
+  static status run(Arguments&&...) {
     static_assert(sizeof(Op) == 0,
                   "kvslim: this op has no code for the executor: include <kvslim/kvslim.cuh> for "
                   "CUDA");
+    return {};
   }
 };
 

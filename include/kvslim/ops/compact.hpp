@@ -22,6 +22,11 @@ struct compact_op {};
 /// write of what stays. A paged engine frees the pages behind each row's count afterwards.
 template <class Exec, class Source, class Target>
 status compact(Exec const& exec, Source const& source, Target const& target, keep_set const& keep) {
+  static_assert(std::same_as<typename Source::key_plane::value_type,
+                             typename Target::key_plane::value_type> &&
+                    std::same_as<typename Source::value_plane::value_type,
+                                 typename Target::value_plane::value_type>,
+                "kvslim: compact moves elements and does not convert them");
   return implementation<compact_op, Exec>::run(exec, source, target, keep);
 }
 
@@ -29,11 +34,6 @@ status compact(Exec const& exec, Source const& source, Target const& target, kee
 template <class Source, class Target>
 [[nodiscard]] status check_compact(Source const& source, Target const& target,
                                    keep_set const& keep) noexcept {
-  static_assert(std::same_as<typename Source::key_plane::value_type,
-                             typename Target::key_plane::value_type> &&
-                    std::same_as<typename Source::value_plane::value_type,
-                                 typename Target::value_plane::value_type>,
-                "kvslim: compact moves elements and does not convert them");
   auto const& e = source.extent;
   if (keep.begins == nullptr || keep.cells == nullptr)
     return detail::fail(errc::invalid_pointer, "kvslim: compact was given a null keep set");
