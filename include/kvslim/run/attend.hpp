@@ -92,6 +92,31 @@ KVSLIM_HD inline void fold_stretch(attend_piece& piece, index_t dim, float const
   }
 }
 
+// Kept apart, so that the stack holds the codec's arrays of one step at a time.
+#if defined(__CUDACC__)
+#define KVSLIM_DETAIL_APART
+#else
+#define KVSLIM_DETAIL_APART __attribute__((noinline))
+#endif
+
+/// scores[h][i] += q[h] . key of slot + i; n at most the half's reach.
+template <class Half>
+KVSLIM_HD KVSLIM_DETAIL_APART void dot_step(Half const& keys, index_t slot, index_t n,
+                                            float const* q, index_t heads, float* scores) {
+  keys.visit(slot, n, [&](auto const& codec, std::byte const* block, site const& at) {
+    codec.dot(block, at, q, heads, scores);
+  });
+}
+
+/// out[h] += sum of p[h][i] * value of slot + i; n at most the half's reach.
+template <class Half>
+KVSLIM_HD KVSLIM_DETAIL_APART void accumulate_step(Half const& values, index_t slot, index_t n,
+                                                   float const* p, index_t heads, float* out) {
+  values.visit(slot, n, [&](auto const& codec, std::byte const* block, site const& at) {
+    codec.accumulate(block, at, p, heads, out);
+  });
+}
+
 /// Streams slots [begin, end) of row r through one piece, step by step, with one running maximum
 /// per head. `masked`: slots may be holes or hidden from some queries.
 template <class Packed>
@@ -114,9 +139,7 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
   for (index_t t = begin; t < end;) {
     index_t const n = min(end - t, keys.reach(t));
     for (index_t i = 0; i < heads * run_tokens; ++i) scores[i] = 0.0f;
-    keys.visit(t, n, [&](auto const& codec, std::byte const* block, site const& at) {
-      codec.dot(block, at, piece.q, heads, scores);
-    });
+    dot_step(keys, t, n, piece.q, heads, scores);
     for (index_t h = 0; h < heads; ++h) {
       float* const x = scores + h * run_tokens;
       if (soft_cap > 0.0f)
@@ -147,9 +170,7 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
     }
     for (index_t done = 0; done < n;) {
       index_t const m = min(n - done, values.reach(t + done));
-      values.visit(t + done, m, [&](auto const& codec, std::byte const* block, site const& at) {
-        codec.accumulate(block, at, scores + done, heads, piece.local);
-      });
+      accumulate_step(values, t + done, m, scores + done, heads, piece.local);
       done += m;
     }
     t += n;
@@ -337,9 +358,10 @@ KVSLIM_HD inline void attend_item(Packed const& packed, attend_request<host_spac
 }
 
 template <class Packed>
-inline void attend_on_stack(Packed const& packed, attend_request<host_space> const& a,
-                            attend_shape const& x, index_t first_row, float scale, index_t item,
-                            bool carries) {
+KVSLIM_DETAIL_APART inline void attend_on_stack(Packed const& packed,
+                                                attend_request<host_space> const& a,
+                                                attend_shape const& x, index_t first_row,
+                                                float scale, index_t item, bool carries) {
   float memory[attend_stack_floats];
   attend_item(packed, a, x, first_row, scale, item, memory, carries, nullptr);
 }
