@@ -64,6 +64,17 @@ struct window_pool_body {
   }
 };
 
+/// Takes the reduced scores for mass, to be pooled.
+struct window_take_body {
+  score_view scores;
+  float* scratch;
+  index_t tokens, row_floats;
+
+  __device__ void operator()(index_t at) const {
+    scratch[at / tokens * row_floats + at % tokens] = scores.row(at / tokens)[at % tokens];
+  }
+};
+
 /// Tokens of one stretch: so many that the statistics of all of them fit behind the mass in
 /// ops::window_scratch_floats.
 [[nodiscard]] constexpr index_t window_stretch(index_t window) noexcept {
@@ -97,11 +108,19 @@ struct implementation<ops::window_scores_op, cuda> {
                              detail::window_mass_kernel<Text>, tile, scratch);
           !s)
         return s;
-      detail::window_pool_body<Text> const pool{text,   options,        out, scratch,
+      ops::window_options each = options;
+      if (options.reduce_first) each.kernel = 1;
+      detail::window_pool_body<Text> const pool{text,   each,           out, scratch,
                                                 floats, queries.tokens, g,   group};
       if (auto const s = detail::launch_for_each(exec, e.rows() * e.tokens, pool); !s) return s;
     }
-    return {};
+    if (!options.reduce_first) return {};
+    detail::window_take_body const take{out, scratch, e.tokens, floats};
+    if (auto const s = detail::launch_for_each(exec, e.rows() * e.tokens, take); !s) return s;
+    options.heads = reduce::sum;  // of one
+    detail::window_pool_body<Text> const pool{text,   options,        out, scratch,
+                                              floats, queries.tokens, 0,   1};
+    return detail::launch_for_each(exec, e.rows() * e.tokens, pool);
   }
 };
 
