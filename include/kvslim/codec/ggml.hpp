@@ -115,20 +115,22 @@ struct ggml_rows {
   static KVSLIM_HD void dot_row(std::byte const* row, index_t dim, float const* q,
                                 float* scores) noexcept {
     using lanes = detail::lanes;
-    constexpr index_t parts = channels / lanes::width;
     detail::local<lanes, Heads> total = {};
     for (index_t d = 0; d < dim; d += channels) {
       detail::local<float, channels> x;
       detail::load_ggml<Type>(row + d / channels * format::bytes, x);
-      detail::local<lanes, parts> k;
-      std::memcpy(&k, x, sizeof k);
-      for (index_t h = 0; h < Heads; ++h) {
-        detail::local<lanes, parts> mine;
-        std::memcpy(&mine, q + h * dim + d, sizeof mine);
-        lanes sum{mine[0].x * k[0].x};
-        for (index_t j = 1; j < parts; ++j) sum.x += mine[j].x * k[j].x;
-        total[h].x += sum.x;
+      // One register at a time: arrays of them would be copied through memory.
+      detail::local<lanes, Heads> sum = {};
+      for (index_t j = 0; j < channels; j += lanes::width) {
+        lanes k;
+        std::memcpy(&k, x + j, sizeof k);
+        for (index_t h = 0; h < Heads; ++h) {
+          lanes mine;
+          std::memcpy(&mine, q + h * dim + d + j, sizeof mine);
+          sum[h].x += mine.x * k.x;
+        }
       }
+      for (index_t h = 0; h < Heads; ++h) total[h].x += sum[h].x;
     }
     for (index_t h = 0; h < Heads; ++h) {
       detail::local<float, lanes::width> part;

@@ -113,17 +113,21 @@ KVSLIM_HD inline void encode_ggml(float const* x, std::byte* block) noexcept {
   // reciprocal overflows a little further down.
   constexpr float smallest = 7.52316385e-37f;  // 2^-120
   float const inverse = magnitude_of(s.step) < smallest ? 0.0f : divide(1.0f, s.step);
+  // ggml limits the code; limiting what it is made of gives the same. Between product and sum it
+  // also keeps a compiler from fusing them: that rounds once where ggml rounds twice. (Two loops,
+  // because compilers turn one into branches.)
+  local<float, n> limited;
+  for (index_t j = 0; j < n; ++j) {
+    float const y = (x[j] - s.minimum) * inverse, z = y > least ? y : least;
+    limited[j] = z < most ? z : most;
+  }
   local<std::int32_t, n> codes;
   for (index_t j = 0; j < n; ++j) {
-    // ggml limits the code; limiting what it is made of gives the same. Between product and sum it
-    // also keeps a compiler from fusing them: that rounds once where ggml rounds twice.
-    float y = (x[j] - s.minimum) * inverse;
-    y = y > least ? y : least;
-    y = y < most ? y : most;
+    float const y = limited[j];
     if constexpr (format::bits == 8) {  // nearest, ties away from zero
-      auto const whole = static_cast<std::int32_t>(y);
-      float const rest = y - static_cast<float>(whole);
-      codes[j] = whole + (rest >= 0.5f ? 1 : 0) - (rest <= -0.5f ? 1 : 0);
+      // The float below a half: with a half, what lies just below a tie would round up.
+      auto const sign = bit_cast<std::uint32_t>(y) & 0x80000000u;
+      codes[j] = static_cast<std::int32_t>(y + bit_cast<float>(0x3effffffu | sign));
     } else {
       codes[j] = static_cast<std::int32_t>(y + (0.5f - least));
     }
@@ -142,31 +146,82 @@ KVSLIM_HD inline void encode_ggml(float const* x, std::byte* block) noexcept {
   }
 }
 
+/// Codes of channels [16 * Half, 16 * Half + 16) of a block, the zero point taken away.
+template <ggml_block Type, index_t Half>
+KVSLIM_HD inline void ggml_code_run(std::byte const* block, std::int16_t* codes) noexcept {
+  using format = ggml_format<Type>;
+  auto const* const in = ggml_codes(block, format::codes_at);
+  if constexpr (format::bits == 8) {
+    for (index_t j = 0; j < 16; ++j) codes[j] = static_cast<std::int8_t>(in[16 * Half + j]);
+  } else {
+    std::uint32_t high = 0;
+    if constexpr (format::bits == 5) std::memcpy(&high, block + format::high_at, sizeof high);
+    auto const bits = static_cast<std::uint16_t>(high >> (16 * Half));
+    for (index_t j = 0; j < 16; ++j) {
+      int code = Half == 0 ? in[j] & 15 : in[j] >> 4;
+      if constexpr (format::bits == 5) code += (bits & (1u << j)) != 0 ? 16 : 0;
+      codes[j] = static_cast<std::int16_t>(code + format::least);
+    }
+  }
+}
+
+#if defined(__F16C__) && !defined(__CUDACC__)
+using signed_bytes16 [[gnu::vector_size(16), gnu::aligned(1), gnu::may_alias]] = signed char;
+
+/// The same in a register.
+template <ggml_block Type, index_t Half>
+[[nodiscard]] inline shorts16 ggml_code_vector(std::byte const* block) noexcept {
+  using format = ggml_format<Type>;
+  auto const* const in = block + format::codes_at;
+  if constexpr (format::bits == 8) {
+    return __builtin_convertvector(reinterpret_cast<signed_bytes16 const*>(in)[Half], shorts16);
+  } else {
+    auto const pairs = __builtin_convertvector(*reinterpret_cast<bytes16 const*>(in), shorts16);
+    shorts16 codes = Half == 0 ? pairs & 15 : pairs >> 4;
+    if constexpr (format::bits == 5) {
+      std::int16_t high;
+      std::memcpy(&high, block + format::high_at + 2 * Half, sizeof high);
+      constexpr shorts16 bit{1,     2,     4,     8,     16,     32,     64,     128,
+                             0x100, 0x200, 0x400, 0x800, 0x1000, 0x2000, 0x4000, -0x8000};
+      codes += ((bit & high) != 0) & 16;
+    }
+    return codes + static_cast<std::int16_t>(format::least);
+  }
+}
+#endif
+
 /// Channels [16 * Half, 16 * Half + 16) of a block: code * d is exact in float, so that the one
 /// rounding is that of the sum with m, as in ggml.
 template <ggml_block Type, index_t Half>
 KVSLIM_HD inline void load_ggml(std::byte const* block, float* x) noexcept {
   using format = ggml_format<Type>;
-  auto const* const in = ggml_codes(block, format::codes_at);
   auto const* const parameters = array_at<f16>(block);
   float const step = widen(parameters[0]);
-  if constexpr (format::bits == 8) {
-    for (index_t j = 0; j < 16; ++j)
-      x[j] = static_cast<float>(static_cast<std::int8_t>(in[16 * Half + j])) * step;
-  } else {
-    std::uint32_t high = 0;
-    if constexpr (format::bits == 5) std::memcpy(&high, block + format::high_at, sizeof high);
-    for (index_t j = 0; j < 16; ++j) {
-      auto code = static_cast<std::int32_t>(Half == 0 ? in[j] & 15u : in[j] >> 4u);
-      if constexpr (format::bits == 5)
-        code |= static_cast<std::int32_t>(high >> (16 * Half + j) << 4u & 16u);
-      x[j] = static_cast<float>(code + format::least) * step;
-    }
-    if constexpr (format::has_minimum) {
-      float const minimum = widen(parameters[1]);
-      for (index_t j = 0; j < 16; ++j) x[j] += minimum;
-    }
+  float const minimum = format::has_minimum ? widen(parameters[1]) : 0.0f;
+#if defined(__F16C__) && !defined(__CUDACC__)
+  auto const scaled = [&](auto codes) {
+    auto const y = codes * step;
+    if constexpr (format::has_minimum)
+      return y + minimum;
+    else
+      return y;
+  };
+  shorts16 const codes = ggml_code_vector<Type, Half>(block);
+#if defined(__AVX512F__)
+  *reinterpret_cast<floats16*>(x) = scaled(__builtin_convertvector(codes, floats16));
+#else
+  for (index_t i = 0; i < 16; i += 8)
+    reinterpret_cast<floats8*>(x)[i / 8] =
+        scaled(__builtin_convertvector(reinterpret_cast<shorts8 const*>(&codes)[i / 8], floats8));
+#endif
+#else
+  local<std::int16_t, 16> codes;
+  ggml_code_run<Type, Half>(block, codes);
+  for (index_t j = 0; j < 16; ++j) {
+    x[j] = static_cast<float>(codes[j]) * step;
+    if constexpr (format::has_minimum) x[j] += minimum;
   }
+#endif
 }
 template <ggml_block Type>
 KVSLIM_HD inline void load_ggml(std::byte const* block, float* x) noexcept {

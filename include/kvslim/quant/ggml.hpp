@@ -14,12 +14,16 @@
 //   compiler whether product and sum are fused. The other types use the reference on every CPU.
 // Fidelity: the step is used in float while coding and stored as f16, as ggml does: at ties, and
 //   where f16 steps are coarse (below 2^-14), codes are not the nearest ones of the stored step.
+// Fidelity: what a block decodes to codes to the same bytes again, as in ggml: always for q8_0,
+// q5_0
+//   and q4_0 unless the stored step is 0, but for one block in thousands for q5_1 and q4_1.
 // Fidelity: NaN, infinity and what would make a step or the tail infinite are refused; ggml codes
 //   them as something.
 // Fidelity: a token that waits in the exact tail is rounded to the tail's type before it is coded:
 //   with Tail = float, bytes are ggml's for appended floats too.
-// Fidelity: llama.cpp rotates K and V by a Hadamard matrix before it quantizes (head_dim a multiple
-//   of 64, unless LLAMA_ATTN_ROT_DISABLE is set); that is not done here.
+// Fidelity: llama.cpp (v0.5.0) also rotates Q, K and V by a Hadamard matrix before it quantizes, if
+//   head_dim is a multiple of 64 and LLAMA_ATTN_ROT_DISABLE is not set; that is not done here. Keys
+//   and queries that are rotated alike score alike.
 
 #include <kvslim/codec/ggml.hpp>
 #include <kvslim/core/concepts.hpp>
