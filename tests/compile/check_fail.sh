@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
 # check_fail.sh SOURCE INCLUDE COMPILER...: the source must fail to compile; its first error holds the sentence of its first line
-# ("compiler: WORD" where only the compiler can word it) and the sentence comes within 20 lines of output.
+# ("compiler: WORD" where only the compiler can word it) and the sentence comes within 20 lines of output. A second line "flags:" adds some.
 source=$1
 include=$2
 shift 2
 expected=$(sed -n '1s/^\/\/ expect: //p' "$source")
+flags=$(sed -n '2s/^\/\/ flags: //p' "$source")
 for compiler in "$@"; do
   [ -n "$compiler" ] || continue
   case $source in
@@ -14,7 +15,7 @@ for compiler in "$@"; do
     *) only=-fsyntax-only ;;
   esac
   # shellcheck disable=SC2086
-  if output=$("$compiler" -std=c++20 $only -I"$include" "$source" 2>&1); then
+  if output=$("$compiler" -std=c++20 $flags $only -I"$include" "$source" 2>&1); then
     echo "$compiler: $source compiled"
     exit 1
   fi

@@ -53,8 +53,8 @@ struct cpu_part {
 
 namespace detail {
 
-/// Returns once every thread of a cpu_part has come this far: between checks, which all threads make
-/// for themselves, and the first write.
+/// Returns once every thread of a cpu_part has come this far: between checks, which all threads
+/// make for themselves, and the first write.
 template <class Exec>
 void meet(Exec const& exec) {
   exec.for_each(0, [](index_t) {});

@@ -142,6 +142,8 @@ template <host_executor Exec, class Plan, class Key, class Value>
 status choose_victims(Exec const& exec, Plan const& plan,
                       packed_cache<Key, Value, host_space> const& packed, std::int32_t* victims,
                       workspace scratch, step at = {}) {
+  static_assert(Plan::has_scorer && Plan::has_quota,
+                "kvslim: choose_victims needs a pipeline with a scorer and a quota");
   if (auto const s = detail::check_victims(plan, packed, victims); !s) return s;
   if (!packed.ready())
     return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");

@@ -7,8 +7,7 @@ kvslim::status run(float* host, std::byte* memory) {
   auto const cache = kvslim::dense_cache(host, host, {1, 1, 8, 8});
   auto const plan = kvslim::make_plan(
       kvslim::pipeline{kvslim::knorm{}, kvslim::top_k{{.budget = 4}}}, cache.extents());
-  using policy = std::remove_cvref_t<decltype(plan)>::policy_type;
-  kvslim::packed_cache<policy, kvslim::cuda_space> const packed(plan, memory, 0);
-  return kvslim::compress(kvslim::cuda{nullptr}, plan, cache, kvslim::evidence<>{}, packed, memory,
-                          0);
+  kvslim::packed_cache const packed(plan, memory, 0, kvslim::cuda_space{});
+  return kvslim::compress(kvslim::cuda{nullptr}, plan, cache, kvslim::evidence<>{}, packed,
+                          {memory, 0});
 }

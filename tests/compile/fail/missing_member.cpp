@@ -1,10 +1,10 @@
-// expect: kvslim: a selector needs
+// expect: kvslim: a quota needs
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 #include <kvslim/kvslim.hpp>
 
 struct incomplete {
-  using stage = kvslim::selector_tag;
-  kvslim::index_t capacity(kvslim::index_t tokens) const { return tokens; }
+  static constexpr kvslim::quota_traits traits{};
+  kvslim::index_t most(kvslim::extents const&) const { return 1; }
 };
 auto const p = kvslim::pipeline{kvslim::knorm{}, incomplete{}};

@@ -4,7 +4,7 @@
 #include <kvslim/kvslim.hpp>
 
 struct owner {
-  using stage = kvslim::scorer_tag;
+  static constexpr kvslim::scorer_traits<> traits{};
   owner() = default;
   owner(owner const&) {}
   float score(auto const&) const { return 0; }

@@ -3,4 +3,4 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include <kvslim/kvslim.hpp>
 
-auto const p = kvslim::pipeline{kvslim::top_k{{.budget = 4}}, kvslim::knorm{}};
+auto const p = kvslim::pipeline{kvslim::knorm{}, kvslim::kivi<2>{}, kvslim::top_k{{.budget = 4}}};

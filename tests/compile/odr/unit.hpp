@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
+#include <kvslim/exec/openmp.hpp>
 #include <kvslim/kvslim.hpp>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#define KVSLIM_ODR_JOIN2(a, b) a##b
+#define KVSLIM_ODR_JOIN(a, b) KVSLIM_ODR_JOIN2(a, b)
 
 /// Compresses a small cache and returns the bytes and one decoded value.
 float KVSLIM_ODR_FUNCTION() {
@@ -12,24 +20,44 @@ float KVSLIM_ODR_FUNCTION() {
                               cache.extents());
   alignas(256) static std::byte storage[1 << 16], scratch[1 << 17];
   packed_cache const packed(plan, storage, sizeof storage);
-  if (!compress(cpu{}, plan, cache, evidence<>{}, packed, scratch, sizeof scratch)) return -1.0f;
+  if (!compress(cpu{}, plan, cache, evidence<>{}, packed, {scratch, sizeof scratch})) return -1.0f;
   // Attention over f16 blocks takes the conversion instruction where the flags have it.
   auto const exact = make_plan(dense<f16>{}, cache.extents());
   alignas(256) static std::byte f16_storage[1 << 16];
   packed_cache const f16_packed(exact, f16_storage, sizeof f16_storage);
-  if (!compress(cpu{}, exact, cache, evidence<>{}, f16_packed, scratch, sizeof scratch))
+  if (!compress(openmp{.threads = 2}, exact, cache, evidence<>{}, f16_packed,
+                {scratch, sizeof scratch}))
     return -1.0f;
   static float out[32], lse[1];
   rows_shape const one{1, 1, 1, 32};
-  if (!attend(cpu{}, dense_rows<host_space, float const>(k + 64, one), f16_packed,
-              dense_rows(out, one), lse))
-    return -1.0f;
+  attend_request<> const request{
+      .q = dense_rows(k + 64, one), .out = dense_rows(out, one), .lse = lse};
+  if (!attend(cpu{}, f16_packed, request)) return -1.0f;
   return static_cast<float>(packed.bytes()) + packed.key(0, 3, 5) + out[7];
+}
+
+#define KVSLIM_ODR_TEXT(x) #x
+#define KVSLIM_ODR_NAME(x) KVSLIM_ODR_TEXT(x)
+
+/// The name under which this unit's bodies live, and whether its OpenMP executor has more than one
+/// thread: whatever the other units do.
+char const* KVSLIM_ODR_JOIN(KVSLIM_ODR_FUNCTION, _name)() {
+  return KVSLIM_ODR_NAME(KVSLIM_DETAIL_ABI);
+}
+int KVSLIM_ODR_JOIN(KVSLIM_ODR_FUNCTION, _threads)() {
+  int threads = 1;
+  kvslim::openmp{.threads = 3}.for_each(8, [&](kvslim::index_t) {
+#if defined(_OPENMP)
+#pragma omp critical
+    threads = omp_get_num_threads();
+#endif
+  });
+  return threads;
 }
 
 /// Values for which widen16 differs from to_float or narrow16 from from_float; -1 if this unit
 /// should have the instruction's path and does not.
-int KVSLIM_ODR_WIDEN() {
+int KVSLIM_ODR_JOIN(KVSLIM_ODR_FUNCTION, _widen)() {
   using namespace kvslim;
 #if defined(KVSLIM_ODR_NATIVE) && defined(__x86_64__) && !defined(__F16C__)
   return -1;

@@ -39,7 +39,7 @@ struct chosen {
 
 data::shape const shape{.sequences = 2, .kv_heads = 2, .tokens = 50, .head_dim = 8};
 
-std::vector<float> random_scores(std::size_t n, unsigned seed) {
+std::vector<float> tied_scores(std::size_t n, unsigned seed) {
   std::mt19937 engine(seed);
   std::vector<float> x(n);
   for (float& y : x) y = static_cast<float>(engine() % 20);  // many ties
@@ -55,7 +55,7 @@ std::vector<double> row_of(std::vector<float> const& scores, index_t r, index_t 
 TEST_CASE("the best stay: sinks, then the newest, then by score and place", "[select]") {
   data::cache const c(shape);
   for (unsigned seed = 0; seed < 20; ++seed) {
-    auto const scores = random_scores(4 * 50, seed);
+    auto const scores = tied_scores(4 * 50, seed);
     std::mt19937 engine(seed);
     index_t const budget = 1 + engine() % 60, sinks = engine() % 8, recent = engine() % 20;
     CAPTURE(seed, budget, sinks, recent);
@@ -199,7 +199,7 @@ TEST_CASE("a threshold ends a row before its count does", "[select]") {
 TEST_CASE("rows contest the seats of their group", "[select]") {
   data::cache const c(shape);
   for (index_t sure : {0, 3, 10}) {
-    auto const scores = random_scores(200, 5);
+    auto const scores = tied_scores(200, 5);
     chosen const x(pipeline{given_scores{}, policies::contested{.each = 10, .sure = sure}},
                    c.view(), evidence{token_scores<>{scores.data()}});
     REQUIRE(x.result.ok());
@@ -248,7 +248,7 @@ TEST_CASE("a keep rule decides among what is not protected", "[select]") {
 
 TEST_CASE("rows that share a scorer keep one set", "[select][shared]") {
   data::cache const c(shape);
-  auto const scores = random_scores(200, 9);
+  auto const scores = tied_scores(200, 9);
   evidence const ev{token_scores<>{scores.data()}};
   auto const combined = [&](reduce how, std::vector<index_t> const& rows) {
     std::vector<double> out(50, how == reduce::maximum ? -1.0 : 0.0);
@@ -281,7 +281,7 @@ TEST_CASE("scores come by rank, zero beyond a row", "[select]") {
   auto view = c.view();
   view.lengths = lengths;
   view.positions = positions.data();
-  auto const given = random_scores(200, 1);
+  auto const given = tied_scores(200, 1);
   auto const plan = make_plan(pipeline{given_scores{}, top_k{{.budget = 3}}}, view.extents());
   data::buffer scratch(plan.select_bytes() + plan.keep_bytes());
   std::vector<float> out(4 * 50, 777.0f);

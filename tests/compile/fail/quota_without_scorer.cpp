@@ -1,4 +1,4 @@
-// expect: kvslim: a selector needs a scorer before it
+// expect: kvslim: a quota needs a scorer before it
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 #include <kvslim/kvslim.hpp>

@@ -3,7 +3,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include <kvslim/kvslim.hpp>
 
-struct untagged {
+struct nameless {
   float score(auto const&) const { return 0; }
 };
-auto const p = kvslim::pipeline{untagged{}, kvslim::top_k{{.budget = 4}}};
+auto const p = kvslim::pipeline{nameless{}, kvslim::top_k{{.budget = 4}}};

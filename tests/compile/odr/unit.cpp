@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
-#define KVSLIM_ODR_FUNCTION first
-#define KVSLIM_ODR_WIDEN first_widen
+
+// Compiled several times, each with other flags and KVSLIM_ODR_FUNCTION.
 #include "unit.hpp"

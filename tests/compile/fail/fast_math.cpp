@@ -1,0 +1,5 @@
+// expect: kvslim: -ffast-math assumes
+// flags: -ffast-math
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#include <kvslim/kvslim.hpp>
