@@ -54,3 +54,8 @@ TEST_CASE("damaged GGUF headers never crash", "[gguf]") {
   }
   SUCCEED();
 }
+
+TEST_CASE("a directory and a missing file are refused, whatever their size says", "[gguf]") {
+  CHECK_THROWS_AS(example::gguf::open("."), example::gguf_error);
+  CHECK_THROWS_AS(example::gguf::open("no such file.gguf"), example::gguf_error);
+}
