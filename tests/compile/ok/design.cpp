@@ -84,7 +84,8 @@ bool compose(scene& s) {
 }
 
 bool generation(scene& s) {
-  kvslim::pipeline const policy{short_keys{}, kvslim::top_k{{.budget = 256, .sinks = 4}},
+  kvslim::pipeline const policy{short_keys{},
+                                kvslim::top_k{{.budget = 256, .sinks = 4, .recent = 32}},
                                 kvslim::int_per_token<8>{{.residual = 32}}};
   auto const plan = kvslim::make_plan(policy, s.extent, {.append_tokens = 1, .evicts = true});
   bytes storage(plan.packed_bytes()), scratch(plan.workspace_bytes()),
