@@ -73,6 +73,27 @@ void every_method(problem const& p) {
   compare(p, "a threshold", pipeline{given_scores{}, policies::above{64, 100.0f}}, bytes);
   compare(p, "heavy hitters", pipeline{policies::heavy{}, keep, int_per_token<8>{}}, bytes);
   compare(p, "snapkv", pipeline{snapkv{{.window = 16}}, keep, int_per_token<8>{}}, bytes);
+  snapkv const pooled{{.window = 16, .pool = 7, .kind = pooling::maximum, .reduce_first = true}};
+  compare(p, "h2o", pipeline{h2o<>{}, keep}, bytes);
+  compare(p, "tova", pipeline{shared{tova{}, row_group{1, heads}}, keep}, bytes);
+  for (auto const safe : {safeguard::exact, safeguard::authors, safeguard::pin})
+    compare(p, "adakv",
+            pipeline{pooled, adakv{{.budget = 60, .kv_heads = heads, .safeguard = safe}}}, bytes);
+  for (auto const rule : {pyramid::exact, pyramid::authors, pyramid::kvpress})
+    compare(p, "pyramidkv",
+            pipeline{pooled,
+                     pyramidkv{
+                         {.budget = 60, .layers = p.e.sequences, .kv_heads = heads, .rule = rule}}},
+            bytes);
+  for (auto const anchor : {code_anchor::alternating, code_anchor::mean, code_anchor::given})
+    for (index_t const page : {1, 4})
+      compare(p, "kvcrush",
+              pipeline{given_scores{}, keep,
+                       kvcrush{{.page = page,
+                                .anchor = anchor,
+                                .spaced = page == 1 ? spacing::stride : spacing::ends,
+                                .bits = 0xb5}}},
+              bytes);
   compare(p, "kvmerger", pipeline{given_scores{}, keep, kvmerger{{.threshold = 0.0f}}}, tokens);
 }
 
