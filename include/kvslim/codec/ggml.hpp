@@ -117,7 +117,7 @@ struct ggml_rows {
     using lanes = detail::lanes;
     detail::local<lanes, Heads> total = {};
     for (index_t d = 0; d < dim; d += channels) {
-      detail::local<float, channels> x;
+      detail::local<float, detail::ggml_channels> x;
       detail::load_ggml<Type>(row + d / channels * format::bytes, x);
       // One register at a time: arrays of them would be copied through memory.
       detail::local<lanes, Heads> sum = {};

@@ -28,6 +28,7 @@ enum class ggml_block : std::uint8_t { q4_0 = 2, q4_1 = 3, q5_0 = 6, q5_1 = 7, q
 
 namespace detail {
 
+/// Bounds of arrays name it themselves: a local copy's name is a syntax error in what nvcc writes.
 inline constexpr index_t ggml_channels = 32;
 
 template <ggml_block Type>
@@ -75,11 +76,10 @@ struct ggml_scale {
 template <ggml_block Type>
 [[nodiscard]] KVSLIM_HD inline ggml_scale fit_ggml(float const* x) noexcept {
   using format = ggml_format<Type>;
-  constexpr index_t n = ggml_channels;
-  ops::range const r = ops::group_range(x, n, 1);
+  ops::range const r = ops::group_range(x, ggml_channels, 1);
   auto const first = [&](auto const& is_it, float otherwise) {
     float found = otherwise;
-    for (index_t j = n; j-- > 0;) found = is_it(x[j]) ? x[j] : found;
+    for (index_t j = ggml_channels; j-- > 0;) found = is_it(x[j]) ? x[j] : found;
     return found;
   };
   if constexpr (format::has_minimum) {
@@ -103,7 +103,6 @@ template <ggml_block Type>
 template <ggml_block Type>
 KVSLIM_HD inline void encode_ggml(float const* x, std::byte* block) noexcept {
   using format = ggml_format<Type>;
-  constexpr index_t n = ggml_channels;
   constexpr auto most = static_cast<float>(format::most), least = static_cast<float>(format::least);
   ggml_scale const s = fit_ggml<Type>(x);
   auto* const parameters = array_at<f16>(block);
@@ -116,13 +115,13 @@ KVSLIM_HD inline void encode_ggml(float const* x, std::byte* block) noexcept {
   // ggml limits the code; limiting what it is made of gives the same. Between product and sum it
   // also keeps a compiler from fusing them: that rounds once where ggml rounds twice. (Two loops,
   // because compilers turn one into branches.)
-  local<float, n> limited;
-  for (index_t j = 0; j < n; ++j) {
+  local<float, ggml_channels> limited;
+  for (index_t j = 0; j < ggml_channels; ++j) {
     float const y = (x[j] - s.minimum) * inverse, z = y > least ? y : least;
     limited[j] = z < most ? z : most;
   }
-  local<std::int32_t, n> codes;
-  for (index_t j = 0; j < n; ++j) {
+  local<std::int32_t, ggml_channels> codes;
+  for (index_t j = 0; j < ggml_channels; ++j) {
     float const y = limited[j];
     if constexpr (format::bits == 8) {  // nearest, ties away from zero
       // The float below a half: with a half, what lies just below a tie would round up.
@@ -134,14 +133,16 @@ KVSLIM_HD inline void encode_ggml(float const* x, std::byte* block) noexcept {
   }
   auto* const out = ggml_codes(block, format::codes_at);
   if constexpr (format::bits == 8) {
-    for (index_t j = 0; j < n; ++j) out[j] = static_cast<std::uint8_t>(codes[j]);
+    for (index_t j = 0; j < ggml_channels; ++j) out[j] = static_cast<std::uint8_t>(codes[j]);
   } else {
-    for (index_t j = 0; j < n / 2; ++j)
-      out[j] = static_cast<std::uint8_t>((codes[j] & 15) | (codes[j + n / 2] & 15) << 4);
+    for (index_t j = 0; j < ggml_channels / 2; ++j)
+      out[j] =
+          static_cast<std::uint8_t>((codes[j] & 15) | (codes[j + ggml_channels / 2] & 15) << 4);
   }
   if constexpr (format::bits == 5) {
     std::uint32_t high = 0;
-    for (index_t j = 0; j < n; ++j) high |= static_cast<std::uint32_t>(codes[j] >> 4) << j;
+    for (index_t j = 0; j < ggml_channels; ++j)
+      high |= static_cast<std::uint32_t>(codes[j] >> 4) << j;
     std::memcpy(block + format::high_at, &high, sizeof high);
   }
 }

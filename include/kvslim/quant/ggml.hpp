@@ -14,9 +14,8 @@
 //   compiler whether product and sum are fused. The other types use the reference on every CPU.
 // Fidelity: the step is used in float while coding and stored as f16, as ggml does: at ties, and
 //   where f16 steps are coarse (below 2^-14), codes are not the nearest ones of the stored step.
-// Fidelity: what a block decodes to codes to the same bytes again, as in ggml: always for q8_0,
-// q5_0
-//   and q4_0 unless the stored step is 0, but for one block in thousands for q5_1 and q4_1.
+// Fidelity: what a block decodes to is coded to the same bytes again, as in ggml: always for q8_0,
+//   q5_0 and q4_0 (unless the stored step is 0); for q5_1 and q4_1 but for a block in a thousand.
 // Fidelity: NaN, infinity and what would make a step or the tail infinite are refused; ggml codes
 //   them as something.
 // Fidelity: a token that waits in the exact tail is rounded to the tail's type before it is coded:
