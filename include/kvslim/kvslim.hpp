@@ -24,6 +24,7 @@
 #include <kvslim/run/decode.hpp>
 #include <kvslim/run/encode.hpp>
 #include <kvslim/run/evict.hpp>
+#include <kvslim/run/join.hpp>
 #include <kvslim/run/merge_attention.hpp>
 #include <kvslim/run/observe.hpp>
 #include <kvslim/run/recompress.hpp>

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
 # Fuzzes both parsers with sanitizers for the given seconds each (default 600), starting from the kept seeds. Needs clang with compiler-rt.
+# Random lives of stored caches are a program of their own: build/tests/fuzz/fuzz_life --seconds 7200 --seed 1.
 set -eu
 cd "$(dirname "$0")/../.."
 seconds=${1:-600}
