@@ -66,6 +66,35 @@ __device__ inline void write_lse(attend_request<cuda_space> const& a, index_t ro
   a.lse[row] = a.base2 ? lse * 1.44269504f : lse;
 }
 
+/// What heads [first, first + heads) of a row get from a cache that was never filled, or this split
+/// of it.
+__device__ inline void write_nothing(extents const& e, attend_request<cuda_space> const& a,
+                                     attend_cut const& x, index_t r, index_t first, int heads,
+                                     index_t split, float* partials) {
+  index_t const s = r / e.kv_heads - a.first_sequence, width = e.value_width();
+  for (int h = 0; h < heads; ++h) {
+    query_place const at(x, r % e.kv_heads, first + h);
+    float* const to =
+        x.splits == 1
+            ? nullptr
+            : partials + (((r - x.first_row) * x.virtual_heads + first + h) * x.splits + split) *
+                             partial_floats(e);
+    for (index_t d = threadIdx.x; d < width; d += attend_threads) {
+      if (x.splits > 1)
+        to[d] = 0.0f;
+      else
+        a.out.put(s, at.head, at.token, d, 0.0f);
+    }
+    if (threadIdx.x != 0) continue;
+    if (x.splits > 1) {
+      to[width] = -INFINITY;
+      to[width + 1] = to[width + 2] = 0.0f;
+    } else {
+      write_lse(a, at.row(a, s), a.sink_logits != nullptr ? a.sink_logits[at.head] : -INFINITY);
+    }
+  }
+}
+
 /// One block's work. For scores a thread is a slot; for values a thread is a channel, all slots of
 /// the step one after the other (of a part of them where V has few channels).
 template <int Heads, class Packed>
@@ -78,6 +107,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   if (a.active != nullptr && a.active[s] == 0) return;
   int const dim = static_cast<int>(e.head_dim), width = static_cast<int>(e.value_width());
   int const heads = static_cast<int>(min(Heads, x.virtual_heads - first));
+  if (!is_filled(packed)) return write_nothing(e, a, x, r, first, heads, split, partials);
   int const thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
             warp = thread / warp_threads, parts = value_parts(width);
   float* const q = shared;
@@ -105,7 +135,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
         a.window > 0 && a.window <= own ? own - static_cast<std::int32_t>(a.window) + 1 : 0;
   }
   bool const masked = row.holes > 0 || a.positions != nullptr || a.q.tokens > 1 || a.window > 0;
-  index_t const slots = is_filled(packed) ? index_t{row.slots} : 0;
+  index_t const slots = row.slots;
   index_t const share = round_up(div_up(slots, x.splits), run_tokens);
   index_t const begin = min(slots, split * share), end = min(slots, begin + share);
   auto const logits_of = [&](int h) {
