@@ -41,10 +41,13 @@ struct scene {
   }
 };
 
-/// The stored bytes; room for three more tokens.
+/// Room for three more tokens; padding leaves gaps, so positions are stored.
+inline constexpr plan_options options{.append_tokens = 3, .positions = true};
+
+/// The stored bytes.
 template <class Policy, class View>
 std::vector<std::byte> stored(scene const& at, Policy const& policy, View const& view) {
-  data::compressed const run(policy, at.ragged(view), at.evidence(), {.append_tokens = 3});
+  data::compressed const run(policy, at.ragged(view), at.evidence(), options);
   INFO(run.result.message);
   REQUIRE(run.result.ok());
   CHECK(run.intact());
@@ -107,12 +110,12 @@ void method(Policy const& policy) {
   data::layouts<T> source(at.c);
   auto const expected = stored(at, policy, source.dense());
   auto const view = at.ragged(layout_of<Row % 7>(source));
-  data::compressed const run(policy, view, at.evidence(), {.append_tokens = 3});
+  data::compressed const run(policy, view, at.evidence(), options);
   REQUIRE(run.result.ok());
   REQUIRE(run.packed.bytes() == expected.size());
   CHECK(std::memcmp(run.storage.data(), expected.data(), expected.size()) == 0);
   CHECK(oracle::attend_error(run.packed, at.c, 2) <= tolerance::attend);
-  data::room const reader(policy, view.extents(), {.append_tokens = 3});
+  data::room const reader(policy, view.extents(), options);
   std::vector<std::byte> bytes(serialized_bytes(run.packed));
   REQUIRE(serialize(run.packed, bytes.data(), bytes.size()).ok());
   REQUIRE(deserialize(bytes.data(), bytes.size(), reader.packed).ok());
