@@ -18,8 +18,8 @@ constexpr std::array kinds{family::quantized, family::evicted, family::evicted_w
                            family::merged, family::combined};
 
 /// Lengths in units of a small letter, so that a label's box is known: the plot's inside is about
-/// 91 letters wide and 32 lines high.
-constexpr double letters = 91, lines = 32;
+/// 95 letters wide and 32 lines high.
+constexpr double letters = 95, lines = 32;
 
 /// Both axes of the plot, logarithmic.
 struct axes {
@@ -27,7 +27,7 @@ struct axes {
 
   explicit axes(std::vector<result> const& all) {
     for (std::size_t m = 1; m < all.size(); ++m) {
-      most_ratio = std::max(most_ratio, all[m].ratio * 1.3);
+      most_ratio = std::max(most_ratio, all[m].ratio * 1.5);
       least_kl = std::min(least_kl, std::max(all[m].kl, 1e-9) / 2);
       most_kl = std::max(most_kl, all[m].kl * 2);
     }
@@ -62,9 +62,11 @@ bool is_best(std::vector<result> const& all, std::size_t i) {
   });
 }
 
-/// A free box for a label of that many letters near p; none if everything near it is taken.
-std::optional<box> find_spot(point p, double width, std::vector<box> const& taken) {
-  for (double away : {0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0})
+/// A free box for a label of that many letters, at most `most_away` lines from p; none if all of
+/// that is taken.
+std::optional<box> find_spot(point p, double width, double most_away,
+                             std::vector<box> const& taken) {
+  for (double away = 0.0; away <= most_away; away += 1.0)
     for (double up : {1.0, -1.0})
       for (double aside : {1.3, -1.3 - width, 1.3 + away, -1.3 - away - width}) {
         double const left = p.x + aside, y = p.y + up * away;
@@ -137,12 +139,13 @@ void write_plot_data(std::string const& path, std::vector<method> const& list,
             [&](std::size_t a, std::size_t b) { return results[a].ratio < results[b].ratio; });
   out << "\n\n# the best points\n";
   for (auto m : best) write(m);
-  // The best points' labels first, so that they find room; one that finds none is left out.
+  // The best points' labels first, so that they find room; one that finds none nearby is left out.
   best.insert(best.end(), rest.begin(), rest.end());
   std::ostringstream right_of_points, left_of_points, leaders;
   for (auto m : best) {
     auto const p = place(m);
-    auto const found = find_spot(p, static_cast<double>(list[m].name.size()), taken);
+    auto const found = find_spot(p, static_cast<double>(list[m].name.size()),
+                                 is_best(results, m) ? 6.0 : 2.0, taken);
     if (!found) continue;
     taken.push_back(*found);
     bool const is_left = found->right < p.x;
