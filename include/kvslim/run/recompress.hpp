@@ -35,6 +35,8 @@ template <class Plan, class From, class To>
   if (auto const s = plan.check(); !s) return s;
   if (from.storage() == nullptr || to.storage() == nullptr)
     return fail(errc::invalid_pointer, "kvslim: recompress was given a null pointer");
+  if (overlap(from.storage(), from.size(), to.storage(), to.size()))
+    return fail(errc::invalid_pointer, "kvslim: recompress's caches overlap");
   auto const& a = from.extents();
   auto const& b = plan.extents();
   if (a.sequences != b.sequences || a.kv_heads != b.kv_heads || a.head_dim != b.head_dim ||

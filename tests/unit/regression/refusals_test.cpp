@@ -208,6 +208,7 @@ TEST_CASE("memory that is misaligned is refused by every verb", "[regression][re
   // A buffer that overlaps the cache, from both sides.
   CHECK(serialize(c.packed, c.storage.data(), c.storage.size()).code == errc::invalid_pointer);
   CHECK(deserialize(c.storage.data(), c.packed.bytes(), c.packed).code != errc::ok);
+  CHECK(recompress(cpu{}, c.plan, c.packed, c.packed, c.scratch).code == errc::invalid_pointer);
 }
 
 TEST_CASE("tables that are null, short or empty are refused before a row is read",
