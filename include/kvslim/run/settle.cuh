@@ -67,6 +67,31 @@ __device__ void drop_oldest_by_warp(Packed const& packed, index_t r) {
   return end;
 }
 
+/// close_tail(), by a warp.
+template <class Packed>
+__device__ void close_tail_by_warp(Packed const& packed, index_t r, float* rows) {
+  packed_row& x = packed.raw_row(r);
+  std::int32_t* const positions = packed.stored_positions(r);
+  int const lane = lane_of_warp();
+  for (index_t slot = index_t{x.slots} - 1; slot >= x.key_coded; --slot) {
+    if (positions[slot] != empty_slot) continue;
+    auto const keys = packed.keys(r);
+    auto const values = packed.values(r);
+    for (index_t to = slot; to > x.key_coded; --to) {
+      load_slots(keys, to - 1, 1, rows);
+      load_slots(values, to - 1, 1, rows + keys.dim);
+      __syncwarp();
+      store_exact(keys, to, rows);
+      if constexpr (!Packed::layout_type::shares_keys) store_exact(values, to, rows + keys.dim);
+      if (lane == 0) move_sides(packed, r, to - 1, to);
+      __syncwarp();
+    }
+    if (lane == 0) positions[x.key_coded] = empty_slot;
+    __syncwarp();
+    drop_oldest_by_warp(packed, r);
+  }
+}
+
 /// settle_into_holes(), by a warp.
 template <class Packed>
 __device__ void settle_into_holes_by_warp(Packed const& packed, index_t r, float* rows) {
@@ -75,14 +100,11 @@ __device__ void settle_into_holes_by_warp(Packed const& packed, index_t r, float
   index_t const keep_exact = layout.key_sizes(x.capacity).keep_exact;
   std::int32_t* const positions = packed.stored_positions(r);
   int const lane = lane_of_warp();
+  close_tail_by_warp(packed, r, rows);
   index_t search = 0;  // no hole before it
   for (;;) {
     index_t const oldest = x.key_coded;
     if (x.slots - keep_exact <= oldest) return;
-    if (positions[oldest] == empty_slot) {
-      drop_oldest_by_warp(packed, r);
-      continue;
-    }
     search = find_hole(positions, search, oldest);
     auto const keys = packed.keys(r);
     auto const values = packed.values(r);

@@ -95,6 +95,28 @@ KVSLIM_HD inline void settle_counts(Packed const& packed, index_t r) {
   advance(x.value_head, x.value_coded, value, layout.value_sizes(x.capacity));
 }
 
+/// Closes holes of the exact tail, so that they tie up no slots: older exact tokens move one place
+/// up and the oldest place falls free. `rows` holds a K and a V row.
+template <class Packed>
+KVSLIM_HD inline void close_tail(Packed const& packed, index_t r, float* rows) {
+  packed_row& x = packed.raw_row(r);
+  std::int32_t* const positions = packed.stored_positions(r);
+  for (index_t slot = index_t{x.slots} - 1; slot >= x.key_coded; --slot) {
+    if (positions[slot] != empty_slot) continue;
+    auto const keys = packed.keys(r);
+    auto const values = packed.values(r);
+    for (index_t to = slot; to > x.key_coded; --to) {
+      keys.load(to - 1, rows);
+      values.load(to - 1, rows + keys.dim);
+      keys.store(to, rows);
+      values.store(to, rows + keys.dim);
+      move_sides(packed, r, to - 1, to);
+    }
+    positions[x.key_coded] = empty_slot;
+    drop_oldest(packed, r);
+  }
+}
+
 /// Settles a row some of whose slots are holes, where codecs rewrite: the oldest exact token takes
 /// a hole's place, or the next place behind the coded ones. `rows` holds a K and a V row.
 template <class Packed>
@@ -103,13 +125,10 @@ KVSLIM_HD inline void settle_into_holes(Packed const& packed, index_t r, float* 
   auto const& layout = packed.layout();
   index_t const keep_exact = layout.key_sizes(x.capacity).keep_exact;
   std::int32_t const* const positions = packed.stored_positions(r);
+  close_tail(packed, r, rows);
   index_t search = 0;  // no hole before it
   while (x.slots - keep_exact > x.key_coded) {
     index_t const oldest = x.key_coded;
-    if (positions[oldest] == empty_slot) {
-      drop_oldest(packed, r);
-      continue;
-    }
     while (search < x.key_coded && positions[search] != empty_slot) ++search;
     auto const keys = packed.keys(r);
     auto const values = packed.values(r);

@@ -205,3 +205,23 @@ TEST_CASE("evict and choose_victims refuse, and change nothing", "[evict]") {
   data::buffer group_scratch(victim_bytes(group.plan));
   CHECK(refused(group.plan, group.packed, group_scratch, victims) == errc::unsupported);
 }
+
+TEST_CASE("a token that leaves the exact tail gives its slot back when the tail settles",
+          "[evict][settle]") {
+  data::cache const c({.sequences = 2, .kv_heads = 2, .group = 2, .tokens = 90, .head_dim = 16});
+  // Nothing is recent: the victims come from blocks and from the tail of 24 alike.
+  data::compressed const run(
+      pipeline{knorm{}, top_k{{.budget = 40}}, int_per_token<8>{{.residual = 24}}}, c.view(),
+      evidence<>{}, {.append_tokens = 1, .evicts = true});
+  REQUIRE(run.result.ok());
+  data::life life(run.packed, c);
+  for (index_t done = 0; done < 400; done += 20) {
+    decode_at_budget(run, life, 20);
+    for (index_t r = 0; r < 4; ++r) {
+      CHECK(run.packed.slots(r / 2, r % 2) == 40);
+      CHECK(run.packed.tokens(r / 2, r % 2) == 40);
+    }
+    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
+    CHECK(life.storage_error() <= 0.05);
+  }
+}
