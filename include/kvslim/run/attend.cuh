@@ -66,12 +66,14 @@ __device__ inline void write_lse(attend_request<cuda_space> const& a, index_t ro
   a.lse[row] = a.base2 ? lse * 1.44269504f : lse;
 }
 
-/// What heads [first, first + heads) of a row get from a cache that was never filled, or this split
-/// of it.
+/// What a block writes if the cache was never filled.
 __device__ inline void write_nothing(extents const& e, attend_request<cuda_space> const& a,
-                                     attend_cut const& x, index_t r, index_t first, int heads,
-                                     index_t split, float* partials) {
+                                     attend_cut const& x, float* partials) {
+  index_t const item = blockIdx.x, split = item % x.splits, work = item / x.splits;
+  index_t const r = x.first_row + work / x.pieces, first = work % x.pieces * x.piece_heads;
   index_t const s = r / e.kv_heads - a.first_sequence, width = e.value_width();
+  if (a.active != nullptr && a.active[s] == 0) return;
+  int const heads = static_cast<int>(min(x.piece_heads, x.virtual_heads - first));
   for (int h = 0; h < heads; ++h) {
     query_place const at(x, r % e.kv_heads, first + h);
     float* const to =
@@ -107,7 +109,6 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   if (a.active != nullptr && a.active[s] == 0) return;
   int const dim = static_cast<int>(e.head_dim), width = static_cast<int>(e.value_width());
   int const heads = static_cast<int>(min(Heads, x.virtual_heads - first));
-  if (!is_filled(packed)) return write_nothing(e, a, x, r, first, heads, split, partials);
   int const thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
             warp = thread / warp_threads, parts = value_parts(width);
   float* const q = shared;
@@ -282,6 +283,7 @@ template <class Packed>
 KVSLIM_DETAIL_KERNEL void __launch_bounds__(attend_threads)
     attend_kernel(Packed packed, attend_request<cuda_space> a, attend_cut x, float* partials) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
+  if (!is_filled(packed)) return write_nothing(packed.extents(), a, x, partials);
   if (x.piece_heads == 8)
     attend_block<8>(packed, a, x, shared, partials);
   else if (x.piece_heads == 4)
