@@ -98,7 +98,14 @@ template <element Tail, affine_parameter Param>
   if constexpr (std::same_as<Param, f16>)
     most = mode == rounding::authors || bits == 1 ? 32752.0f : 65504.0f;
   constexpr float tail = largest_finite<Tail>();
-  return most < tail ? most : tail;
+  if constexpr (std::same_as<Tail, float>) {
+    return most;
+  } else {
+    if (most >= tail) return tail;
+    auto held = from_float<Tail>(most);  // what waits in the tail must not be rounded past it
+    if (to_float(held) > most) --held.bits;
+    return to_float(held);
+  }
 }
 
 /// The stored step of a group of `span` > 0. Where steps are stored coarsely, which is as bf16 and

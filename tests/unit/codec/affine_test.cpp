@@ -182,3 +182,19 @@ TEST_CASE("the largest ranges stay finite", "[affine]") {
   CHECK(detail::largest_affine<f16, float>(4, rounding::precise) == 65504.0f);  // the tail's
   CHECK(detail::largest_affine<e4m3, float>(4, rounding::precise) == 448.0f);
 }
+
+TEST_CASE("what an affine codec accepts is not rounded past its limit in the tail", "[affine]") {
+  auto const holds = []<class Tail, class Param>(Tail, Param) {
+    for (int const bits : {1, 2, 4, 8}) {
+      float const limit = detail::largest_affine<Tail, Param>(bits, rounding::precise);
+      CHECK(to_float(from_float<Tail>(limit)) == limit);
+      CHECK(is_finite(to_float(from_float<Param>(limit))));
+    }
+  };
+  holds(f16{}, f16{});
+  holds(bf16{}, f16{});
+  holds(0.0f, f16{});
+  holds(bf16{}, bf16{});
+  holds(f16{}, 0.0f);
+  CHECK(detail::largest_affine<bf16, f16>(8, rounding::precise) == 65280.0f);
+}
