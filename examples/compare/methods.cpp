@@ -50,6 +50,7 @@ void add_evicted(std::vector<method>& list, model const& m, snapkv const& snap) 
   add("Random 50 %", [](index_t t) { return pipeline{random_scores{}, keep(0.5, t)}; });
   add("Random 25 %", [](index_t t) { return pipeline{random_scores{}, keep(0.25, t)}; });
   add("Knorm 50 %", [](index_t t) { return pipeline{knorm{}, keep(0.5, t)}; });
+  add("KeyDiff 50 %", [](index_t t) { return pipeline{keydiff{}, keep(0.5, t)}; });
   add("SnapKV 50 %", [=](index_t t) { return pipeline{snap, keep(0.5, t)}; });
   add("SnapKV 25 %", [=](index_t t) { return pipeline{snap, keep(0.25, t)}; });
   add("SnapKV 12.5 %", [=](index_t t) { return pipeline{snap, keep(0.125, t)}; });

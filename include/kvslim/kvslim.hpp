@@ -33,6 +33,7 @@
 #include <kvslim/run/settle.hpp>
 #include <kvslim/score/given_scores.hpp>
 #include <kvslim/score/h2o.hpp>
+#include <kvslim/score/keydiff.hpp>
 #include <kvslim/score/knorm.hpp>
 #include <kvslim/score/random_scores.hpp>
 #include <kvslim/score/shared.hpp>
