@@ -5,11 +5,18 @@
 
     python3 train.py --text DIR [DIR ...] --out kvslim-reference.gguf --compile
 
-Needs torch, numpy and gguf (all on PyPI). --text takes folders of plain text (see MODEL_CARD.md for the Debian
-packages that the shipped model was trained on). Files whose path hash falls in 1/40 are held out. STAGES says how
-context and mixture change: looking back is learned first, on short sequences that are almost nothing but repeats (a model
-that has read text for 25 MB learns it far more slowly), then text and facts scattered in text, at growing length. What
-nobody can predict (the digits of a fact, the first copy of a string) carries no loss; what can be looked up does.
+Needs torch, numpy and gguf (all on PyPI). --text takes folders of plain text (see MODEL_CARD.md for
+the Debian packages that the shipped model was trained on). Files whose path hash falls in 1/40 are
+held out. FROM_SCRATCH says how context and mixture change: looking back is learned first, on short
+sequences that are almost nothing but repeats (a model that has read text for 25 MB learns it far
+more slowly), then text and facts scattered in text, at growing length. What nobody can predict (the
+digits of a fact, the first copy of a string) carries no loss; what can be looked up does.
+
+--from OLD.gguf starts from a model of the same width with fewer heads: a new KV head begins as the
+old one that its query heads used, rescaled to what they look for, and query heads that the old
+model lacks begin silent, so the new model first computes what the old one did. WARM_START then
+replaces FROM_SCRATCH. --minutes ends the training by the clock where that comes before --megabytes.
+
 A checkpoint (--state) is written every few minutes, and training continues from it when it exists.
 """
 import argparse, glob, json, math, os, time, zlib
@@ -18,14 +25,21 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-LAYERS, WIDTH, Q_HEADS, KV_HEADS, HEAD_DIM, FFN, VOCAB, CONTEXT = 6, 192, 4, 1, 64, 512, 256, 2048
+LAYERS, WIDTH, HEAD_DIM, FFN, VOCAB, CONTEXT = 6, 192, 64, 512, 256, 2048
 ROPE_BASE = 10000.0
-# (share of all bytes at which the stage ends, context, bytes a step, share of rows: text, copies, pairs; the rest is facts)
-STAGES = [(0.08, 128, 4096, (0.15, 0.40, 0.35)), (0.30, 256, 8192, (0.40, 0.08, 0.12)), (0.52, 512, 8192, (0.42, 0.04, 0.20)),
-          (0.75, 1024, 8192, (0.46, 0.03, 0.15)), (1.01, 2048, 8192, (0.50, 0.03, 0.10))]
+# (share of the training at which the stage ends, context, bytes a step,
+#  share of rows: text, copies, pairs; the rest is facts)
+FROM_SCRATCH = [
+    (0.08, 128, 4096, (0.15, 0.40, 0.35)),
+    (0.30, 256, 8192, (0.40, 0.08, 0.12)),
+    (0.52, 512, 8192, (0.42, 0.04, 0.20)),
+    (0.75, 1024, 8192, (0.46, 0.03, 0.15)),
+    (1.01, 2048, 8192, (0.50, 0.03, 0.10)),
+]
+WARM_START = [(0.25, 1024, 8192, (0.46, 0.03, 0.15)), (1.01, 2048, 8192, (0.50, 0.03, 0.10))]
 # Loss weights of an answer's digits: the first decides whose code it is, the others follow from it.
 ANSWER = np.array([10, 2, 2, 2, 2], np.float32)
-BOS = 0  # byte 0 opens every sequence: it never occurs in text and gives attention a place to rest
+BOS = 0  # byte 0 opens every sequence: it never occurs in text and is where attention can rest
 
 
 def rope_tables(length):
@@ -34,7 +48,8 @@ def rope_tables(length):
     return angle.cos(), angle.sin()
 
 
-def rotate(x, cos, sin):  # half-split pairs in training; export permutes to the interleaved pairs GGUF expects
+def rotate(x, cos, sin):
+    """Half-split pairs in training; export permutes to the interleaved pairs GGUF expects."""
     a, b = x.float().chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
 
@@ -50,32 +65,41 @@ class Norm(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self):
+    def __init__(self, q_heads, kv_heads):
         super().__init__()
         linear = lambda i, o: nn.Linear(i, o, bias=False)
+        self.q_heads, self.kv_heads = q_heads, kv_heads
         self.attn_norm, self.ffn_norm = Norm(), Norm()
-        self.q, self.k, self.v = linear(WIDTH, Q_HEADS * HEAD_DIM), linear(WIDTH, KV_HEADS * HEAD_DIM), linear(WIDTH, KV_HEADS * HEAD_DIM)
-        self.o = linear(Q_HEADS * HEAD_DIM, WIDTH)
+        self.q = linear(WIDTH, q_heads * HEAD_DIM)
+        self.k = linear(WIDTH, kv_heads * HEAD_DIM)
+        self.v = linear(WIDTH, kv_heads * HEAD_DIM)
+        self.o = linear(q_heads * HEAD_DIM, WIDTH)
         self.gate, self.up, self.down = linear(WIDTH, FFN), linear(WIDTH, FFN), linear(FFN, WIDTH)
 
-    def forward(self, x, cos, sin):
+    def heads(self, x, cos, sin):
+        """Queries, keys and values, (batch, query head, position, dimension) each."""
         b, t, _ = x.shape
         h = self.attn_norm(x)
-        q = rotate(self.q(h).view(b, t, Q_HEADS, HEAD_DIM).transpose(1, 2), cos, sin)
-        k = rotate(self.k(h).view(b, t, KV_HEADS, HEAD_DIM).transpose(1, 2), cos, sin)
-        v = self.v(h).view(b, t, KV_HEADS, HEAD_DIM).transpose(1, 2)
-        k, v = k.expand(b, Q_HEADS, t, HEAD_DIM), v.expand(b, Q_HEADS, t, HEAD_DIM)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.o(y.transpose(1, 2).reshape(b, t, -1))
+        split = lambda y, n: y.view(b, t, n, HEAD_DIM).transpose(1, 2)
+        q = rotate(split(self.q(h), self.q_heads), cos, sin)
+        k = rotate(split(self.k(h), self.kv_heads), cos, sin)
+        v = split(self.v(h), self.kv_heads)
+        group = self.q_heads // self.kv_heads
+        return q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+
+    def forward(self, x, cos, sin):
+        y = F.scaled_dot_product_attention(*self.heads(x, cos, sin), is_causal=True)
+        x = x + self.o(y.transpose(1, 2).flatten(2))
         h = self.ffn_norm(x)
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
 
 class Model(nn.Module):
-    def __init__(self):
+    def __init__(self, q_heads, kv_heads):
         super().__init__()
+        self.q_heads, self.kv_heads = q_heads, kv_heads
         self.embed = nn.Embedding(VOCAB, WIDTH)
-        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
+        self.layers = nn.ModuleList(Layer(q_heads, kv_heads) for _ in range(LAYERS))
         self.norm = Norm()
         self.head = nn.Linear(WIDTH, VOCAB, bias=False)
         for name, p in self.named_parameters():
@@ -92,7 +116,82 @@ class Model(nn.Module):
         return self.head(self.norm(x)).float()
 
 
-# ---- optimiser: Muon for matrices (orthogonalised momentum, Jordan 2024), AdamW for the rest -------------------
+# ---- warm start ----------------------------------------------------------------------------------
+
+# A parameter's name here, and its tensor's in a GGUF file; a layer's come after "blk.<number>.".
+TENSORS = {"embed.weight": "token_embd.weight", "norm.weight": "output_norm.weight",
+           "head.weight": "output.weight"}
+LAYER_TENSORS = {"attn_norm": "attn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v",
+                 "o": "attn_output", "ffn_norm": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up",
+                 "down": "ffn_down"}
+for _i in range(LAYERS):
+    for _name, _tensor in LAYER_TENSORS.items():
+        TENSORS[f"layers.{_i}.{_name}.weight"] = f"blk.{_i}.{_tensor}.weight"
+
+
+def read_gguf(path):
+    """The parameters in a file that `export` wrote, and its numbers of query and KV heads."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    count = lambda key: int(reader.fields[f"llama.attention.{key}"].parts[-1][0])
+    data = {t.name: torch.from_numpy(np.array(t.data, np.float32)) for t in reader.tensors}
+    params = {name: data[tensor] for name, tensor in TENSORS.items()}
+    for name, w in params.items():
+        if name.endswith((".q.weight", ".k.weight")):
+            pairs = w.view(-1, HEAD_DIM // 2, 2, WIDTH)
+            params[name] = pairs.transpose(1, 2).reshape(w.shape)
+    return params, count("head_count"), count("head_count_kv")
+
+
+@torch.no_grad()
+def widen(model, path, noise):
+    """Deals an old model's query heads evenly to the model's KV heads; without noise, it computes
+    the same.
+
+    Only products matter, query times key and output times value: so a KV head's keys are scaled,
+    one RoPE pair at a time, until its queries and keys are equally large, and so are its values, by
+    a singular value decomposition. What its query heads ignore thus becomes small in its cache.
+    Each head also gets a basis of its own, as if it had been drawn on its own: its RoPE pairs are
+    turned by random angles, its values by a random rotation. Copies part slowly all the same, so
+    every KV head gets noise: `noise` times the size of its keys, half as much for values.
+    """
+    old, old_q, old_kv = read_gguf(path)
+    kv, group, kept = model.kv_heads, model.q_heads // model.kv_heads, old_q // model.kv_heads
+    if old_q % kv or kv % old_kv or kept > group:
+        raise SystemExit(f"{old_q} query heads over {old_kv} do not fit {model.q_heads} over {kv}")
+    for name, p in model.named_parameters():
+        if name.split(".")[-2] not in "qkvo":
+            p.copy_(old[name])
+    for i, layer in enumerate(model.layers):
+        q, k, v, o = (old[f"layers.{i}.{name}.weight"] for name in "qkvo")
+        layer.o.weight.zero_()
+        for j in range(kv):
+            source = slice(j * old_kv // kv * HEAD_DIM, (j * old_kv // kv + 1) * HEAD_DIM)
+            taken = slice(j * kept * HEAD_DIM, (j + 1) * kept * HEAD_DIM)
+            own = slice(j * HEAD_DIM, (j + 1) * HEAD_DIM)
+            first = slice(j * group * HEAD_DIM, (j * group + kept) * HEAD_DIM)
+            size = lambda w: (w * layer.attn_norm.weight).view(
+                -1, 2, HEAD_DIM // 2, WIDTH).square().mean((0, 1, 3)).sqrt()
+            scale = (size(q[taken]) / size(k[source])).sqrt().repeat(2)[:, None]
+            angle = 2 * math.pi * torch.rand(HEAD_DIM // 2)
+            turn = lambda w: rotate(w.view(-1, HEAD_DIM, WIDTH).transpose(1, 2), angle.cos(),
+                                    angle.sin()).transpose(1, 2).flatten(0, 1)
+            layer.q.weight[first] = turn(q[taken] / scale.repeat(kept, 1))
+            layer.k.weight[own] = turn(k[source] * scale)
+            parts = o[:, taken].view(WIDTH, kept, HEAD_DIM).transpose(0, 1).flatten(0, 1)
+            left, root, right = torch.linalg.svd(parts @ v[source], full_matrices=False)
+            root = root[:HEAD_DIM].sqrt()
+            values = root[:, None] * right[:HEAD_DIM]
+            basis = torch.linalg.qr(torch.randn(HEAD_DIM, HEAD_DIM))[0]
+            layer.v.weight[own] = basis @ values
+            parts = (left[:, :HEAD_DIM] * root) @ basis.T
+            layer.o.weight[:, first] = parts.view(kept, WIDTH, HEAD_DIM).transpose(0, 1).flatten(1)
+            for w, size in ((layer.k.weight[own], noise), (layer.v.weight[own], noise / 2)):
+                w += torch.randn_like(w) * w.square().mean().sqrt() * size
+
+
+# ---- optimiser: Muon for matrices (orthogonalised momentum, Jordan 2024), AdamW for the rest -----
 
 
 def orthogonalise(g):
@@ -119,7 +218,7 @@ class Muon:
             p.mul_(1 - lr * 0.02).add_(update, alpha=-lr * 0.2 * math.sqrt(max(p.shape)))
 
 
-# ---- data ------------------------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------
 
 
 def load_text(folders):
@@ -137,7 +236,8 @@ def word(rng, held):
     """A pronounceable name. Names whose hash is 0 mod 8 never appear in training."""
     while True:
         n = rng.integers(2, 4)
-        w = "".join("bdfgklmnprstvz"[rng.integers(14)] + "aeiou"[rng.integers(5)] for _ in range(n)) + "nrslk"[rng.integers(5)]
+        pairs = ["bdfgklmnprstvz"[rng.integers(14)] + "aeiou"[rng.integers(5)] for _ in range(n)]
+        w = "".join(pairs) + "nrslk"[rng.integers(5)]
         if (zlib.crc32(w.encode()) % 8 == 0) == held:
             return w
 
@@ -148,14 +248,17 @@ def code(rng):
 
 class Builder:
     def __init__(self, length):
-        self.tokens, self.weight, self.left = [np.array([BOS], np.uint8)], [np.zeros(1, np.float32)], length - 1
+        self.tokens, self.weight = [np.array([BOS], np.uint8)], [np.zeros(1, np.float32)]
+        self.left = length - 1
 
     def add(self, data, weight):
         if isinstance(data, str):
             data = np.frombuffer(data.encode(), np.uint8)
         data = data[: self.left]
+        if np.ndim(weight) == 0:
+            weight = np.full(len(data), weight)
         self.tokens.append(data)
-        self.weight.append(np.broadcast_to(np.asarray(weight, np.float32), len(data)) if np.ndim(weight) == 0 else weight[: len(data)])
+        self.weight.append(weight[: len(data)].astype(np.float32))
         self.left -= len(data)
 
     def done(self):
@@ -177,10 +280,11 @@ def sample_copy(text, rng, length):
     """A few random strings, over and over in random order."""
     b = Builder(length)
     letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz0123456789", np.uint8)
-    strings = [rng.choice(letters, int(rng.integers(4, 14))) for _ in range(int(rng.integers(1, max(3, length // 64) + 1)))]
+    count = int(rng.integers(1, max(3, length // 64) + 1))
+    strings = [rng.choice(letters, int(rng.integers(4, 14))) for _ in range(count)]
     known = set()
     while b.left > 0:
-        i = int(rng.integers(len(strings)))
+        i = int(rng.integers(count))
         b.add(" ", 0.1)
         b.add(strings[i][:1], 0.1)
         b.add(strings[i][1:], 1.0 if i in known else 0.0)
@@ -191,10 +295,11 @@ def sample_copy(text, rng, length):
 def sample_pairs(text, rng, length):
     """A table of names and codes whose lines come again and again."""
     b = Builder(length)
-    table = [(word(rng, False), code(rng)) for _ in range(int(rng.integers(1, max(3, length // 64) + 1)))]
+    count = int(rng.integers(1, max(3, length // 64) + 1))
+    table = [(word(rng, False), code(rng)) for _ in range(count)]
     known = set()
     while b.left > 0:
-        i = int(rng.integers(len(table)))
+        i = int(rng.integers(count))
         b.add("\n" + table[i][0] + " ", 0.1)
         b.add(table[i][1], ANSWER if i in known else 0.0)
         known.add(i)
@@ -202,7 +307,7 @@ def sample_pairs(text, rng, length):
 
 
 def sample_recall(text, rng, length, facts=None, held=False):
-    """Facts scattered in filler, then every fact asked in random order, some again (several turns)."""
+    """Facts scattered in filler, every fact asked in random order, some again (several turns)."""
     if facts is None:
         most = max(1, length // 80)
         facts = int(np.exp(rng.uniform(0, np.log(most + 0.99))))
@@ -243,17 +348,18 @@ def batch(text, rng, length, rows, mixture):
     return tokens[:, :-1], tokens[:, 1:], weight[:, 1:]
 
 
-# ---- evaluation ------------------------------------------------------------------------------------------------
+# ---- evaluation ----------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def evaluate(model, held, length, rows=8, windows=24):
+def evaluate(model, held, length, rows=8, windows=24, trials=3):
     cos, sin = rope_tables(length)
     rng = np.random.default_rng(7)
     nll = count = 0.0
     for w in range(windows):
         at = int(w * (len(held) - length - 1) / windows)
-        t = torch.tensor(np.concatenate(([BOS], held[at : at + length])).astype(np.int64))[None]
+        t = np.concatenate(([BOS], held[at : at + length])).astype(np.int64)
+        t = torch.from_numpy(t)[None]
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(t[:, :-1], cos, sin)
         nll += F.cross_entropy(logits[0], t[0, 1:], reduction="sum").item()
@@ -261,7 +367,7 @@ def evaluate(model, held, length, rows=8, windows=24):
     result = {"length": length, "bits_per_byte": nll / count / math.log(2)}
     for name, facts in (("pass_key", 1), ("many_facts", max(2, length // 180))):
         right = asked = 0
-        for _ in range(3):
+        for _ in range(trials):
             made = [sample_recall(held, rng, length + 1, facts, True) for _ in range(rows)]
             t = torch.from_numpy(np.stack([m[0] for m in made]).astype(np.int64))
             answer = torch.from_numpy(np.stack([m[1] for m in made]) >= 2.0)[:, 1:]
@@ -276,14 +382,52 @@ def evaluate(model, held, length, rows=8, windows=24):
     return result
 
 
-# ---- export ----------------------------------------------------------------------------------------------------
+@torch.no_grad()
+def compare_heads(model, held, length=CONTEXT, windows=8, recent=64):
+    """How alike a layer's KV heads are, averaged over pairs of heads, layers and held-out windows.
+
+    key_cosine: between the two heads' keys of a position. key_likeness: whether keys alike in one
+    head are alike in the other, in whatever basis (linear CKA, Kornblith 2019; heads of a model
+    before training: 0.82). overlap: of the quarter of positions that the last `recent` queries
+    attend to most (0.25 is chance, 1 the same choice). norm_overlap: of the quarter with the
+    smallest keys.
+    """
+    cos, sin = rope_tables(length)
+    group, quarter = model.q_heads // model.kv_heads, length // 4
+    mask = torch.arange(length) > torch.arange(length - recent, length)[:, None]
+    heads = range(model.kv_heads)
+    found = []
+    for w in range(windows):
+        at = int(w * (len(held) - length - 1) / windows)
+        t = np.concatenate(([BOS], held[at : at + length - 1])).astype(np.int64)
+        x = model.embed(torch.from_numpy(t)[None])
+        for layer in model.layers:
+            q, k, _ = layer.heads(x, cos, sin)
+            logits = q[0, :, -recent:] @ k[0].transpose(1, 2) / math.sqrt(HEAD_DIM)
+            mass = logits.masked_fill(mask, -math.inf).softmax(-1).mean(1)
+            mass = mass.unflatten(0, (model.kv_heads, group)).mean(1)
+            keys = layer.k(layer.attn_norm(x))[0].unflatten(1, (model.kv_heads, HEAD_DIM))
+            keys = keys.transpose(0, 1)
+            norms = keys.norm(dim=2)
+            centred = keys - keys.mean(1, keepdim=True)
+            like = torch.einsum("atd,bte->abde", centred, centred).square().sum((2, 3))
+            keys = F.normalize(keys, dim=2)
+            best = [torch.zeros_like(mass).scatter(1, score.topk(quarter).indices, 1.0)
+                    for score in (mass, -norms)]
+            like = like / (like.diagonal() * like.diagonal()[:, None]).sqrt()
+            found += [((keys[a] * keys[b]).sum(1).mean(), like[a, b],
+                       *((s[a] * s[b]).sum() / quarter for s in best))
+                      for a in heads for b in heads if a < b]
+            x = layer(x, cos, sin)
+    mean = torch.tensor(found).mean(0).tolist()
+    return dict(zip(("key_cosine", "key_likeness", "overlap", "norm_overlap"), mean))
+
+
+# ---- export --------------------------------------------------------------------------------------
 
 
 def export(model, path, note):
     import gguf
-
-    def interleave(weight, heads):  # half-split rows to interleaved rows, as llama-architecture GGUF expects
-        return weight.reshape(heads, 2, HEAD_DIM // 2, -1).swapaxes(1, 2).reshape(heads * HEAD_DIM, -1)
 
     w = gguf.GGUFWriter(path, "llama")
     w.add_name("kvslim-reference")
@@ -293,8 +437,8 @@ def export(model, path, note):
     w.add_embedding_length(WIDTH)
     w.add_block_count(LAYERS)
     w.add_feed_forward_length(FFN)
-    w.add_head_count(Q_HEADS)
-    w.add_head_count_kv(KV_HEADS)
+    w.add_head_count(model.q_heads)
+    w.add_head_count_kv(model.kv_heads)
     w.add_key_length(HEAD_DIM)
     w.add_value_length(HEAD_DIM)
     w.add_rope_dimension_count(HEAD_DIM)
@@ -303,22 +447,12 @@ def export(model, path, note):
     w.add_vocab_size(VOCAB)
     w.add_tokenizer_model("no_vocab")
     w.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    p = {k: v.detach().float().numpy() for k, v in model.state_dict().items()}
-    half = lambda name: p[name].astype(np.float16)
-    w.add_tensor("token_embd.weight", half("embed.weight"))
-    w.add_tensor("output_norm.weight", p["norm.weight"])
-    w.add_tensor("output.weight", half("head.weight"))
-    for i in range(LAYERS):
-        a, b = f"layers.{i}.", f"blk.{i}."
-        w.add_tensor(b + "attn_norm.weight", p[a + "attn_norm.weight"])
-        w.add_tensor(b + "attn_q.weight", interleave(half(a + "q.weight"), Q_HEADS))
-        w.add_tensor(b + "attn_k.weight", interleave(half(a + "k.weight"), KV_HEADS))
-        w.add_tensor(b + "attn_v.weight", half(a + "v.weight"))
-        w.add_tensor(b + "attn_output.weight", half(a + "o.weight"))
-        w.add_tensor(b + "ffn_norm.weight", p[a + "ffn_norm.weight"])
-        w.add_tensor(b + "ffn_gate.weight", half(a + "gate.weight"))
-        w.add_tensor(b + "ffn_up.weight", half(a + "up.weight"))
-        w.add_tensor(b + "ffn_down.weight", half(a + "down.weight"))
+    params = model.state_dict()
+    for name, tensor in TENSORS.items():
+        p = params[name].float()
+        if name.endswith((".q.weight", ".k.weight")):  # half-split rows to interleaved rows
+            p = p.view(-1, 2, HEAD_DIM // 2, WIDTH).transpose(1, 2).reshape(p.shape)
+        w.add_tensor(tensor, p.numpy().astype(np.float16 if p.ndim == 2 else np.float32))
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()
@@ -327,12 +461,18 @@ def export(model, path, note):
 
 def main():
     ap = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    ap.add_argument("--text", nargs="+", required=True)
-    ap.add_argument("--out", required=True)
-    ap.add_argument("--state", default="state.pt")
-    ap.add_argument("--megabytes", type=float, default=30)
+    ap.add_argument("--text", nargs="+", required=True, help="folders of plain text")
+    ap.add_argument("--out", required=True, help="the GGUF file to write")
+    ap.add_argument("--from", dest="old", help="a GGUF of this script, with fewer heads, to widen")
+    ap.add_argument("--noise", type=float, default=1.0, help="each KV head's own, with --from")
+    ap.add_argument("--q-heads", type=int, default=8)
+    ap.add_argument("--kv-heads", type=int, default=4)
+    ap.add_argument("--state", default="state.pt", help="the checkpoint")
+    ap.add_argument("--megabytes", type=float, default=30, help="how much to read")
+    ap.add_argument("--minutes", type=float, default=math.inf, help="how long to train at most")
     ap.add_argument("--threads", type=int, default=2)
     ap.add_argument("--lr", type=float, default=0.003)
+    ap.add_argument("--decay", type=float, default=0.2, help="share at the end where --lr falls")
     ap.add_argument("--compile", action="store_true")
     args = ap.parse_args()
     torch.set_num_threads(args.threads)
@@ -340,55 +480,74 @@ def main():
     rng = np.random.default_rng(1)
     text, held = load_text(args.text)
     print(f"text {len(text)} bytes, held out {len(held)} bytes", flush=True)
-    model = Model()
+    model = Model(args.q_heads, args.kv_heads)
     print(f"{sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
-    others = [p for n, p in model.named_parameters() if not (p.ndim == 2 and "layers" in n)]
-    muon, adam = Muon(matrices), torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.95), weight_decay=0.0)
+    matrices, others = [], []
+    for name, p in model.named_parameters():
+        (matrices if p.ndim == 2 and "layers" in name else others).append(p)
+    muon, adam = Muon(matrices), torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=0.0)
     seen, spent = 0, 0.0
     if os.path.exists(args.state):
         s = torch.load(args.state, weights_only=False)
-        model.load_state_dict(s["model"]); adam.load_state_dict(s["adam"])
+        model.load_state_dict(s["model"])
+        adam.load_state_dict(s["adam"])
         muon.momentum, seen, spent, rng = s["muon"], s["seen"], s["spent"], s["rng"]
+    elif args.old:
+        widen(model, args.old, args.noise)
+    stages = WARM_START if args.old else FROM_SCRATCH
     forward = torch.compile(model, dynamic=False) if args.compile else model
     start, step, last = time.time() - spent, 0, spent
-    total = args.megabytes * 1e6
     recent = []
-    while seen < total:
-        share, used = seen / total, time.time() - start
-        length, step_bytes, mixture = next(stage[1:] for stage in STAGES if share < stage[0])
-        lr = min(1.0, (seen + 1) / 4e5) * min(1.0, (1 - share) / 0.2 + 0.03)
+
+    def save():
+        state = {"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.momentum,
+                 "seen": seen, "spent": time.time() - start, "rng": rng}
+        torch.save(state, args.state + ".new")
+        os.replace(args.state + ".new", args.state)
+        export(model, args.out, f"byte-level reference model of kvslim; {seen} bytes seen")
+
+    while True:
+        used = time.time() - start
+        share = max(seen / (args.megabytes * 1e6), used / (args.minutes * 60))
+        if share >= 1:
+            break
+        length, step_bytes, mixture = next(stage[1:] for stage in stages if share < stage[0])
+        lr = min(1.0, (seen + 1) / 4e5) * min(1.0, (1 - share) / args.decay + 0.03)
         tokens, target, weight = batch(text, rng, length, step_bytes // length, mixture)
         cos, sin = rope_tables(length)
         with torch.autocast("cpu", torch.bfloat16):
             logits = forward(tokens, cos, sin)
-            loss_all = F.cross_entropy(logits.view(-1, VOCAB), target.reshape(-1), reduction="none")
+            losses = F.cross_entropy(logits.view(-1, VOCAB), target.reshape(-1), reduction="none")
         w = weight.reshape(-1)
-        loss = (loss_all * w).sum() / w.sum()
+        loss = (losses * w).sum() / w.sum()
         loss.backward()
         muon.step(args.lr * lr)
         for group in adam.param_groups:
-            group["lr"] = 2e-3 * lr
+            group["lr"] = args.lr * lr * 2 / 3
         adam.step()
         model.zero_grad(set_to_none=True)
         with torch.no_grad():
-            plain = loss_all[: length * (max(1, int(tokens.shape[0] * mixture[0])))].mean().item() / math.log(2)
-            first, rest = (loss_all[w == k].mean().item() / math.log(2) for k in (ANSWER[0].item(), ANSWER[1].item()))
-        recent.append((plain, first, rest))
-        seen += tokens.numel(); step += 1
+            bits = losses / math.log(2)
+            plain = bits[: length * max(1, int(tokens.shape[0] * mixture[0]))]
+            first, others = (bits[w == size.item()] for size in ANSWER[:2])
+            recent.append([part.mean().item() for part in (plain, first, others)])
+        seen += tokens.numel()
+        step += 1
         if step % 100 == 0:
-            m = np.nanmean(np.array(recent[-100:]), axis=0)
-            print(f"{used/60:6.1f} min  {seen/1e6:7.2f} MB  length {length}  text {m[0]:.3f} bpb  first digit {m[1]:.3f}, others {m[2]:.3f} bits  lr {lr:.2f}  {seen/used:.0f} B/s", flush=True)
+            m = np.nanmean(recent[-100:], axis=0)
+            print(f"{used / 60:6.1f} min  {seen / 1e6:7.2f} MB  length {length}"
+                  f"  text {m[0]:.3f} bpb"
+                  f"  first digit {m[1]:.3f}, others {m[2]:.3f} bits"
+                  f"  lr {lr:.2f}  {seen / used:.0f} B/s", flush=True)
         if used - last > 400:
             last = used
-            print(json.dumps(evaluate(model, held, length)), flush=True)
-            torch.save({"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.momentum, "seen": seen,
-                        "spent": time.time() - start, "rng": rng}, args.state)
-            export(model, args.out, f"{seen} bytes seen")
+            found = evaluate(model, held, length) | compare_heads(model, held)
+            print(json.dumps(found), flush=True)
+            save()
+    save()
     for n in (512, CONTEXT):
         print(json.dumps(evaluate(model, held, n, windows=64)), flush=True)
-    torch.save({"model": model.state_dict(), "adam": adam.state_dict(), "muon": muon.momentum, "seen": seen, "spent": time.time() - start, "rng": rng}, args.state)
-    export(model, args.out, f"byte-level reference model of kvslim; {seen} bytes seen")
+    print(json.dumps(compare_heads(model, held)), flush=True)
 
 
 if __name__ == "__main__":
