@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/exec/cpu.hpp>
 #include <kvslim/ops/finite.hpp>
 #include <kvslim/store/packed_cache.hpp>
 
