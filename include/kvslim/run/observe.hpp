@@ -50,7 +50,7 @@ KVSLIM_HD inline void observe_slots(Scorer const& scorer, Packed const& packed, 
     if (positions[i] >= x.observed)
       columns[i] = scorer.born(place{r, positions[i], positions[i], x.tokens()});
   for (index_t t = 0; t < a.q.tokens; ++t) {
-    float mass[observe_run];
+    float mass[observe_run] = {};
     reduce_masses(a, Scorer::traits.heads, s, h * group, group, t, first, n, mass);
     std::int32_t const now = a.positions != nullptr
                                  ? a.positions[s * a.q.tokens + t]
