@@ -32,6 +32,7 @@
 extern "C" {
 void* __tsan_get_current_fiber(void);
 void* __tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void* fiber);
 void __tsan_switch_to_fiber(void* fiber, unsigned flags);
 void __tsan_acquire(void* at);
 void __tsan_release(void* at);
@@ -132,30 +133,23 @@ inline thread_state* running() { return running_thread.load(std::memory_order_re
 
 inline constexpr std::size_t stack_bytes = std::size_t{256} << 10, guard_bytes = 4096;
 
-/// Stacks of a block's threads, each above a guard page, and what a sanitizer knows of them; kept
-/// for the next launch.
+/// Stacks of a block's threads, each above a guard page; kept for the next launch.
 class stack_set {
  public:
   static constexpr std::size_t most_threads = 1024;
 
-  static stack_set* take() {
+  static std::unique_ptr<stack_set> take() {
     std::lock_guard const lock(mutex_);
-    if (free_.empty()) return new stack_set;
-    stack_set* const set = free_.back();
+    if (free_.empty()) return std::unique_ptr<stack_set>(new stack_set);
+    auto set = std::move(free_.back());
     free_.pop_back();
     return set;
   }
-  static void give(stack_set* set) {
+  static void give(std::unique_ptr<stack_set> set) {
     std::lock_guard const lock(mutex_);
-    free_.push_back(set);
+    free_.push_back(std::move(set));
   }
   [[nodiscard]] std::byte* stack(unsigned thread) { return slab_ + thread * stack_bytes; }
-  [[nodiscard]] void* sanitizer([[maybe_unused]] unsigned thread) {
-#if defined(KVSLIM_EMULATED_TSAN)
-    if (sanitizers_[thread] == nullptr) sanitizers_[thread] = __tsan_create_fiber(0);
-#endif
-    return sanitizers_[thread];
-  }
 
  private:
   stack_set() {
@@ -168,9 +162,8 @@ class stack_set {
   }
 
   static inline std::mutex mutex_;
-  static inline std::vector<stack_set*> free_;
+  static inline std::vector<std::unique_ptr<stack_set>> free_;
   std::byte* slab_ = nullptr;
-  void* sanitizers_[most_threads] = {};
 };
 
 /// The fibers of one block after another.
@@ -188,7 +181,9 @@ class thread_team {
       t.warp_barrier = &warps_[i / 32];
       t.team = this;
       t.stack = stacks_->stack(i);
-      t.sanitizer = stacks_->sanitizer(i);
+#if defined(KVSLIM_EMULATED_TSAN)
+      t.sanitizer = __tsan_create_fiber(0);
+#endif
       getcontext(&t.context);
       t.context.uc_stack.ss_sp = t.stack + guard_bytes;
       t.context.uc_stack.ss_size = stack_bytes - guard_bytes;
@@ -196,7 +191,13 @@ class thread_team {
       makecontext(&t.context, &thread_team::enter, 0);
     }
   }
-  ~thread_team() { stack_set::give(stacks_); }
+  ~thread_team() {
+#if defined(KVSLIM_EMULATED_TSAN)
+    // Not kept: what a barrier costs grows with all that there are.
+    for (thread_state& t : threads_) __tsan_destroy_fiber(t.sanitizer);
+#endif
+    stack_set::give(std::move(stacks_));
+  }
   thread_team(thread_team const&) = delete;
   thread_team& operator=(thread_team const&) = delete;
 
@@ -302,7 +303,7 @@ class thread_team {
   thread_state outside_;
   barrier block_;
   std::deque<barrier> warps_;
-  stack_set* stacks_ = nullptr;
+  std::unique_ptr<stack_set> stacks_;
   std::atomic<unsigned> live_, waiting_ = 0;
   void const* outside_bottom_ = nullptr;
   std::size_t outside_size_ = 0;
