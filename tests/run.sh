@@ -7,4 +7,4 @@ cd "$(dirname "$0")/.."
 sh cmake/packages.sh g++ cmake ninja-build catch2 nlohmann-json3-dev libcli11-dev pkg-config
 cmake -S . -B build -G Ninja -DKVSLIM_BUILD_BENCHMARKS=OFF
 cmake --build build
-ctest --test-dir build --output-on-failure --no-tests=error "$@"
+ctest --test-dir build --output-on-failure --no-tests=error -j "$(nproc)" "$@"
