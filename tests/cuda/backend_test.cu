@@ -25,9 +25,9 @@ struct problem {
 /// rounding may show in columns; or tokens alone, where rows are computed from others.
 enum class exactness { bytes, tokens };
 
-template <class Policy>
-void compare(problem const& p, char const* method, Policy const& policy, exactness exact,
-             index_t append = 5) {
+template <class Policy, class OnGpu>
+void compare_tables(problem const& p, char const* method, Policy const& policy, OnGpu const& on_gpu,
+                    exactness exact, index_t append = 5) {
   char name[128];
   std::snprintf(name, sizeof name, "%s, %s", p.name, method);
   cells const c(p.e, p.has, 5);
@@ -36,21 +36,47 @@ void compare(problem const& p, char const* method, Policy const& policy, exactne
   std::vector<float> scores(static_cast<std::size_t>(p.e.rows() * p.e.tokens));
   for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = static_cast<float>(i * 7919 % 211);
   device<float> const dscores(scores);
-  stored s(make_plan(policy, p.e,
-                     {.append_tokens = append,
-                      .positions = p.has.positions || p.has.valid,
-                      .biases = p.has.bias}));
+  plan_options const options{
+      .append_tokens = append, .positions = p.has.positions || p.has.valid, .biases = p.has.bias};
+  stored s(make_plan(policy, p.e, options));
   passed(s.plan.check(), name);
   s.compress(
       c, evidence{window_queries<>{q.on_host()}, token_scores<>{scores.data()}},
       evidence{window_queries<cuda_space>{q.on_gpu()}, token_scores<cuda_space>{dscores.get()}},
-      name);
+      name, make_plan(on_gpu, p.e, options));
   s.same(name, exact == exactness::bytes, exact == exactness::bytes);
   double error = 0.0;
   for (index_t const splits : {1, 3})
     error = std::max(
         error, attend_both(s, {.group = p.group, .splits = splits, .logits = splits == 1}, name));
   std::printf("  %-70s relative error of attention %.1e\n", name, error);
+}
+
+template <class Policy>
+void compare(problem const& p, char const* method, Policy const& policy, exactness exact,
+             index_t append = 5) {
+  compare_tables(p, method, policy, policy, exact, append);
+}
+
+/// Quotas that read a table: the same one in either memory.
+void tables(problem const& p) {
+  std::vector<std::int32_t> counts;
+  for (index_t r = 0; r < p.e.rows(); ++r) {
+    counts.push_back(static_cast<std::int32_t>(r * 37 % 90));
+  }
+  device<std::int32_t> const dcounts(counts);
+  auto const layers = p.e.sequences, heads = p.e.kv_heads;
+  auto const budgets = [&]<class Space>(Space, std::int32_t const* at) {
+    return pipeline{given_scores{}, head_table<Space>{{.counts = at,
+                                                       .layers = layers,
+                                                       .kv_heads = heads,
+                                                       .most = 90,
+                                                       .total = 90 * p.e.rows(),
+                                                       .sinks = 2,
+                                                       .recent = 5}}};
+  };
+  compare_tables(p, "head_table", budgets(host_space{}, counts.data()),
+                 budgets(cuda_space{}, dcounts.get()), exactness::bytes);
 }
 
 /// Quantizers, and one policy for every seam.
@@ -96,6 +122,7 @@ void every_method(problem const& p) {
                                 .bits = 0xb5}}},
               bytes);
   compare(p, "kvmerger", pipeline{given_scores{}, keep, kvmerger{{.threshold = 0.0f}}}, tokens);
+  tables(p);
 }
 
 void grouped(problem const& p) {

@@ -48,14 +48,21 @@ struct stored {
 
   template <class Cells, class EvidenceA, class EvidenceB>
   void compress(Cells const& c, EvidenceA const& host, EvidenceB const& device, char const* name) {
+    compress(c, host, device, name, plan);
+  }
+  /// The device's plan may name tables in its own memory.
+  template <class Cells, class EvidenceA, class EvidenceB, class PlanOnGpu>
+  void compress(Cells const& c, EvidenceA const& host, EvidenceB const& device, char const* name,
+                PlanOnGpu const& plan_on_gpu) {
     data::buffer const scratch(plan.workspace_bytes());
-    device_scratch const memory(plan.workspace_bytes());
+    device_scratch const memory(plan_on_gpu.workspace_bytes());
+    check(plan_on_gpu.packed_bytes() == plan.packed_bytes(), "the same sizes", name);
     passed(kvslim::compress(kvslim::cpu{}, plan, c.template view<kvslim::host_space>(), host,
                             on_host, scratch),
            name);
-    passed(
-        kvslim::compress(gpu, plan, c.template view<kvslim::cuda_space>(), device, on_gpu, memory),
-        name);
+    passed(kvslim::compress(gpu, plan_on_gpu, c.template view<kvslim::cuda_space>(), device, on_gpu,
+                            memory),
+           name);
     synchronized("compress ran", name);
   }
   /// Device memory becomes what host memory holds.

@@ -12,6 +12,8 @@ golden files whose source is given are made.
 """
 import argparse
 import importlib.util
+import io
+import json
 import math
 import os
 import subprocess
@@ -30,6 +32,7 @@ parser.add_argument("--tova", help="schwartz-lab-NLP/TOVA")
 parser.add_argument("--h2o", help="FMInference/H2O")
 parser.add_argument("--adakv", help="FFY0/AdaKV")
 parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
+parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
 parser.add_argument("--kvcrush-pages", help="program that calls OpenVINO GenAI; kvcrush_pages says how")
@@ -418,6 +421,41 @@ def pyramidkv():
     g.put("kvpress_case_lengths", torch.tensor(lengths))
 
 
+def headkv():
+    sys.modules["flash_attn"] = types.SimpleNamespace(flash_attn_func=None)  # imported, not called
+    authors = load_file(os.path.join(arguments.headkv, "headkv", "snapkv_utils.py"))
+    torch.manual_seed(19)
+    L, H, T, D, W, C, beta, temperature = 2, 3, 64, 16, 8, 24, 1.2, 1.5
+    table = {f"{i // H}-{i % H}": (torch.randint(1, 64, (2,)) / 64).tolist() for i in range(L * H)}
+    authors.open = lambda path, mode: io.StringIO(json.dumps(table))  # the file that they load for a model
+    q, k, v = torch.randn(L, H, T, D) * 1.5, torch.randn(L, H, T, D), indices_as_values(H, T, D)
+    g = Golden("headkv", f"FYYFU/HeadKV 0862a09 headkv/snapkv_utils.py ReasonSnapKVCluster; seed 19, layers {L}, H = G = {H}, T {T}, D {D}, window {W}, "
+               f"capacity {C}, beta {beta}, temperature {temperature}, maxpool 7, stable sort; importance: the mean of a head's runs; "
+               "make.py --headkv")
+    importance = torch.tensor([np.mean(x) for x in table.values()], dtype=torch.float64)
+    g.put("importance", importance.float())  # exact
+
+    def cluster(layer, capacity, beta, temperature):
+        return authors.ReasonSnapKVCluster(window_size=W, kernel_size=7, pooling="maxpool", base_capacity=capacity, head_choice="reason", beta=beta,
+                                           temp=temperature, layer_idx=layer, num_hidden_layers=L, num_attention_heads=H, model="llama")
+
+    g.put("q", q[:, :, -W:])
+    g.put("k", k)
+    lengths, kept = [], []
+    for layer in range(L):
+        c = cluster(layer, C, beta, temperature)
+        torch.Tensor.sort, whole = lambda x, dim, descending: torch.sort(x, dim=dim, descending=descending, stable=True), torch.Tensor.sort
+        stays = c.update_kv(k[layer : layer + 1], q[layer : layer + 1], v)[1][:, 0].split(c.head_lens.tolist())
+        torch.Tensor.sort = whole
+        lengths.append(c.head_lens)
+        kept += [head.sort()[0].long() for head in stays]
+    g.put("length", torch.cat(lengths))
+    g.put("kept", torch.cat(kept))
+    cases = [(128, 1.005, 1.0), (128, 1.01, 1.0), (64, 1.1, 1.0), (512, 1.5, 2.0), (1024, 2, 0.5), (64, 5, 1.0), (256, 10, 3.0), (24, 100, 1.0)]
+    g.put("cases", torch.tensor([[c, round(1000 * b), round(1000 * t)] for c, b, t in cases]))
+    g.put("case_capacity", torch.stack([cluster(0, *case).head_capacity.flatten() for case in cases]))
+
+
 def kvcrush():
     silent = types.SimpleNamespace(info=lambda *x: None, warning=lambda *x: None)
     sys.modules["vllm"] = types.ModuleType("vllm")
@@ -497,6 +535,7 @@ MAKERS = [
     (arguments.kvpress and arguments.factory, (h2o_grouped,)),
     (arguments.adakv and arguments.factory and arguments.kvpress, (adakv,)),
     (arguments.factory and arguments.kvpress, (pyramidkv,)),
+    (arguments.headkv, (headkv,)),
     (arguments.kvcrush, (kvcrush,)),
     (arguments.kvcrush_pages, (kvcrush_pages,)),
     (arguments.ggml, (ggml,)),

@@ -39,9 +39,18 @@ struct scorer_traits {
   reduce heads = reduce::mean;  ///< how query heads' masses become the KV head's, for observe
 };
 
+/// Memory that a policy reads beside its options.
+enum class table_memory : std::uint8_t { none, host, device };
+
+template <class Space>
+inline constexpr table_memory memory_of =
+    std::same_as<Space, host_space> ? table_memory::host : table_memory::device;
+
 struct quota_traits {
   using stage = quota_tag;
-  bool contests = false;  ///< open(extents, recent) asks for a contest before allocate
+  bool contests = false;    ///< open(extents, recent) asks for a contest before allocate
+  bool rows_apart = false;  ///< a row gets the same alone: its group only sizes storage
+  table_memory table = table_memory::none;
 };
 
 struct keep_traits {

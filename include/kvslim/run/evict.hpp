@@ -106,6 +106,9 @@ template <class Plan, class Packed>
   using quota_type = std::remove_cvref_t<decltype(plan.template stage<quota_tag>())>;
   static_assert(!quota_type::traits.contests,
                 "kvslim: a quota that holds contests decides once; use recompress while decoding");
+  static_assert(quota_within_reach<Plan, typename Packed::space>,
+                "kvslim: the quota's table lies in other memory than the cache: name its space, "
+                "head_table<kvslim::cuda_space>, say");
   if (auto const s = plan.check(); !s) return s;
   if (packed.storage() == nullptr || victims == nullptr)
     return fail(errc::invalid_pointer, "kvslim: choose_victims was given a null pointer");
@@ -114,7 +117,7 @@ template <class Plan, class Packed>
   if constexpr (Plan::observes)
     if (packed.layout().find(side_kind::column) < 0)
       return fail(errc::unsupported, "kvslim: the cache has no columns for this scorer");
-  if (plan.template stage<quota_tag>().group().size() != 1)
+  if (!quota_type::traits.rows_apart && plan.template stage<quota_tag>().group().size() != 1)
     return fail(errc::unsupported,
                 "kvslim: while decoding every row has its own quota; use recompress");
   return {};
@@ -135,7 +138,7 @@ template <class Plan>
 /// is no sink and not recent; -1 elsewhere. Call it again after evict() where several must go.
 ///
 /// Shapes: victims [rows]; scratch victim_bytes(plan). The cache was planned with `.evicts = true`.
-/// Requires: a token scorer (bare or shared) and a quota without a contest.
+/// Requires: a token scorer (bare or shared) and a quota that gives each row its own.
 /// Returns: unsupported, invalid_pointer, buffer_too_small, corrupt. Cost: the scorer's over what
 /// is held; positions are sorted where slots were filled again.
 template <host_executor Exec, class Plan, class Key, class Value>

@@ -15,9 +15,23 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
+/// Where a quota has a table, it is memory that the executor reads.
+template <class Plan, class Space>
+inline constexpr bool quota_within_reach = [] {
+  if constexpr (Plan::has_quota) {
+    using quota_type = typename Plan::policy_type::template stage_type<quota_tag>;
+    return quota_type::traits.table == table_memory::none ||
+           quota_type::traits.table == memory_of<Space>;
+  }
+  return true;
+}();
+
 /// What both backends check before a call of select or score writes anything.
 template <class Plan, class Cells, class Evidence>
 [[nodiscard]] status check_select(Plan const& plan, Cells const& cells, Evidence const& evidence) {
+  static_assert(quota_within_reach<Plan, typename Cells::space>,
+                "kvslim: the quota's table lies in other memory than the cache: name its space, "
+                "head_table<kvslim::cuda_space>, say");
   if (auto const s = plan.check(); !s) return s;
   if (!(cells.extents() == plan.extents()))
     return fail(errc::invalid_shape, "kvslim: the cache's extents are not those of the plan");
