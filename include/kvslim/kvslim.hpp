@@ -41,6 +41,7 @@
 #include <kvslim/score/streaming_llm.hpp>
 #include <kvslim/score/tova.hpp>
 #include <kvslim/select/adakv.hpp>
+#include <kvslim/select/head_classes.hpp>
 #include <kvslim/select/head_table.hpp>
 #include <kvslim/select/one_budget.hpp>
 #include <kvslim/select/pyramidkv.hpp>

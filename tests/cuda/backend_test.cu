@@ -61,10 +61,13 @@ void compare(problem const& p, char const* method, Policy const& policy, exactne
 /// Quotas that read a table: the same one in either memory.
 void tables(problem const& p) {
   std::vector<std::int32_t> counts;
+  std::vector<std::uint8_t> classes;
   for (index_t r = 0; r < p.e.rows(); ++r) {
     counts.push_back(static_cast<std::int32_t>(r * 37 % 90));
+    classes.push_back(static_cast<std::uint8_t>(r % 3 == 1));
   }
   device<std::int32_t> const dcounts(counts);
+  device<std::uint8_t> const dclasses(classes);
   auto const layers = p.e.sequences, heads = p.e.kv_heads;
   auto const budgets = [&]<class Space>(Space, std::int32_t const* at) {
     return pipeline{given_scores{}, head_table<Space>{{.counts = at,
@@ -77,6 +80,14 @@ void tables(problem const& p) {
   };
   compare_tables(p, "head_table", budgets(host_space{}, counts.data()),
                  budgets(cuda_space{}, dcounts.get()), exactness::bytes);
+  auto const kinds = [&]<class Space>(Space, std::uint8_t const* at) {
+    return pipeline{
+        streaming_llm{},
+        head_classes<Space>{
+            {.retrieval = at, .layers = layers, .kv_heads = heads, .sinks = 3, .recent = 20}}};
+  };
+  compare_tables(p, "head_classes", kinds(host_space{}, classes.data()),
+                 kinds(cuda_space{}, dclasses.get()), exactness::bytes);
 }
 
 /// Quantizers, and one policy for every seam.

@@ -33,6 +33,7 @@ parser.add_argument("--h2o", help="FMInference/H2O")
 parser.add_argument("--adakv", help="FFY0/AdaKV")
 parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
 parser.add_argument("--headkv", help="FYYFU/HeadKV")
+parser.add_argument("--duo", help="mit-han-lab/duo-attention")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
 parser.add_argument("--kvcrush-pages", help="program that calls OpenVINO GenAI; kvcrush_pages says how")
@@ -456,6 +457,61 @@ def headkv():
     g.put("case_capacity", torch.stack([cluster(0, *case).head_capacity.flatten() for case in cases]))
 
 
+def duo_attention():
+    from kvpress import DuoAttentionPress
+
+    llama = dict.fromkeys(("LlamaForCausalLM", "CausalLMOutputWithPast", "Union", "CrossEntropyLoss", "BaseModelOutputWithPast"))
+    shadowed = {name: sys.modules.get(name) for name in ("transformers.models.llama.modeling_llama", "transformers.models.mistral.modeling_mistral")}
+    for name in shadowed:  # what the authors' cache imports and does not need to store tokens
+        sys.modules[name] = types.SimpleNamespace(**llama, MistralForCausalLM=None)
+    cache = load_file(os.path.join(arguments.duo, "duo_attn", "patch", "static_kv_cache.py")).DuoAttentionStaticKVCache
+    sys.modules.update({name: module for name, module in shadowed.items() if module is not None})
+    text = open(os.path.join(arguments.duo, "duo_attn", "utils.py")).read()
+    sparsify = {"np": np}
+    exec(text[text.index("def sparsify_attention_heads") : text.index("def save_full_attention_heads")], sparsify)
+
+    torch.manual_seed(20)
+    L, G, T, S, sinks, recent = 3, 4, 40, 12, 3, 9
+    gates = torch.rand(L, G)
+    g = Golden("duo_attention", f"mit-han-lab/duo-attention fe93c31 duo_attn/utils.py sparsify_attention_heads without its noise, "
+               f"duo_attn/patch/static_kv_cache.py DuoAttentionStaticKVCache.compress_and_replace_streaming_kv, and kvpress 0.5.5 "
+               f"DuoAttentionPress.compress where named; seed 20, layers {L}, G {G}, prompt T {T}, decode steps {S}, sinks {sinks}, recent {recent}; "
+               "make.py --duo --kvpress")
+    g.put("gates", gates)
+    np.random.uniform, noise = lambda low, high, shape: np.zeros(shape), np.random.uniform
+    for percent in (0, 25, 50, 60, 90, 100):
+        g.put(f"retrieval_{percent}", torch.from_numpy(sparsify["sparsify_attention_heads"](gates.double().numpy().copy(), sparsity=percent / 100)[0]))
+    np.random.uniform = noise
+
+    stream = cache.__new__(cache)
+    stream.sink_size, stream.recent_size, stream.streaming_kv_seq_len_list = sinks, recent, [0]
+    stream.streaming_key_states_list = [torch.zeros(1, sinks + recent, 1, 1)]
+    stream.streaming_value_states_list = [torch.zeros(1, sinks + recent, 1, 1)]
+    held = torch.empty(1, 0, 1, 1)
+    kept = []
+    for new in [range(T)] + [range(t, t + 1) for t in range(T, T + S)]:
+        held = torch.cat([held, torch.tensor(list(new)).float().view(1, -1, 1, 1)], dim=1)
+        stream.compress_and_replace_streaming_kv(0, held, held)
+        held = stream.streaming_value_states_list[0][:, : stream.streaming_kv_seq_len_list[0]].clone()
+        kept.append(held.flatten().long())
+    g.put("kept", torch.stack(kept))
+
+    press = DuoAttentionPress(head_compression_ratio=0.4)
+    press.sink_size, press.recent_size = sinks, recent
+    press.streaming_mask = torch.zeros(L, G, dtype=torch.bool)
+    pruned = np.argsort(gates.numpy(), axis=None)[: round(L * G * 0.4)]  # as post_init_from_model does
+    press.streaming_mask[np.unravel_index(pruned, (L, G))] = True
+    stays = torch.ones(L, G, T, dtype=torch.bool)
+    for layer in range(L):
+        module = types.SimpleNamespace(layer_idx=layer, config=types.SimpleNamespace(_attn_implementation="sdpa"))
+        x = torch.zeros(1, G, T, 2)
+        press.compress(module, None, x, x, None, {})
+        stays[layer][module.masked_key_indices[1:]] = False
+    g.put("kvpress_retrieval", ~press.streaming_mask)
+    g.put("kvpress_length", stays.sum(2))
+    g.put("kvpress_kept", torch.nonzero(stays)[:, 2])
+
+
 def kvcrush():
     silent = types.SimpleNamespace(info=lambda *x: None, warning=lambda *x: None)
     sys.modules["vllm"] = types.ModuleType("vllm")
@@ -536,6 +592,7 @@ MAKERS = [
     (arguments.adakv and arguments.factory and arguments.kvpress, (adakv,)),
     (arguments.factory and arguments.kvpress, (pyramidkv,)),
     (arguments.headkv, (headkv,)),
+    (arguments.duo and arguments.kvpress, (duo_attention,)),
     (arguments.kvcrush, (kvcrush,)),
     (arguments.kvcrush_pages, (kvcrush_pages,)),
     (arguments.ggml, (ggml,)),
