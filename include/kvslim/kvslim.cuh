@@ -7,6 +7,7 @@
 #include <kvslim/kvslim.hpp>
 #include <kvslim/ops/code_distance.cuh>
 #include <kvslim/ops/compact.cuh>
+#include <kvslim/ops/lag_scores.cuh>
 #include <kvslim/ops/mean_direction.cuh>
 #include <kvslim/ops/open_pages.cuh>
 #include <kvslim/ops/representatives.cuh>

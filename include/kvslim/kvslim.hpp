@@ -35,6 +35,7 @@
 #include <kvslim/score/h2o.hpp>
 #include <kvslim/score/keydiff.hpp>
 #include <kvslim/score/knorm.hpp>
+#include <kvslim/score/lagkv.hpp>
 #include <kvslim/score/random_scores.hpp>
 #include <kvslim/score/shared.hpp>
 #include <kvslim/score/snapkv.hpp>

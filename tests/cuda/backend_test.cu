@@ -112,6 +112,8 @@ void every_method(problem const& p) {
   compare(p, "snapkv", pipeline{snapkv{{.window = 16}}, keep, int_per_token<8>{}}, bytes);
   snapkv const pooled{{.window = 16, .pool = 7, .kind = pooling::maximum, .reduce_first = true}};
   compare(p, "keydiff", pipeline{keydiff{}, keep}, bytes);
+  for (index_t const lag : {9, 40})
+    compare(p, "lagkv", pipeline{lagkv{{.lag = lag, .value_weight = 0.5f}}, keep}, bytes);
   compare(p, "h2o", pipeline{h2o<>{}, keep}, bytes);
   compare(p, "tova", pipeline{shared{tova{}, row_group{1, heads}}, keep}, bytes);
   for (auto const safe : {safeguard::exact, safeguard::authors, safeguard::pin})

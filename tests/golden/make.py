@@ -34,6 +34,7 @@ parser.add_argument("--adakv", help="FFY0/AdaKV")
 parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
 parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--duo", help="mit-han-lab/duo-attention")
+parser.add_argument("--lagkv", help="AI-Lab-China-Merchants-Bank/LagKV")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
 parser.add_argument("--kvcrush-pages", help="program that calls OpenVINO GenAI; kvcrush_pages says how")
@@ -174,6 +175,34 @@ def keydiff():
     g.put("kept", press.compress(module, hidden, k, v, None, {})[1][..., 0].sort(dim=-1)[0].long())
     blocks = BlockPress(press, B)
     g.put("kept_blocks", blocks.compress(module, hidden, k, v, None, {})[1][..., 0].sort(dim=-1)[0].long())
+
+
+def lagkv():
+    from kvpress import LagKVPress
+
+    torch.manual_seed(19)
+    G, T, D, S, L = 2, 103, 16, 4, 16  # six partitions, five of them scored, and three tokens
+    k = torch.randn(1, G, T, D) * (0.5 + torch.rand(1, G, T, 1)) + 2 * torch.randn(1, G, 1, D)
+    v = torch.randn(1, G, T, D) * (0.5 + torch.rand(1, G, T, 1))
+    g = Golden("lagkv", f"AI-Lab-China-Merchants-Bank/LagKV 2a9d19e lag_kv.py LagKV.update; kvpress 0.5.5 LagKVPress.score; seed 19, G {G}, T {T}, "
+               f"D {D}, sinks {S}, lag {L}; make.py --lagkv --kvpress")
+    g.put("k", k)
+    g.put("v", v)
+    g.put("score", LagKVPress(n_sink=S, lag_size=L).score(None, None, k, v, None, None))
+    g.put("score_across", LagKVPress(n_sink=S, lag_size=L, cross_scoring=True).score(None, None, k, v, None, None))
+    g.put("score_short", LagKVPress(n_sink=S, lag_size=L).score(None, None, k[:, :, :35], v[:, :, :35], None, None))
+    # Their cache, on the part of DynamicCache that it uses; tokens are told apart by their keys.
+    path = os.path.join(arguments.lagkv, "lag_kv.py")
+    text = open(path).read().replace("from transformers.cache_utils import DynamicCache", "")
+    space = {"DynamicCache": type("DynamicCache", (), {
+        "__init__": lambda self, _=None: self.__dict__.update(key_cache=[], value_cache=[], _seen_tokens=0)})}
+    exec(compile(text, path, "exec"), space)
+    for weight in (0, 1, 3):
+        for percent in (25, 50):
+            cache = space["LagKV"](ratio=percent / 100, sink_size=S, lag_size=L, score_v_ratio=weight)
+            cache.update(k.clone(), v.clone(), 0)  # it moves tokens in place
+            kept = [[(k[0, h] == row).all(-1).nonzero().item() for row in cache.key_cache[0][0, h]] for h in range(G)]
+            g.put(f"kept_{weight}_{percent}", torch.tensor(kept).sort(dim=-1)[0])
 
 
 class ListCache:
@@ -586,6 +615,7 @@ MAKERS = [
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
     (arguments.kvpress, (keydiff,)),
+    (arguments.lagkv and arguments.kvpress, (lagkv,)),
     (arguments.tova and arguments.kvpress, (tova,)),
     (arguments.h2o, (h2o,)),
     (arguments.kvpress and arguments.factory, (h2o_grouped,)),
