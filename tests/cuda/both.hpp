@@ -96,7 +96,9 @@ struct stored {
         break;
       }
       for (index_t i = 0; i < a.slots; ++i) {
-        slots = slots && copy.positions(r)[i] == on_host.positions(r)[i];
+        slots = slots && copy.positions(r)[i] == on_host.positions(r)[i] &&
+                copy.pinned(r / e.kv_heads, r % e.kv_heads, i) ==
+                    on_host.pinned(r / e.kv_heads, r % e.kv_heads, i);
         if (copy.positions(r)[i] == kvslim::empty_slot) continue;
         rest = rest && copy.logit_bias(r, i) == on_host.logit_bias(r, i);
         for (index_t d = 0; d < e.head_dim; ++d)

@@ -124,9 +124,10 @@ void same_columns(Stored const& s, char const* name) {
 
 /// 200 tokens at a fixed budget, with a scorer that observes.
 template <class Policy>
-void fixed_budget(char const* name, Policy const& policy, extents const& e, index_t room) {
+void fixed_budget(char const* name, Policy const& policy, extents const& e, index_t room,
+                  traits has = {}) {
   auto const x = make_living(policy, e, {.append_tokens = room, .evicts = true});
-  x->fill(name);
+  x->fill(name, has);
   x->s.same(name);
   for (int i = 0; i < 200; ++i) {
     passed(x->append(1, name), name);
@@ -363,6 +364,7 @@ int main() {
   fixed_budget("heavy hitters, int 8",
                pipeline{policies::heavy{}, keep, int_per_token<8>{{.residual = 16}}}, e, 3);
   fixed_budget("heavy hitters, f16", pipeline{policies::heavy{}, keep}, e, 3);
+  fixed_budget("heavy hitters, pins", pipeline{policies::heavy{}, keep}, e, 3, {.valid = true});
   fixed_budget("heavy hitters, kivi 4",
                pipeline{policies::heavy{}, keep, kivi<4>{{.residual = 32}}}, e, 210);
   drafts("drafts, int 8", int_per_token<8>{}, {});

@@ -61,10 +61,12 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(warp_threads)
   }
   std::int32_t* const positions = packed.stored_positions(r);
   float* const biases = packed.biases(r);
+  std::uint8_t* const pins = packed.pins(r);
   for (index_t t = lane; t < n; t += warp_threads) {
     if (positions != nullptr)
       positions[x.slots + t] = x.next_position + static_cast<std::int32_t>(t);
     if (biases != nullptr) biases[x.slots + t] = 0.0f;
+    if (pins != nullptr) pins[x.slots + t] = 0;
   }
   __syncwarp();
   if (lane != 0) return;

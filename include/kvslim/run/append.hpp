@@ -56,6 +56,7 @@ KVSLIM_HD inline void append_row(Packed const& packed, index_t r, float const* k
   if (std::int32_t* const positions = packed.stored_positions(r); positions != nullptr)
     positions[slot] = x.next_position;
   if (float* const biases = packed.biases(r); biases != nullptr) biases[slot] = 0.0f;
+  if (std::uint8_t* const pins = packed.pins(r); pins != nullptr) pins[slot] = 0;
   ++x.slots;
   ++x.next_position;
 }

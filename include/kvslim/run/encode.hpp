@@ -12,12 +12,6 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-/// Room for a row that keeps `count` tokens.
-template <class Plan>
-[[nodiscard]] KVSLIM_HD constexpr index_t row_capacity(Plan const& plan, index_t count) noexcept {
-  return count + plan.options().append_tokens;
-}
-
 /// Reads entry i of row r's keep list (merged or not, moved or not) as float rows; k or v may be
 /// null without a merger. Returns its logit bias. `scratch` holds three rows.
 template <class Plan, class Cells>
@@ -83,7 +77,7 @@ template <class Plan, class Layout>
 [[nodiscard]] KVSLIM_HD inline packed_row make_row(Plan const& plan, Layout const& layout,
                                                    keep_set const& keep, index_t r, index_t count,
                                                    std::int32_t next) noexcept {
-  index_t const capacity = row_capacity(plan, count);
+  index_t const capacity = plan.room_for(count);
   packed_row x{};
   x.capacity = static_cast<std::int32_t>(capacity);
   x.sides = layout.parts(capacity, r).sides[0];
@@ -95,8 +89,8 @@ template <class Plan, class Layout>
   return x;
 }
 
-/// Sides of one row: positions, biases and columns of every step-th slot from `first` on. Biases of
-/// merged rows are written when the rows are.
+/// Sides of one row: positions, pins, biases and columns of every step-th slot from `first` on.
+/// Biases of merged rows are written when the rows are.
 template <class Plan, class Cells, class Packed>
 KVSLIM_HD inline void encode_sides(Plan const& plan, Cells const& cells, keep_set const& keep,
                                    Packed const& packed, index_t r, index_t first = 0,
@@ -109,6 +103,9 @@ KVSLIM_HD inline void encode_sides(Plan const& plan, Cells const& cells, keep_se
       positions[i] = Plan::has_mover
                          ? packed.raw_row(r).next_position - static_cast<std::int32_t>(count - i)
                          : cells.position(s, h, kept[i]);
+  if (std::uint8_t* const pins = packed.pins(r); pins != nullptr)
+    for (index_t i = first; i < count; i += step)
+      pins[i] = cells.state(s, h, kept[i]) == token_state::pinned ? 1 : 0;
   if (float* const biases = packed.biases(r); biases != nullptr && !Plan::has_merger)
     for (index_t i = first; i < count; i += step) biases[i] = cells.logit_bias(s, h, kept[i]);
   if constexpr (Plan::observes) {
@@ -323,8 +320,7 @@ template <class Exec, class Plan, class Cells, class Packed>
                   "kvslim: K or V holds NaN, infinity or a value beyond the storage type's range");
   // place
   index_t used = layout.table_bytes();
-  for (index_t r = 0; r < rows; ++r)
-    used += layout.parts(row_capacity(plan, keep.count(r)), r).bytes;
+  for (index_t r = 0; r < rows; ++r) used += layout.parts(plan.room_for(keep.count(r)), r).bytes;
   if (packed.size() < static_cast<std::size_t>(used))
     return fail(errc::buffer_too_small, "kvslim: the packed storage is below plan.packed_bytes()");
   exec.for_each(1, [=](index_t) {

@@ -31,7 +31,7 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(victim_threads)
   auto const lower = [](std::uint64_t a, std::uint64_t b) { return a < b ? a : b; };
   std::uint64_t worst = none;
   for (index_t i = threadIdx.x; i < n && n > q.count; i += victim_threads)
-    if (ops::protection(false, q, i, n) == 3)
+    if (ops::protection(text.pinned(s, h, i), q, i, n) == 3)
       worst = lower(worst, ops::order_key(scores.row(r)[i], i));
   worst = over_warp(worst, lower);
   if (lane_of_warp() == 0) shares[threadIdx.x / warp_threads] = worst;
@@ -76,7 +76,7 @@ status choose_victims(cuda exec, Plan const& plan,
   auto const w = detail::carve_victims(plan, carve);
   using cells_type = detail::packed_cells<packed_cache<Key, Value, cuda_space>>;
   auto e = packed.extents();
-  e.tokens = detail::victim_slots(plan);
+  e.tokens = plan.most_slots();
   text<cells_type> ordered{cells_type{packed, e}};
   if (auto const s =
           ops::make_text_order(exec, ordered.cells, {w.cells, w.counts, w.keys}, ordered.order);

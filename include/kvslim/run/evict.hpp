@@ -20,13 +20,8 @@ struct victim_space {
 };
 
 template <class Plan>
-[[nodiscard]] constexpr index_t victim_slots(Plan const& plan) noexcept {
-  return plan.most_kept() + plan.options().append_tokens;
-}
-
-template <class Plan>
 [[nodiscard]] constexpr victim_space carve_victims(Plan const& plan, carver& c) noexcept {
-  index_t const rows = plan.extents().rows(), all = rows * victim_slots(plan);
+  index_t const rows = plan.extents().rows(), all = rows * plan.most_slots();
   victim_space w{};
   w.cells = c.take<std::int32_t>(all);
   w.counts = c.take<std::int32_t>(rows);
@@ -87,7 +82,7 @@ template <class Text>
   std::uint64_t worst = ~std::uint64_t{0};
   index_t at = -1;
   for (index_t i = 0; i < n; ++i) {
-    if (ops::protection(false, q, i, n) != 3) continue;
+    if (ops::protection(text.pinned(s, h, i), q, i, n) != 3) continue;
     std::uint64_t const key = ops::order_key(scores.row(r)[i], i);
     if (key < worst) {
       worst = key;
@@ -135,7 +130,8 @@ template <class Plan>
 }
 
 /// Names one slot of every row that holds more than its quota: the token with the lowest score that
-/// is no sink and not recent; -1 elsewhere. Call it again after evict() where several must go.
+/// is no sink, not recent and was not pinned in the view; -1 elsewhere. Call it again after evict()
+/// where several must go.
 ///
 /// Shapes: victims [rows]; scratch victim_bytes(plan). The cache was planned with `.evicts = true`.
 /// Requires: a token scorer (bare or shared) and a quota that gives each row its own.
@@ -152,7 +148,7 @@ status choose_victims(Exec const& exec, Plan const& plan,
     return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
   if (auto const s = detail::resolve(at, packed.extents()); !s) return s;
   if (auto const s = detail::check_workspace(scratch, victim_bytes(plan)); !s) return s;
-  index_t const most = detail::victim_slots(plan), rows = packed.extents().rows();
+  index_t const most = plan.most_slots(), rows = packed.extents().rows();
   for (index_t r = 0; r < rows; ++r)
     if (packed.raw_row(r).slots > most)
       return detail::fail(errc::invalid_shape,

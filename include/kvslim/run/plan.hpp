@@ -13,7 +13,9 @@ KVSLIM_BEGIN_NAMESPACE
 struct plan_options {
   index_t append_tokens = 0;      ///< room for tokens that decoding will append to every row
   index_t draft_tokens = 1;       ///< appended tokens that may wait before settle() must run
-  bool evicts = false;            ///< tokens will leave while decoding: positions and columns stay
+  index_t row_slots = 0;          ///< least room of every row: a longer one may join() its place
+  bool evicts = false;            ///< tokens will leave while decoding: positions, columns and
+                                  ///< pins stay
   bool positions = false;         ///< store positions although rows have no gaps of kvslim's making
   bool biases = false;            ///< store the view's logit biases
   logit_rule logit = {};          ///< how attention over the stored cache makes its logits
@@ -127,6 +129,10 @@ class compression_plan {
         e.tokens + options_.append_tokens > extents::most_cells / e.rows())
       return detail::fail(errc::invalid_shape,
                           "kvslim: tokens and append_tokens are at most 2^30 a row, 2^40 in all");
+    if (options_.row_slots < 0 || options_.row_slots > extents::most_tokens ||
+        options_.row_slots > extents::most_cells / e.rows())
+      return detail::fail(errc::invalid_option,
+                          "kvslim: row_slots is at most 2^30 a row, 2^40 in all");
     if constexpr (scores_in_bulk)
       if (auto const s = stage<scorer_tag>().check(e); !s) return s;
     if constexpr (detail::is_shared<scorer_type>)
@@ -164,12 +170,17 @@ class compression_plan {
   [[nodiscard]] constexpr index_t most_kept() const noexcept { return check() ? row_most() : 0; }
   /// Most tokens that all rows keep together.
   [[nodiscard]] constexpr index_t total_kept() const noexcept { return check() ? all_most() : 0; }
+  /// Most slots that one row has room for: what it keeps and what is appended, or row_slots.
+  [[nodiscard]] constexpr index_t most_slots() const noexcept {
+    return check() ? room_for(row_most()) : 0;
+  }
   /// Upper bound of the storage for the compressed cache; see packed_cache::bytes() for what is
   /// really used.
   [[nodiscard]] constexpr std::size_t packed_bytes() const noexcept {
     if (!check()) return 0;
-    index_t const append = options_.append_tokens;
-    return raw_layout().bytes_at_most(all_most() + extents_.rows() * append, row_most() + append);
+    return raw_layout().bytes_at_most(
+        all_most() + extents_.rows() * detail::max(options_.append_tokens, options_.row_slots),
+        most_slots());
   }
   /// Memory of a keep set, for select() and encode() called one by one.
   [[nodiscard]] constexpr std::size_t keep_bytes() const noexcept {
@@ -195,6 +206,9 @@ class compression_plan {
   }
 
   // For the verbs of run/.
+  [[nodiscard]] KVSLIM_HD constexpr index_t room_for(index_t kept) const noexcept {
+    return detail::max(kept + options_.append_tokens, options_.row_slots);
+  }
   [[nodiscard]] constexpr keep_set carve_keep(detail::carver& c) const noexcept {
     index_t const rows = extents_.rows(), all = rows * extents_.tokens;
     keep_set k{};
@@ -298,6 +312,7 @@ class compression_plan {
                       value_codec_type::traits.positions;
     if (options_.evicts || options_.positions || (gaps && !has_mover))
       l.add({side_kind::position, 0, 1, 4});
+    if (options_.evicts) l.add({side_kind::pin, 0, 1, 1});
     bool biased = options_.biases;
     if constexpr (has_merger) biased = biased || stage<merger_tag>().mass_bias();
     if (biased) l.add({side_kind::bias, 0, 1, 4});

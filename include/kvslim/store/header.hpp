@@ -17,6 +17,7 @@ enum class side_kind : std::uint32_t {
   column = 3,     ///< a scorer's record of each slot
   page = 4,       ///< metadata of `unit` slots together
   row_words = 5,  ///< words of the row itself
+  pin = 6,        ///< u8 of each slot: 1 where the token is pinned, else 0
 };
 
 /// One side: `bytes` for every `unit` slots (0: once per row). Equal layouts have equal sides.
@@ -27,10 +28,11 @@ struct side {
   std::int32_t bytes = 4;
   friend constexpr bool operator==(side const&, side const&) = default;
 
-  /// What the verbs read has a fixed shape: 4 bytes a slot for positions and biases, a record a
-  /// slot for columns.
+  /// What the verbs read has a fixed shape: 4 bytes a slot for positions and biases, one for pins,
+  /// a record a slot for columns.
   [[nodiscard]] KVSLIM_HD constexpr bool is_read_as_meant() const noexcept {
     if (kind == side_kind::position || kind == side_kind::bias) return unit == 1 && bytes == 4;
+    if (kind == side_kind::pin) return unit == 1 && bytes == 1;
     return kind != side_kind::column || unit == 1;
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t size(index_t slots) const noexcept {

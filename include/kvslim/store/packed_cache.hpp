@@ -118,6 +118,13 @@ class packed_cache {
     return all == nullptr ? 0.0f : all[slot];
   }
 
+  /// Whether a slot's token was pinned by the view that it was stored from: it is no victim.
+  [[nodiscard]] bool pinned(index_t sequence, index_t kv_head,
+                            index_t slot) const noexcept requires on_host {
+    std::uint8_t const* const all = pins(index(sequence, kv_head));
+    return all != nullptr && all[slot] != 0;
+  }
+
   // For the verbs of run/, on either backend: where the parts of row r lie.
   [[nodiscard]] KVSLIM_HD packed_header& raw_header() const noexcept {
     return *static_cast<packed_header*>(static_cast<void*>(storage_));
@@ -186,6 +193,9 @@ class packed_cache {
   }
   [[nodiscard]] KVSLIM_HD float* biases(index_t r) const noexcept {
     return static_cast<float*>(static_cast<void*>(side_of(r, side_kind::bias)));
+  }
+  [[nodiscard]] KVSLIM_HD std::uint8_t* pins(index_t r) const noexcept {
+    return static_cast<std::uint8_t*>(static_cast<void*>(side_of(r, side_kind::pin)));
   }
   [[nodiscard]] KVSLIM_HD std::byte* columns(index_t r) const noexcept {
     return side_of(r, side_kind::column);
@@ -281,7 +291,9 @@ struct packed_cells {
     return packed.positions(row(s, h))[cell];
   }
   [[nodiscard]] KVSLIM_HD token_state state(index_t s, index_t h, index_t cell) const noexcept {
-    return position(s, h, cell) == empty_slot ? token_state::padding : token_state::held;
+    if (position(s, h, cell) == empty_slot) return token_state::padding;
+    std::uint8_t const* const pins = packed.pins(row(s, h));
+    return pins != nullptr && pins[cell] != 0 ? token_state::pinned : token_state::held;
   }
   [[nodiscard]] KVSLIM_HD float logit_bias(index_t s, index_t h, index_t cell) const noexcept {
     float const* const all = packed.biases(row(s, h));

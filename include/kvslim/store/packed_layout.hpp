@@ -84,9 +84,9 @@ struct packed_layout {
       return detail::fail(errc::invalid_option,
                           "kvslim: the codec writes whole blocks, yet codes a part of one");
     for (side const& x : sides)
-      if (x.kind != side_kind::none &&
-          (x.unit < 0 || x.bytes <= 0 || x.bytes % 4 != 0 || x.bytes > (1 << 20) ||
-           x.kind > side_kind::row_words || !x.is_read_as_meant()))
+      if (x.kind != side_kind::none && (x.unit < 0 || x.bytes <= 0 || x.bytes > (1 << 20) ||
+                                        (x.bytes % 4 != 0 && x.kind != side_kind::pin) ||
+                                        x.kind > side_kind::pin || !x.is_read_as_meant()))
         return detail::fail(errc::invalid_option,
                             "kvslim: a side's unit or bytes are out of range");
     return {};

@@ -64,6 +64,18 @@ template <class Layout>
   return holes == x.holes;
 }
 
+/// Stored pins are 0 or 1.
+template <class Layout>
+[[nodiscard]] bool pins_are_sound(Layout const& layout, packed_row const& x, index_t row,
+                                  std::byte const* data) noexcept {
+  int const at = layout.find(side_kind::pin);
+  if (at < 0) return true;
+  std::byte const* const from = data + x.offset + layout.parts(x.capacity, row).sides[at];
+  for (index_t i = 0; i < x.slots; ++i)
+    if (from[i] > std::byte{1}) return false;
+  return true;
+}
+
 /// Rows of a group read their first row's blocks, so they must hold as much as it does.
 template <class Layout>
 [[nodiscard]] bool agrees_with_group(Layout const& layout, packed_row const& x, index_t row,
@@ -86,7 +98,7 @@ template <class Layout>
   for (index_t r = 0; r < layout.extent.rows(); ++r) {
     packed_row const x = read_row(data, r);
     if (!row_is_sound(layout, x, r, begin, used) || !positions_are_sound(layout, x, r, data) ||
-        !agrees_with_group(layout, x, r, data))
+        !pins_are_sound(layout, x, r, data) || !agrees_with_group(layout, x, r, data))
       return false;
     begin += layout.parts(x.capacity, r).bytes;
   }

@@ -73,6 +73,7 @@ void check_kept(Plan const& plan, packed_of<Plan> const& packed, scene const& x,
         held.k.assign(x.k[at(r)].begin() + t * dim, x.k[at(r)].begin() + (t + 1) * dim);
         held.v.assign(x.v[at(r)].begin() + t * wide, x.v[at(r)].begin() + (t + 1) * wide);
         held.bias = x.biases[at(r)][at(t)];
+        held.pinned = x.pins[at(r)][at(t)] == 2;
         want.came(r, held);
         if (kept.count(cells.position(r, t)) != 0)
           want.rows[at(r)].emplace(cells.position(r, t), held);
@@ -169,6 +170,7 @@ void live(dice& d, Policy const& policy, habits const& h) {
   cells.lay(d, d.pick(all_kinds), d.pick(all_kinds));
   kvslim::plan_options o{.append_tokens = d.one_in(3) ? 0 : d.in(1, 60),
                          .draft_tokens = d.in(1, 6),
+                         .row_slots = d.one_in(4) ? d.in(0, 200) : 0,
                          .evicts = d.one_in(2),
                          .positions = d.one_in(2),
                          .biases = x.has_biases || d.one_in(5)};

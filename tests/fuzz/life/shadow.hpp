@@ -15,6 +15,7 @@ namespace life {
 struct token {
   std::vector<float> k, v;
   float bias = 0.0f;
+  bool pinned = false;
 };
 
 /// How far a stored channel may lie from what was given, as a fraction of the row's spread.
@@ -52,6 +53,7 @@ shadow read_back(Packed const& packed, losses loss) {
       for (index_t d = 0; d < e.value_width(); ++d)
         t.v.push_back(float(row.v[i * at(e.value_width()) + at(d)]));
       t.bias = float(row.bias[i]);
+      t.pinned = packed.pinned(r / e.kv_heads, r % e.kv_heads, row.slots[i]);
       LIFE_CHECK(out.rows[at(r)].emplace(row.positions[i], t).second);
       out.came(r, t);
     }
@@ -80,6 +82,9 @@ void compare(Packed const& packed, shadow const& x) {
       LIFE_CHECK(found != x.rows[at(r)].end());
       LIFE_CHECK(row.positions[i] < entry.next_position);
       LIFE_CHECK(float(row.bias[i]) == found->second.bias);
+      if (packed.layout().find(kvslim::side_kind::pin) >= 0)
+        LIFE_CHECK(packed.pinned(r / e.kv_heads, r % e.kv_heads, row.slots[i]) ==
+                   found->second.pinned);
       for (std::size_t d = 0; d < found->second.k.size(); ++d)
         LIFE_CHECK(std::abs(row.k[i * at(e.head_dim) + d] - double(found->second.k[d])) <= k_loss);
       for (std::size_t d = 0; d < found->second.v.size(); ++d)

@@ -150,6 +150,7 @@ void do_choose(dice& d, Plan const& plan, Packed const& packed, shadow& x) {
     LIFE_CHECK(v < packed.raw_row(r).slots);
     auto const found = held.find(packed.position(r / e.kv_heads, r % e.kv_heads, v));
     LIFE_CHECK(found != held.end());
+    LIFE_CHECK(!found->second.pinned);
     index_t const rank = std::distance(held.begin(), found);
     LIFE_CHECK(rank >= quota.opt.sinks && rank < n - quota.opt.recent);
   });

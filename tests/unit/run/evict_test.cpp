@@ -101,6 +101,57 @@ TEST_CASE("the lowest score leaves, protected tokens never", "[evict]") {
   CHECK(run.packed.tokens(0, 0) == 20);
 }
 
+TEST_CASE("what the view pinned stays as long as the cache lives", "[evict][pins]") {
+  data::cache const c({.sequences = 2, .kv_heads = 2, .group = 2, .tokens = 60, .head_dim = 16});
+  std::vector<std::uint8_t> valid(120, 1);
+  std::vector<index_t> const pins[2] = {{0, 7, 31}, {11, 12, 45, 58}};
+  for (index_t s : {0, 1})
+    for (index_t const i : pins[s]) valid[static_cast<std::size_t>(s * 60 + i)] = 2;
+  auto view = c.view();
+  view.valid = valid.data();
+  auto const outlive = [&](auto const& codecs) {
+    pipeline const policy{streaming_llm{{.sinks = 0}}, top_k{{.budget = 12}}, codecs};
+    plan_options const o{.append_tokens = 8, .draft_tokens = 2, .evicts = true};
+    data::compressed const run(policy, view, evidence<>{}, o);
+    REQUIRE(run.result.ok());
+    auto const all_pinned = [&](auto const& packed) {
+      for (index_t r = 0; r < 4; ++r) {
+        index_t const s = r / 2;
+        std::vector<index_t> found;
+        for (index_t slot = 0; slot < packed.slots(s, r % 2); ++slot)
+          if (packed.pinned(s, r % 2, slot) && packed.position(s, r % 2, slot) != empty_slot)
+            found.push_back(packed.position(s, r % 2, slot));
+        std::sort(found.begin(), found.end());
+        if (found != pins[s]) return false;
+      }
+      return true;
+    };
+    CHECK(all_pinned(run.packed));
+    data::life life(run.packed, c);
+    decode_at_budget(run, life, 300);
+    CHECK(all_pinned(run.packed));
+    CHECK(run.packed.tokens(1, 1) == 12);
+    // Read again, and compressed again below the number of pins: they are what stays.
+    std::vector<std::byte> file(serialized_bytes(run.packed));
+    REQUIRE(serialize(run.packed, file.data(), file.size()).ok());
+    data::buffer memory(run.packed.bytes());
+    packed_cache const back(run.plan, memory);
+    REQUIRE(deserialize(file.data(), file.size(), back).ok());
+    CHECK(all_pinned(back));
+    auto e = run.plan.extents();
+    e.tokens = 20;
+    auto const again =
+        make_plan(pipeline{streaming_llm{{.sinks = 0}}, top_k{{.budget = 4}}, codecs}, e, o);
+    data::buffer storage(again.packed_bytes()), scratch(again.workspace_bytes());
+    packed_cache const tight(again, storage);
+    REQUIRE(recompress(cpu{}, again, back, tight, scratch).ok());
+    CHECK(all_pinned(tight));
+    CHECK(data::held(tight, 1, 0) == pins[1]);
+  };
+  outlive(dense<f16>{});
+  outlive(int_per_token<8>{{.residual = 5}});
+}
+
 TEST_CASE("rows that share a set let the same tokens go", "[evict][shared]") {
   data::cache const c({.sequences = 2, .kv_heads = 2, .group = 1, .tokens = 40, .head_dim = 8});
   data::compressed const run(

@@ -109,6 +109,30 @@ TEST_CASE("a sequence joins a running batch with its codes", "[join]") {
   leaves_and_joins(pipeline{knorm{}, top_k{{.budget = 40}}, int_per_token<8>{{.residual = 6}}});
 }
 
+TEST_CASE("a longer prompt joins where every row was given room", "[join]") {
+  data::cache const batch({3, 2, 1, 20, 32}), prompt({1, 2, 1, 150, 32}, 9);
+  auto const joins = [&](auto const& policy) {
+    plan_options const o{.append_tokens = 10, .row_slots = 170, .positions = true};
+    data::compressed const running(policy, batch.view(), {}, o);
+    data::compressed const alone(policy, prompt.view(), {},
+                                 {.append_tokens = 1, .positions = true});
+    REQUIRE((running.result.ok() && alone.result.ok()));
+    CHECK(running.packed.bytes() <= running.plan.packed_bytes());
+    grow(running.packed, 15, 0.5f);
+    auto const last = answers(running.packed, 2, 1);
+    std::vector<std::byte> scratch(append_bytes(running.plan.layout()));
+    REQUIRE(leave(running.packed, {.first_sequence = 1, .sequences = 1}).ok());
+    REQUIRE(join(cpu{}, alone.packed, 0, running.packed, 1, scratch).ok());
+    CHECK(close(answers(running.packed, 1, 1), answers(alone.packed, 0, 1)));
+    grow(running.packed, 20, 0.5f);
+    CHECK(running.packed.tokens(1, 0) == 170);
+    CHECK(answers(running.packed, 2, 1) != last);
+  };
+  joins(dense<f16>{});
+  joins(kivi<4>{{.residual = 32}});
+  joins(int_per_token<8>{{.residual = 6}});
+}
+
 TEST_CASE("leave and join refuse, and write nothing", "[join][bad_input]") {
   data::cache const batch({2, 2, 1, 30, 32}), longer({1, 2, 1, 60, 32});
   data::compressed const running(int_per_token<8>{}, batch.view(), {}, {.append_tokens = 4});

@@ -97,6 +97,12 @@ TEST_CASE("a plan is arithmetic that a compiler can do", "[plan]") {
   static_assert(plan.layout().table_bytes() == 320 + 8 * 64);
   static_assert(plan.layout().draft_tokens == 1);
   CHECK(plan.packed_bytes() == plan.layout().bytes_at_most(8 * 60, 60));
+  // Room for a longer row than any of these.
+  auto const roomy = make_plan(half, good, {.append_tokens = 10, .row_slots = 300});
+  CHECK(roomy.most_slots() == 300);
+  CHECK(roomy.packed_bytes() == roomy.layout().bytes_at_most(8 * 300, 300));
+  auto const enough = make_plan(half, good, {.append_tokens = 10, .row_slots = 30});
+  CHECK(enough.most_slots() == 60);
 }
 
 TEST_CASE("what a plan keeps", "[plan]") {
@@ -128,6 +134,8 @@ TEST_CASE("what a layout stores beside K and V", "[plan]") {
   pipeline const heavy{policies::heavy{}, top_k{{.budget = 5}}};
   CHECK_FALSE(has(heavy, {}, column));
   CHECK(has(heavy, {.evicts = true}, column));
+  CHECK_FALSE(has(half, {}, pin));
+  CHECK(has(half, {.evicts = true}, pin));
   // Readers must agree on what rotated the keys, and on tables.
   auto const mark = [](auto const& policy, plan_options options = {}) {
     return make_plan(policy, good, options).layout().fingerprint;
@@ -157,6 +165,9 @@ TEST_CASE("extents and options that no cache can have are refused", "[plan][bad_
   CHECK(check(half, good, {.append_tokens = -1}) == errc::invalid_option);
   CHECK(check(half, good, {.append_tokens = extents::most_tokens + 1}) == errc::invalid_option);
   CHECK(check(half, good, {.append_tokens = 1, .draft_tokens = -1}) == errc::invalid_option);
+  CHECK(check(half, good, {.row_slots = -1}) == errc::invalid_option);
+  CHECK(check(half, good, {.row_slots = extents::most_tokens + 1}) == errc::invalid_option);
+  CHECK(check(half, {1 << 20, 8, 10, 8}, {.row_slots = 1 << 20}) == errc::invalid_option);
   for (logit_rule const& rule :
        {logit_rule{-1.0f}, logit_rule{1.0f, -1.0f}, logit_rule{std::nanf("")}, logit_rule{INFINITY},
         logit_rule{1.0f, std::nanf("")}})
