@@ -14,9 +14,11 @@
 #include <kvslim/ops/window_scores.cuh>
 #include <kvslim/run/append.cuh>
 #include <kvslim/run/attend.cuh>
+#include <kvslim/run/attend_segments.cuh>
 #include <kvslim/run/decode.cuh>
 #include <kvslim/run/encode.cuh>
 #include <kvslim/run/evict.cuh>
+#include <kvslim/run/join.cuh>
 #include <kvslim/run/merge_attention.cuh>
 #include <kvslim/run/observe.cuh>
 #include <kvslim/run/recompress.cuh>

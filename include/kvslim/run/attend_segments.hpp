@@ -35,6 +35,57 @@ template <class First, class... Layouts>
              sizeof(float);
 }
 
+namespace detail {
+
+/// attend_segments(), whatever the executor: attend() and finish() are its.
+template <class Space, class Exec, class... Packed>
+[[nodiscard]] status run_segments(Exec const& exec, attend_request<Space> const& a,
+                                  workspace scratch, Packed const&... packed) {
+  constexpr auto count = static_cast<index_t>(sizeof...(Packed));
+  if (a.logits != nullptr || a.visible.begin_end != nullptr)
+    return fail(errc::unsupported,
+                "kvslim: logits and visible spans belong to one cache: call attend() for "
+                "each, then finish()");
+  if (a.positions == nullptr && (a.q.tokens > 1 || a.window > 0))
+    return fail(errc::invalid_pointer,
+                "kvslim: over several caches the queries' positions must be given");
+  status done{};
+  static_cast<void>(((done = check_attend(packed, a), done.ok()) && ...));
+  if (!done) return done;
+  if constexpr (std::same_as<Space, host_space>)
+    for (index_t h = 0; a.sink_logits != nullptr && h < a.q.heads; ++h)
+      if (!is_finite(a.sink_logits[h]))
+        return fail(errc::non_finite, "kvslim: a sink logit is NaN or infinite");
+  std::size_t const needed = segments_bytes(a.q.heads, a.q.tokens, a.splits, packed.layout()...);
+  if (needed == 0)
+    return fail(errc::invalid_shape, "kvslim: attend was asked for too much at once");
+  if (auto const s = check_workspace(scratch, needed); !s) return s;
+  index_t const rows = a.q.sequences * a.q.heads * a.q.tokens, dim = a.out.head_dim;
+  index_t const floats = round_up(rows * (dim + 1), 16);
+  auto* const all = static_cast<float*>(static_cast<void*>(scratch.data));
+  workspace const rest{scratch.data + static_cast<std::size_t>(count * floats) * sizeof(float),
+                       scratch.bytes - static_cast<std::size_t>(count * floats) * sizeof(float)};
+  attention_part<Space> parts[static_cast<std::size_t>(count)];
+  index_t i = 0;
+  auto const one = [&](auto const& cache) {
+    float* const out = all + i * floats;
+    auto mine = a;
+    auto const shape = rows_shape{a.q.sequences, a.q.heads, a.q.tokens, dim};
+    mine.out = dense_rows<Space>(out, shape);
+    mine.lse = out + rows * dim;
+    mine.sink_logits = nullptr;
+    mine.base2 = false;
+    parts[i] = {dense_rows<Space>(out, shape), mine.lse};
+    ++i;
+    return attend(exec, cache, mine, rest);
+  };
+  static_cast<void>(((done = one(packed), done.ok()) && ...));
+  if (!done) return done;
+  return finish(exec, slice<attention_part<Space> const>{parts, count}, a);
+}
+
+}  // namespace detail
+
 /// Attention over several stored caches that hold disjoint tokens of the same sequences (sinks and
 /// body, tiers of different codecs, a shared prefix and what follows) as if they were one: attends
 /// each, then finishes.
@@ -48,47 +99,7 @@ template <host_executor Exec, class... Key, class... Value>
 requires(sizeof...(Key) > 0) status
     attend_segments(Exec const& exec, attend_request<host_space> const& a, workspace scratch,
                     packed_cache<Key, Value, host_space> const&... packed) {
-  constexpr auto count = static_cast<index_t>(sizeof...(Key));
-  if (a.logits != nullptr || a.visible.begin_end != nullptr)
-    return detail::fail(errc::unsupported,
-                        "kvslim: logits and visible spans belong to one cache: call attend() for "
-                        "each, then finish()");
-  if (a.positions == nullptr && (a.q.tokens > 1 || a.window > 0))
-    return detail::fail(errc::invalid_pointer,
-                        "kvslim: over several caches the queries' positions must be given");
-  status done{};
-  static_cast<void>(((done = detail::check_attend(packed, a), done.ok()) && ...));
-  if (!done) return done;
-  std::size_t const needed = segments_bytes(a.q.heads, a.q.tokens, a.splits, packed.layout()...);
-  if (needed == 0)
-    return detail::fail(errc::invalid_shape, "kvslim: attend was asked for too much at once");
-  if (auto const s = detail::check_workspace(scratch, needed); !s) return s;
-  index_t const rows = a.q.sequences * a.q.heads * a.q.tokens, dim = a.out.head_dim;
-  index_t const floats = detail::round_up(rows * (dim + 1), 16);
-  auto* const all = static_cast<float*>(static_cast<void*>(scratch.data));
-  workspace const rest{scratch.data + static_cast<std::size_t>(count * floats) * sizeof(float),
-                       scratch.bytes - static_cast<std::size_t>(count * floats) * sizeof(float)};
-  attention_part<host_space> parts[static_cast<std::size_t>(count)];
-  index_t i = 0;
-  auto const one = [&](auto const& cache) {
-    float* const out = all + i * floats;
-    auto mine = a;
-    auto const shape = rows_shape{a.q.sequences, a.q.heads, a.q.tokens, dim};
-    mine.out = dense_rows(out, shape);
-    mine.lse = out + rows * dim;
-    mine.sink_logits = nullptr;
-    mine.base2 = false;
-    parts[i] = {dense_rows(out, shape), mine.lse};
-    ++i;
-    return attend(exec, cache, mine, rest);
-  };
-  static_cast<void>(((done = one(packed), done.ok()) && ...));
-  if (!done) return done;
-  if (a.sink_logits != nullptr)
-    for (index_t h = 0; h < a.q.heads; ++h)
-      if (!is_finite(a.sink_logits[h]))
-        return detail::fail(errc::non_finite, "kvslim: a sink logit is NaN or infinite");
-  return finish(exec, slice<attention_part<host_space> const>{parts, count}, a);
+  return detail::run_segments(exec, a, scratch, packed...);
 }
 
 KVSLIM_END_NAMESPACE

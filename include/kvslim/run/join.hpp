@@ -12,7 +12,7 @@ namespace detail {
 
 /// Row r as it is before its first token.
 template <class Packed>
-inline void empty_row(Packed const& packed, index_t r) noexcept {
+KVSLIM_HD inline void empty_row(Packed const& packed, index_t r) noexcept {
   packed_row& x = packed.raw_row(r);
   x.slots = x.holes = x.key_coded = x.value_coded = x.key_head = x.value_head = 0;
   x.next_position = x.observed = x.failed = 0;
@@ -31,10 +31,10 @@ inline void copy_half(Half const& from, Half const& to, index_t slots, float* ro
   }
 }
 
-/// Row `to` becomes what row `from` of another cache is; its memory and capacity stay.
+/// Row `to` counts what row `from` of another cache does; its memory and capacity stay.
 template <class Packed>
-inline void copy_row(Packed const& source, index_t from, Packed const& target, index_t to,
-                     float* row) {
+KVSLIM_HD inline void copy_counts(Packed const& source, index_t from, Packed const& target,
+                                  index_t to) noexcept {
   packed_row const& x = source.raw_row(from);
   packed_row& y = target.raw_row(to);
   empty_row(target, to);
@@ -45,6 +45,15 @@ inline void copy_row(Packed const& source, index_t from, Packed const& target, i
   y.next_position = x.next_position;
   y.observed = x.observed;
   y.failed = x.failed;
+}
+
+/// Row `to` becomes what row `from` of another cache is.
+template <class Packed>
+inline void copy_row(Packed const& source, index_t from, Packed const& target, index_t to,
+                     float* row) {
+  copy_counts(source, from, target, to);
+  packed_row const& x = source.raw_row(from);
+  packed_row const& y = target.raw_row(to);
   auto const& layout = target.layout();
   auto const a = layout.parts(x.capacity, from), b = layout.parts(y.capacity, to);
   for (index_t i = 0; i < most_sides; ++i)
@@ -57,8 +66,9 @@ inline void copy_row(Packed const& source, index_t from, Packed const& target, i
 
 /// Null if row `to` of target has room for row `from` of source.
 template <class Packed>
-[[nodiscard]] char const* fault_of_join(Packed const& source, index_t from, Packed const& target,
-                                        index_t to) noexcept {
+[[nodiscard]] KVSLIM_HD inline char const* fault_of_join(Packed const& source, index_t from,
+                                                         Packed const& target,
+                                                         index_t to) noexcept {
   packed_row const& x = source.raw_row(from);
   packed_row const& y = target.raw_row(to);
   auto const& layout = target.layout();
@@ -70,6 +80,27 @@ template <class Packed>
   if (index_t{x.next_position} + y.capacity - x.slots >= (index_t{1} << 31))
     return "kvslim: positions end at 2^31 - 2";
   return nullptr;
+}
+
+/// What both backends check before anything is copied.
+template <class Packed>
+[[nodiscard]] status check_join(Packed const& source, index_t from, Packed const& target,
+                                index_t to, workspace const& scratch) noexcept {
+  auto const& a = source.extents();
+  auto const& b = target.extents();
+  if (from < 0 || from >= a.sequences || to < 0 || to >= b.sequences || a.kv_heads != b.kv_heads ||
+      a.head_dim != b.head_dim || a.value_width() != b.value_width())
+    return fail(errc::invalid_shape,
+                "kvslim: join needs a sequence of either cache, of equal heads and widths");
+  packed_header mine = source.layout().header(), other = target.layout().header();
+  mine.sequences = other.sequences = 0;
+  if (__builtin_memcmp(&mine, &other, sizeof mine) != 0)
+    return fail(errc::foreign, "kvslim: join needs caches of one layout");
+  if (target.layout().grouped())
+    return fail(errc::unsupported, "kvslim: rows that share blocks join only together");
+  if (overlap(source.storage(), source.size(), target.storage(), target.size()))
+    return fail(errc::invalid_pointer, "kvslim: join's caches overlap");
+  return check_workspace(scratch, append_bytes(target.layout()));
 }
 
 }  // namespace detail
@@ -107,29 +138,16 @@ status join(Exec const& exec, packed_cache<Key, Value, host_space> const& source
             packed_cache<Key, Value, host_space> const& target, index_t to, workspace scratch) {
   if (!source.ready() || !target.ready())
     return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
-  auto const& a = source.extents();
-  auto const& b = target.extents();
-  if (from < 0 || from >= a.sequences || to < 0 || to >= b.sequences || a.kv_heads != b.kv_heads ||
-      a.head_dim != b.head_dim || a.value_width() != b.value_width())
-    return detail::fail(errc::invalid_shape,
-                        "kvslim: join needs a sequence of either cache, of equal heads and widths");
-  packed_header mine = source.layout().header(), other = target.layout().header();
-  mine.sequences = other.sequences = 0;
-  if (__builtin_memcmp(&mine, &other, sizeof mine) != 0)
-    return detail::fail(errc::foreign, "kvslim: join needs caches of one layout");
-  if (target.layout().grouped())
-    return detail::fail(errc::unsupported, "kvslim: rows that share blocks join only together");
-  if (detail::overlap(source.storage(), source.bytes(), target.storage(), target.bytes()))
-    return detail::fail(errc::invalid_pointer, "kvslim: join's caches overlap");
-  if (auto const s = detail::check_workspace(scratch, append_bytes(target.layout())); !s) return s;
-  index_t const heads = b.kv_heads;
+  if (auto const s = detail::check_join(source, from, target, to, scratch); !s) return s;
+  auto const& e = target.extents();
+  index_t const heads = e.kv_heads;
   for (index_t h = 0; h < heads; ++h)
     if (char const* const fault =
             detail::fault_of_join(source, from * heads + h, target, to * heads + h);
         fault != nullptr)
       return detail::fail(errc::capacity_exceeded, fault);
   auto* const all = static_cast<float*>(static_cast<void*>(scratch.data));
-  index_t const floats = detail::round_up(b.head_dim + b.value_width(), 16);
+  index_t const floats = detail::round_up(e.head_dim + e.value_width(), 16);
   exec.for_each(heads, [=](index_t h) {
     detail::copy_row(source, from * heads + h, target, to * heads + h, all + h * floats);
   });

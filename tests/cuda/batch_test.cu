@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+
+// A running batch on both backends: sequences leave, others join, and several caches are attended
+// as one. Exits 77 (skipped) where there is no GPU.
+
+#include "both.hpp"
+
+#include <memory>
+
+using namespace on_device;
+using namespace kvslim;
+
+namespace {
+
+template <class Policy>
+auto filled(Policy const& policy, extents const& e, plan_options const& o, traits has,
+            index_t appended, unsigned seed, char const* name) {
+  auto const plan = make_plan(policy, e, o);
+  auto s = std::make_unique<stored<std::remove_const_t<decltype(plan)>>>(plan);
+  cells const c(e, has, seed);
+  s->compress(c, evidence<>{}, evidence<>{}, name);
+  data::buffer const scratch(append_bytes(plan.layout())), work(settle_bytes(plan.layout()));
+  device_scratch const memory(scratch.size()), more(work.size());
+  for (index_t i = 0; i < appended; ++i) {
+    asked_rows<float> const k({e.sequences, e.kv_heads, 1, e.head_dim}, seed + 7),
+        v({e.sequences, e.kv_heads, 1, e.value_width()}, seed + 8);
+    passed(append(cpu{}, s->on_host, k.on_host(), v.on_host(), scratch), name);
+    passed(append(gpu, s->on_gpu, k.on_gpu(), v.on_gpu(), memory), name);
+    passed(settle(cpu{}, s->on_host, work), name);
+    passed(settle(gpu, s->on_gpu, more), name);
+  }
+  synchronized("the cache was filled", name);
+  return s;
+}
+
+template <class Policy>
+void leaves_and_joins(char const* name, Policy const& policy, extents const& e, traits has = {}) {
+  extents const one{1, e.kv_heads, 83, e.head_dim, e.value_dim};
+  plan_options o{
+      .append_tokens = 20, .draft_tokens = 3, .row_slots = 100, .evicts = true, .biases = has.bias};
+  auto const batch = filled(policy, e, o, has, 6, 40, name);
+  auto const alone = filled(policy, one, o, has, 9, 60, name);
+  step const gone{.first_sequence = 1, .sequences = 1};
+  passed(leave(batch->on_host, gone), name);
+  passed(leave(gpu, batch->on_gpu, gone), name);
+  synchronized("leave ran", name);
+  batch->same(name);
+  data::buffer const scratch(append_bytes(batch->plan.layout()));
+  device_scratch const memory(scratch.size());
+  passed(join(cpu{}, alone->on_host, 0, batch->on_host, 1, scratch), name);
+  passed(join(gpu, alone->on_gpu, 0, batch->on_gpu, 1, memory), name);
+  synchronized("join ran", name);
+  batch->same(name);
+  attend_both(*batch, {.group = 2, .tokens = 2}, name);
+
+  // A sequence that needs more room than its place has is not copied at all.
+  o.row_slots = 0;
+  o.append_tokens = 1;
+  auto const small =
+      filled(policy, {2, e.kv_heads, 20, e.head_dim, e.value_dim}, o, {}, 0, 70, name);
+  check(join(cpu{}, alone->on_host, 0, small->on_host, 1, scratch).code == errc::capacity_exceeded,
+        "the host refuses", name);
+  auto const before = small->row(2);
+  passed(join(gpu, alone->on_gpu, 0, small->on_gpu, 1, memory), name);
+  synchronized("join ran", name);
+  for (index_t h = 0; h < e.kv_heads; ++h)
+    check(small->row(e.kv_heads + h).failed == static_cast<int>(errc::capacity_exceeded),
+          "the device says so", name);
+  check(small->row(e.kv_heads).slots == 20 && small->row(0).failed == 0 &&
+            before.next_position == small->row(2).next_position,
+        "the place is as it was", name);
+  // What the device refuses before it starts.
+  check(join(gpu, alone->on_gpu, 1, batch->on_gpu, 1, memory).code == errc::invalid_shape,
+        "no such sequence", name);
+  check(join(gpu, batch->on_gpu, 0, batch->on_gpu, 1, memory).code == errc::invalid_pointer,
+        "the same cache", name);
+  check(join(gpu, alone->on_gpu, 0, batch->on_gpu, 1, {memory.get(), 0}).code ==
+            errc::buffer_too_small,
+        "no scratch", name);
+  check(leave(gpu, batch->on_gpu, {.first_sequence = 9}).code == errc::invalid_shape,
+        "no such place", name);
+}
+
+/// Sinks, body and tail in three caches of other codecs, as one.
+void segments(ask const& a, char const* name) {
+  extents const e{2, 2, 70, 32};
+  traits const has{.positions = true, .ascending = true};
+  auto const first = filled(dense<f16>{}, {2, 2, 4, 32}, {.positions = true}, has, 0, 80, name);
+  auto const body = filled(kivi<4>{{.residual = 32}}, e, {.append_tokens = 12, .positions = true},
+                           has, 0, 81, name);
+  auto const last =
+      filled(int_per_token<8>{}, e, {.append_tokens = 12, .positions = true}, has, 9, 82, name);
+  request<> x(*last, a);
+  auto const bytes = segments_bytes(x.q.shape.heads, a.tokens, a.splits, first->plan.layout(),
+                                    body->plan.layout(), last->plan.layout());
+  data::buffer const scratch(bytes);
+  device_scratch const memory(bytes);
+  passed(attend_segments(cpu{}, x.on_host, scratch, first->on_host, body->on_host, last->on_host),
+         name);
+  passed(attend_segments(gpu, x.on_gpu, memory, first->on_gpu, body->on_gpu, last->on_gpu), name);
+  synchronized("attend_segments ran", name);
+  check(distance(x.dout.host(), x.out) <= tolerance::attend, "attention within the bound", name);
+  check(log_distance(x.dlse.host(), x.lse) <= tolerance::attend, "log-sum-exp", name);
+  check(attend_segments(gpu, x.on_gpu, {memory.get(), bytes - 1}, first->on_gpu, body->on_gpu,
+                        last->on_gpu)
+                .code == errc::buffer_too_small,
+        "scratch", name);
+  x.on_gpu.logits = x.dlse.get();
+  check(
+      attend_segments(gpu, x.on_gpu, memory, first->on_gpu, body->on_gpu).code == errc::unsupported,
+      "logits", name);
+}
+
+}  // namespace
+
+int main() {
+  int devices = 0;
+  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
+    std::printf("skipped: no CUDA device\n");
+    return 77;
+  }
+  extents const e{3, 2, 50, 32};
+  leaves_and_joins("f16", dense<f16>{}, e);
+  leaves_and_joins("kivi 4", kivi<4>{{.residual = 32}}, e);
+  leaves_and_joins("int 8, pins and biases", int_per_token<8>{{.residual = 6}}, e,
+                   {.valid = true, .bias = true});
+  leaves_and_joins("wide values", int_per_token<4>{}, {2, 3, 41, 32, 48});
+  segments({.group = 2}, "segments");
+  segments({.group = 3, .tokens = 2, .splits = 2, .window = 40, .positions = true, .sinks = true},
+           "segments, two queries");
+  std::printf(failures == 0 ? "both backends agree\n" : "%d failures\n", failures);
+  return failures == 0 ? 0 : 1;
+}
