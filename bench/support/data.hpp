@@ -63,7 +63,9 @@ struct cache {
   }
   [[nodiscard]] auto evidence() const {
     return kvslim::evidence{kvslim::window_queries{queries(32)},
-                            kvslim::token_scores<>{scores.data()}};
+                            kvslim::token_scores<>{scores.data()},
+                            kvslim::query_filters<>{kvslim::dense_rows(
+                                q.data(), {1, extent.kv_heads, 1, extent.head_dim})}};
   }
 };
 

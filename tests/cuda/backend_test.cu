@@ -33,6 +33,7 @@ void compare_tables(problem const& p, char const* method, Policy const& policy, 
   cells const c(p.e, p.has, 5);
   index_t const window = 16;
   asked_rows<float> const q({p.e.sequences, p.e.kv_heads * p.group, window, p.e.head_dim}, 8);
+  asked_rows<f16> const filters({p.e.sequences, p.e.kv_heads, 1, p.e.head_dim}, 9);
   std::vector<float> scores(static_cast<std::size_t>(p.e.rows() * p.e.tokens));
   for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = static_cast<float>(i * 7919 % 211);
   device<float> const dscores(scores);
@@ -41,8 +42,11 @@ void compare_tables(problem const& p, char const* method, Policy const& policy, 
   stored s(make_plan(policy, p.e, options));
   passed(s.plan.check(), name);
   s.compress(
-      c, evidence{window_queries<>{q.on_host()}, token_scores<>{scores.data()}},
-      evidence{window_queries<cuda_space>{q.on_gpu()}, token_scores<cuda_space>{dscores.get()}},
+      c,
+      evidence{window_queries<>{q.on_host()}, token_scores<>{scores.data()},
+               query_filters<>{filters.on_host()}},
+      evidence{window_queries<cuda_space>{q.on_gpu()}, token_scores<cuda_space>{dscores.get()},
+               query_filters<cuda_space>{filters.on_gpu()}},
       name, make_plan(on_gpu, p.e, options));
   s.same(name, exact == exactness::bytes, exact == exactness::bytes);
   double error = 0.0;
@@ -114,6 +118,7 @@ void every_method(problem const& p) {
   compare(p, "keydiff", pipeline{keydiff{}, keep}, bytes);
   for (index_t const lag : {9, 40})
     compare(p, "lagkv", pipeline{lagkv{{.lag = lag, .value_weight = 0.5f}}, keep}, bytes);
+  compare(p, "qfilters", pipeline{qfilters{}, keep}, bytes);
   compare(p, "h2o", pipeline{h2o<>{}, keep}, bytes);
   compare(p, "tova", pipeline{shared{tova{}, row_group{1, heads}}, keep}, bytes);
   for (auto const safe : {safeguard::exact, safeguard::authors, safeguard::pin})

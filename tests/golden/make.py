@@ -35,6 +35,7 @@ parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
 parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--duo", help="mit-han-lab/duo-attention")
 parser.add_argument("--lagkv", help="AI-Lab-China-Merchants-Bank/LagKV")
+parser.add_argument("--qfilters", help="NathanGodey/qfilters")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
 parser.add_argument("--kvcrush-pages", help="program that calls OpenVINO GenAI; kvcrush_pages says how")
@@ -203,6 +204,36 @@ def lagkv():
             cache.update(k.clone(), v.clone(), 0)  # it moves tokens in place
             kept = [[(k[0, h] == row).all(-1).nonzero().item() for row in cache.key_cache[0][0, h]] for h in range(G)]
             g.put(f"kept_{weight}_{percent}", torch.tensor(kept).sort(dim=-1)[0])
+
+
+def qfilters():
+    from kvpress import QFilterPress
+
+    torch.manual_seed(20)
+    L, G, T, D, W = 2, 2, 70, 16, 8
+    filters = nn.functional.normalize(torch.randn(L, G, D), dim=-1)
+    k = torch.randn(L, G, T, D) * (0.5 + torch.rand(L, G, T, 1)) + torch.randn(L, G, 1, D)
+    g = Golden("qfilters", f"NathanGodey/qfilters cda5c38 src/hf_cache.py QFiltersCache.update; kvpress 0.5.5 QFilterPress.score; seed 20, layers {L}, "
+               f"G {G}, T {T}, D {D}; the cache: length 24, window {W}, a prompt of 40 and tokens by one; make.py --qfilters --kvpress")
+    g.put("filters", filters)
+    g.put("k", k)
+    press = QFilterPress(0.5)
+    press.q_filters = filters
+    g.put("score", torch.stack([press.score(types.SimpleNamespace(layer_idx=l), None, k[l : l + 1], None, None, None)[0] for l in range(L)]))
+    sys.path.insert(0, arguments.qfilters)
+    from src.hf_cache import QFiltersCache
+
+    v = indices_as_values(G, T, D)
+    for name, end in (("kept_prompt", 40), ("kept", T)):
+        kept = []
+        for l in range(L):
+            cache = QFiltersCache.__new__(QFiltersCache)  # transformers' Cache wants layers by now, this one uses none
+            cache.key_cache, cache.value_cache, cache.max_length, cache.window_length = [k[l : l + 1, :, :0]] * L, [v[:, :, :0]] * L, 24, W
+            cache.q_filters = filters
+            for a, b in [(0, 40)] + [(t, t + 1) for t in range(40, end)]:
+                cache.update(k[l : l + 1, :, a:b], v[:, :, a:b], l)
+            kept.append(cache.value_cache[l][0, :, :, 0].long())
+        g.put(name, torch.stack(kept))
 
 
 class ListCache:
@@ -616,6 +647,7 @@ MAKERS = [
     (arguments.kvpress, (presses,)),
     (arguments.kvpress, (keydiff,)),
     (arguments.lagkv and arguments.kvpress, (lagkv,)),
+    (arguments.qfilters and arguments.kvpress, (qfilters,)),
     (arguments.tova and arguments.kvpress, (tova,)),
     (arguments.h2o, (h2o,)),
     (arguments.kvpress and arguments.factory, (h2o_grouped,)),

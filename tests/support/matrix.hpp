@@ -31,7 +31,12 @@ struct scene {
     for (index_t i = 0; i < 2 * 2 * 75; ++i) scores.push_back(static_cast<float>(i * 7919 % 101));
   }
   [[nodiscard]] auto evidence() const {
-    return kvslim::evidence{window_queries{c.queries(8)}, token_scores<>{scores.data()}};
+    return kvslim::evidence{window_queries{c.queries(8)}, token_scores<>{scores.data()},
+                            query_filters{filters()}};
+  }
+  /// One of each KV head for both sequences: rows of Q, whose values are as good as any.
+  [[nodiscard]] rows_view<float const> filters() const {
+    return dense_rows(c.q.data(), {1, 2, 1, 32});
   }
   template <class View>
   [[nodiscard]] View ragged(View view) const {

@@ -203,4 +203,43 @@ struct evicting {
   std::vector<float> out_, lse_, logits_;
 };
 
+/// A cache that is cut to its budget whenever `block` tokens have come.
+template <class Policy, class Evidence = kvslim::evidence<>>
+class in_blocks {
+ public:
+  template <class View>
+  in_blocks(Policy const& policy, View const& first, index_t block, Evidence const& evidence = {})
+      : plan_(kvslim::make_plan(policy,
+                                {first.extents().sequences, first.extents().kv_heads,
+                                 first.extents().tokens + block, first.extents().head_dim},
+                                {.append_tokens = block, .draft_tokens = block})),
+        scratch_(plan_.workspace_bytes()),
+        evidence_(evidence) {
+    auto const plan =
+        kvslim::make_plan(policy, first.extents(), {.append_tokens = block, .draft_tokens = block});
+    buffer const scratch(plan.workspace_bytes());
+    for (auto& s : storage_) s.resize(std::max(plan.packed_bytes(), plan_.packed_bytes()));
+    result = kvslim::compress(kvslim::cpu{}, plan, first, evidence, packed(),
+                              kvslim::workspace(scratch.data(), scratch.size()));
+  }
+  kvslim::status take(kvslim::rows<> const& block) {
+    buffer append_scratch(kvslim::append_bytes(plan_.layout()));
+    if (auto const s = kvslim::append(kvslim::cpu{}, packed(), block, block, append_scratch); !s)
+      return s;
+    auto const from = packed();
+    now_ = 1 - now_;
+    return kvslim::recompress(kvslim::cpu{}, plan_, from, packed(), scratch_, evidence_);
+  }
+  [[nodiscard]] auto packed() { return kvslim::packed_cache(plan_, storage_[now_]); }
+  [[nodiscard]] auto held(index_t s, index_t h) { return data::held(packed(), s, h); }
+  kvslim::status result;
+
+ private:
+  decltype(kvslim::make_plan(std::declval<Policy const&>(), kvslim::extents{})) plan_;
+  buffer scratch_;
+  Evidence evidence_;
+  std::vector<std::byte> storage_[2];
+  std::size_t now_ = 0;
+};
+
 }  // namespace data

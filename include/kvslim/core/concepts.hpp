@@ -78,7 +78,7 @@ using cache = cache_view<plane>;
 using text = kvslim::text<cache>;
 template <class Column = no_column>
 using token = token_ref<text, Column>;
-using evidence = kvslim::evidence<window_queries<>, token_scores<>>;
+using evidence = kvslim::evidence<window_queries<>, token_scores<>, query_filters<>>;
 
 }  // namespace archetype
 

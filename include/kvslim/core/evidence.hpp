@@ -12,6 +12,7 @@ KVSLIM_BEGIN_NAMESPACE
 
 struct needs_window_queries {};
 struct needs_token_scores {};
+struct needs_query_filters {};
 
 /// Post-RoPE queries of the newest `queries.tokens` tokens of every sequence, in text order:
 /// [sequence, q_head, window, head_dim], of any element type.
@@ -32,6 +33,19 @@ struct token_scores {
   using kind = needs_token_scores;
   float const* data = nullptr;
 };
+
+/// A direction for every layer and KV head that the model's queries lie along, found offline:
+/// [layer, kv_head, 1, head_dim], of any element type. Layers are consecutive sequences of the
+/// view; one layer serves all.
+template <class Space = host_space>
+struct query_filters {
+  using kind = needs_query_filters;
+  rows<Space> filters;
+};
+template <class T, class Space>
+query_filters(rows_view<T, Space>) -> query_filters<Space>;
+template <class Space>
+query_filters(detail::typeless_rows<void const, Space>) -> query_filters<Space>;
 
 template <class... Needs>
 struct needs_list {};

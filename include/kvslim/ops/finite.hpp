@@ -62,6 +62,25 @@ template <class Space>
   return {};
 }
 
+/// A table that was made offline, [layers, heads, tokens, width], for layers that are consecutive
+/// sequences of a view: there, of the right shape, finite.
+template <class Space>
+[[nodiscard]] status check_table(rows<Space> const& table, extents const& e, index_t heads,
+                                 index_t tokens, index_t width) noexcept {
+  if (table.data == nullptr)
+    return detail::fail(errc::invalid_pointer, "kvslim: a table of the model is a null pointer");
+  if (table.sequences < 1 || e.sequences % table.sequences != 0 ||
+      !table.has_shape(table.sequences, heads, tokens, width))
+    return detail::fail(errc::invalid_shape,
+                        "kvslim: a table of the model does not fit: its layers must divide the "
+                        "view's sequences, its heads and widths be the cache's");
+  if constexpr (std::same_as<Space, host_space>) {
+    if (!all_within(table, largest_float))
+      return detail::fail(errc::non_finite, "kvslim: a table of the model holds NaN or infinity");
+  }
+  return {};
+}
+
 }  // namespace ops
 
 KVSLIM_END_NAMESPACE

@@ -40,6 +40,17 @@ KVSLIM_HD inline void load_row(Plane const& plane, index_t s, index_t h, index_t
   return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
 }
 
+/// The same sum over anything with channels a[i], where no row of floats is at hand.
+template <class A, class B>
+[[nodiscard]] KVSLIM_HD inline float dot_channels(A const& a, B const& b, index_t n) noexcept {
+  float part[8] = {};
+  index_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (index_t j = 0; j < 8; ++j) part[j] += a[i + j] * b[i + j];
+  for (index_t j = 0; i + j < n; ++j) part[j] += a[i + j] * b[i + j];
+  return ((part[0] + part[4]) + (part[1] + part[5])) + ((part[2] + part[6]) + (part[3] + part[7]));
+}
+
 /// ||x||_2 of a row.
 [[nodiscard]] KVSLIM_HD inline float norm(float const* x, index_t n) noexcept {
   return std::sqrt(dot(x, x, n));

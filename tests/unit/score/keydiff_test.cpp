@@ -14,42 +14,6 @@ using namespace kvslim;
 
 namespace {
 
-/// A cache that is cut to its budget whenever `block` tokens have come.
-template <class Policy>
-class in_blocks {
- public:
-  template <class View>
-  in_blocks(Policy const& policy, View const& first, index_t block)
-      : plan_(make_plan(policy,
-                        {first.extents().sequences, first.extents().kv_heads,
-                         first.extents().tokens + block, first.extents().head_dim},
-                        {.append_tokens = block, .draft_tokens = block})),
-        scratch_(plan_.workspace_bytes()) {
-    auto const plan =
-        make_plan(policy, first.extents(), {.append_tokens = block, .draft_tokens = block});
-    data::buffer const scratch(plan.workspace_bytes());
-    for (auto& s : storage_) s.resize(std::max(plan.packed_bytes(), plan_.packed_bytes()));
-    result = compress(cpu{}, plan, first, evidence<>{}, packed(),
-                      workspace(scratch.data(), scratch.size()));
-  }
-  status take(rows<> const& block) {
-    data::buffer append_scratch(append_bytes(plan_.layout()));
-    if (auto const s = append(cpu{}, packed(), block, block, append_scratch); !s) return s;
-    auto const from = packed();
-    now_ = 1 - now_;
-    return recompress(cpu{}, plan_, from, packed(), scratch_);
-  }
-  [[nodiscard]] auto packed() { return packed_cache(plan_, storage_[now_]); }
-  [[nodiscard]] auto held(index_t h) { return data::held(packed(), 0, h); }
-  status result;
-
- private:
-  decltype(make_plan(std::declval<Policy const&>(), extents{})) plan_;
-  data::buffer scratch_;
-  std::vector<std::byte> storage_[2];
-  std::size_t now_ = 0;
-};
-
 auto best(index_t budget) { return pipeline{keydiff{}, top_k{{.budget = budget}}, dense<float>{}}; }
 
 }  // namespace
@@ -72,12 +36,12 @@ TEST_CASE("keydiff in blocks keeps what kvpress keeps in blocks", "[keydiff]") {
   golden const g("keydiff");
   auto const k = g.floats("k");
   data::text_of const text{nullptr, k.data(), 0, 3, 80, 16};
-  in_blocks life(best(32), text.prompt(32), 16);
+  data::in_blocks life(best(32), text.prompt(32), 16);
   REQUIRE(life.result.ok());
   for (index_t t = 32; t < 80; t += 16) REQUIRE(life.take(text.keys(t, 16)).ok());
   for (index_t h = 0; h < 3; ++h)
-    CHECK(life.held(h) == std::vector<index_t>(g["kept_blocks"].begin() + h * 32,
-                                               g["kept_blocks"].begin() + (h + 1) * 32));
+    CHECK(life.held(0, h) == std::vector<index_t>(g["kept_blocks"].begin() + h * 32,
+                                                  g["kept_blocks"].begin() + (h + 1) * 32));
 }
 
 TEST_CASE("keydiff matches the reference in any order of cells", "[keydiff]") {
@@ -127,7 +91,7 @@ TEST_CASE("keydiff's heads may change places, and a larger budget keeps more", "
 
 TEST_CASE("keydiff holds its budget over 10,000 tokens", "[keydiff]") {
   data::cache const c({.kv_heads = 2, .tokens = 24, .head_dim = 8});
-  in_blocks life(best(24), c.view(), 8);
+  data::in_blocks life(best(24), c.view(), 8);
   REQUIRE(life.result.ok());
   std::size_t const bytes = life.packed().bytes();
   std::mt19937 engine(1);
