@@ -11,6 +11,7 @@
 #include <kvslim/ops/mean_direction.cuh>
 #include <kvslim/ops/open_pages.cuh>
 #include <kvslim/ops/representatives.cuh>
+#include <kvslim/ops/window_moments.cuh>
 #include <kvslim/ops/window_scores.cuh>
 #include <kvslim/run/append.cuh>
 #include <kvslim/run/attend.cuh>

@@ -31,6 +31,7 @@
 #include <kvslim/run/rewind.hpp>
 #include <kvslim/run/select.hpp>
 #include <kvslim/run/settle.hpp>
+#include <kvslim/score/cake_scores.hpp>
 #include <kvslim/score/given_scores.hpp>
 #include <kvslim/score/h2o.hpp>
 #include <kvslim/score/keydiff.hpp>
@@ -43,6 +44,7 @@
 #include <kvslim/score/streaming_llm.hpp>
 #include <kvslim/score/tova.hpp>
 #include <kvslim/select/adakv.hpp>
+#include <kvslim/select/cake.hpp>
 #include <kvslim/select/head_classes.hpp>
 #include <kvslim/select/head_table.hpp>
 #include <kvslim/select/one_budget.hpp>

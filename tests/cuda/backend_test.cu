@@ -130,6 +130,12 @@ void every_method(problem const& p) {
                      pyramidkv{
                          {.budget = 60, .layers = p.e.sequences, .kv_heads = heads, .rule = rule}}},
             bytes);
+  cake_scores const moments{{.window = 16}};
+  compare(p, "cake_scores", pipeline{moments, keep}, bytes);
+  compare(p, "cake",
+          pipeline{moments,
+                   cake{{.budget = 60, .layers = p.e.sequences, .kv_heads = heads, .slack = 4}}},
+          bytes);
   for (auto const anchor : {code_anchor::alternating, code_anchor::mean, code_anchor::given})
     for (index_t const page : {1, 4})
       compare(p, "kvcrush",

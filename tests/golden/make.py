@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import types
+import typing
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--duo", help="mit-han-lab/duo-attention")
 parser.add_argument("--lagkv", help="AI-Lab-China-Merchants-Bank/LagKV")
 parser.add_argument("--qfilters", help="NathanGodey/qfilters")
+parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
 parser.add_argument("--kvcrush-pages", help="program that calls OpenVINO GenAI; kvcrush_pages says how")
@@ -572,6 +574,69 @@ def duo_attention():
     g.put("kvpress_kept", torch.nonzero(stays)[:, 2])
 
 
+def module_of(name, **names):
+    sys.modules[name] = types.ModuleType(name)
+    sys.modules[name].__dict__.update(names)
+
+
+def cake():
+    shadowed = {name: module for name, module in sys.modules.items() if name.split(".")[0] == "transformers"}
+    anything = dict(Union=typing.Union, List=typing.List, BaseModelOutputWithPast=object, logger=types.SimpleNamespace(warning_once=lambda text: None),
+                    LlamaConfig=None)
+    llama = dict(anything, apply_rotary_pos_emb=lambda q, k, cos, sin: (q, k), repeat_kv=lambda x, n: x.repeat_interleave(n, 1))
+    for name in ("transformers", "transformers.models", "transformers.models.llama"):
+        module_of(name)
+    module_of("transformers.models.llama.modeling_llama", **llama)
+    module_of("transformers.models.llama.configuration_llama", **anything)
+    module_of("transformers.modeling_flash_attention_utils", _flash_attention_forward=lambda q, *rest, **options: q)
+    module_of("transformers.cache_utils", **{name: type(name, (), {}) for name in ("Cache", "DynamicCache", "StaticCache", "HybridCache")})
+    sys.path.insert(0, arguments.cake)
+    from cake import cake_cache, utils
+    from cake.model import modify_llama
+
+    sys.path.pop(0)
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers"]:
+        del sys.modules[name]
+    sys.modules.update(shadowed)
+
+    torch.manual_seed(21)
+    L, H, G, T, D, W, C, gamma, tau1, tau2 = 4, 4, 2, 96, 16, 8, 24, 200.0, 1.6, 0.4
+    spread = torch.tensor([0.6, 0.9, 1.2, 1.6]).view(L, 1, 1, 1)  # from even attention to peaked
+    q, k, v = torch.randn(L, H, T, D) * spread, torch.randn(L, G, T, D), indices_as_values(G, T, D)
+    g = Golden("cake", f"antgroup/cakekv c4675ce cake/model/modify_llama.py llama_attn_forward_cake with cake/cake_cache.py CakeCache and "
+               f"CakeprefillKVCache, cake/utils.py adjust_budgets; seed 21, layers {L}, H {H}, G {G}, T {T}, D {D}, window {W}, capacity {C}, "
+               f"gamma {gamma:g}, tau {tau1} and {tau2}; make.py --cake")
+    g.put("q", q[:, :, -W:])
+    g.put("k", k)
+    for name, cascading in (("plain", False), ("cascading", True)):
+        evict = cake_cache.CakeprefillKVCache(cache_size=C, window_size=W, num_heads=H, num_layers=L, use_cascading=cascading)
+        config = types.SimpleNamespace(decoding_evict=[None] * L, prefill=[True] * L, window_size=[W] * L, key_size=[C] * L, tau1=tau1, tau2=tau2,
+                                       gamma=gamma, prefill_cake_evict=[evict] * L, _pre_quantization_dtype=torch.float32)
+        cache, preferences, scores = cake_cache.CakeCache(), [], []
+        for layer in range(L):
+            proj = [lambda x, y=y[layer : layer + 1] if y.shape[0] == L else y: y.transpose(1, 2).flatten(2) for y in (q, k, v)]
+            me = types.SimpleNamespace(config=config, layer_idx=layer, q_proj=proj[0], k_proj=proj[1], v_proj=proj[2], num_heads=H,
+                                       num_key_value_heads=G, num_key_value_groups=H // G, head_dim=D, training=False, attention_dropout=0.0,
+                                       _flash_attn_uses_top_left_mask=False, is_causal=True, o_proj=lambda x: x)
+            whole, cache.update_score = cake_cache.CakeCache.update_score, lambda p, s: (preferences.append(torch.tensor(p)), scores.append(s), whole(cache, p, s))
+            modify_llama.llama_attn_forward_cake(me, torch.zeros(1, T, H * D), past_key_value=cache, position_embeddings=(None, None))
+        g.put("length_" + name, torch.tensor([x.shape[2] for x in cache.value_cache]))
+        g.put("kept_" + name, torch.cat([x[0, :, :, 0].sort(dim=-1)[0].long().flatten() for x in cache.value_cache]))
+    g.put("preference", torch.stack(preferences))
+    g.put("score", torch.stack(scores)[:, 0])
+
+    # Corrections alone: layers, total, limit of a layer, then the layers' first shares; what becomes of them.
+    torch.manual_seed(22)
+    cases = [([200, 100, 50, 50], 400, 120)]
+    for layers, total, limit in ((4, 64, 40), (8, 800, 120), (8, 800, 101), (8, 800, 99), (5, 333, 90), (16, 1600, 300), (3, 7, 20)):
+        share = torch.rand(layers, dtype=torch.float64).pow(4)
+        share = (share / share.sum() * total).long()
+        share[0] += total - share.sum()
+        cases.append((share.tolist(), total, limit))
+    g.put("cases", torch.tensor([x for shares, total, limit in cases for x in (len(shares), total, limit, *shares)]))
+    g.put("case_budgets", torch.tensor([x for shares, total, limit in cases for x in utils.adjust_budgets(shares, total, limit, len(shares))]))
+
+
 def kvcrush():
     silent = types.SimpleNamespace(info=lambda *x: None, warning=lambda *x: None)
     sys.modules["vllm"] = types.ModuleType("vllm")
@@ -655,6 +720,7 @@ MAKERS = [
     (arguments.factory and arguments.kvpress, (pyramidkv,)),
     (arguments.headkv, (headkv,)),
     (arguments.duo and arguments.kvpress, (duo_attention,)),
+    (arguments.cake, (cake,)),
     (arguments.kvcrush, (kvcrush,)),
     (arguments.kvcrush_pages, (kvcrush_pages,)),
     (arguments.ggml, (ggml,)),

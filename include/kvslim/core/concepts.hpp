@@ -37,6 +37,7 @@ struct scorer_traits {
   bool bulk = false;            ///< composes ops over the whole cache instead of score(token)
   bool observes = false;        ///< born(place) and observe(column, mass, place) fill the column
   reduce heads = reduce::mean;  ///< how query heads' masses become the KV head's, for observe
+  bool states = false;          ///< writes score_view::statistics of every row, with .bulk
 };
 
 /// Memory that a policy reads beside its options.
@@ -50,6 +51,7 @@ struct quota_traits {
   using stage = quota_tag;
   bool contests = false;    ///< open(extents, recent) asks for a contest before allocate
   bool rows_apart = false;  ///< a row gets the same alone: its group only sizes storage
+  bool statistics = false;  ///< reads the statistics that a scorer states of its rows
   table_memory table = table_memory::none;
 };
 

@@ -26,10 +26,17 @@ struct keep_set {
   }
 };
 
+/// What a scorer may state of a row's attention beside its tokens' scores.
+struct row_statistics {
+  float entropy = 0.0f;   ///< sum of -p log p over what its queries pay
+  float variance = 0.0f;  ///< sum over tokens of how much that varies from query to query
+};
+
 /// Scores of every row by rank: row r = sequence * kv_heads + kv_head, `tokens` floats each.
 struct score_view {
   float* data = nullptr;
   index_t tokens = 0;
+  row_statistics* statistics = nullptr;  ///< [rows], or null: nobody asks
 
   [[nodiscard]] KVSLIM_HD constexpr float* row(index_t r) const noexcept {
     return data + r * tokens;
@@ -78,6 +85,7 @@ struct row_facts {
   index_t tokens = 0;   ///< held
   index_t recent = 0;   ///< newest ones that the scorer protects (its window)
   index_t winners = 0;  ///< seats won in the contest
+  row_statistics stated = {};
 };
 
 /// A contest among the rows of a group, held before allocate: of all their scores the `seats` best

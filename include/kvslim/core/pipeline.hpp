@@ -60,6 +60,8 @@ struct check_kind<S, scorer_tag> {
       S::traits.observes || !has_observe<S>,
       "kvslim: this scorer has observe() and does not say .observes = true: it would never "
       "be called");
+  static_assert(!S::traits.states || S::traits.bulk,
+                "kvslim: only a scorer that says .bulk = true states statistics of rows");
   static_assert(!S::traits.observes || !std::is_empty_v<column_of<S>>,
                 "kvslim: a scorer that observes names its column: scorer_traits<my_column>");
 };
@@ -125,6 +127,24 @@ inline constexpr bool any_nameless = (!has_traits<S> || ...);
 template <int Rank, class... S>
 inline constexpr bool holds = ((rank_of<S>() == Rank) || ...);
 
+template <class S>
+[[nodiscard]] constexpr bool flag_of(auto const& flag) noexcept {
+  if constexpr (has_traits<S>)
+    return flag(S::traits);
+  else
+    return false;
+}
+template <class S>
+inline constexpr bool reads_statistics = flag_of<S>([](auto const& t) {
+  if constexpr (requires { t.statistics; }) return t.statistics;
+  return false;
+});
+template <class S>
+inline constexpr bool states_statistics = flag_of<S>([](auto const& t) {
+  if constexpr (requires { t.states; }) return t.states;
+  return false;
+});
+
 template <class... S>
 struct check_pipeline : check_stage<S>... {
   static_assert(any_nameless<S...> || in_order<S...>(),
@@ -132,6 +152,10 @@ struct check_pipeline : check_stage<S>... {
                 "quantize, each at most once");
   static_assert(any_nameless<S...> || !holds<1, S...> || holds<0, S...>,
                 "kvslim: a quota needs a scorer before it");
+  static_assert(any_nameless<S...> || !(reads_statistics<S> || ...) ||
+                    (states_statistics<S> || ...),
+                "kvslim: this quota reads statistics of rows: the scorer before it must state them "
+                "(cake_scores does)");
   static_assert(any_nameless<S...> || !holds<2, S...> || holds<1, S...>,
                 "kvslim: a keep rule needs a quota before it");
   static_assert(any_nameless<S...> || !holds<3, S...> || holds<0, S...>,

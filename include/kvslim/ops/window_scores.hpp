@@ -61,12 +61,13 @@ inline void window_logits(float const* q, float const* k, index_t dim, index_t w
     }
 }
 
-/// Mean attention that the window's queries of one query head pay to ranks [0, n - window), the
-/// softmax running over all n tokens, causal inside the window. Two passes over K, nothing of shape
-/// [window, tokens] is stored. Requires: window < n.
-template <class Text, class Queries>
-inline void window_mass(Text const& text, Queries const& queries, index_t s, index_t kv_head,
-                        index_t q_head, float* mass, float* scratch) noexcept {
+/// Attention that the window's queries of one query head pay to ranks [0, n - window), the softmax
+/// running over all n tokens, causal inside the window: calls use(rank, x, share) in order, query w
+/// having paid x[w] * share[w] times the window. Two passes over K, nothing of shape [window,
+/// tokens] is stored. Requires: window < n.
+template <class Text, class Queries, class Use>
+inline void window_attention(Text const& text, Queries const& queries, index_t s, index_t kv_head,
+                             index_t q_head, float* scratch, Use const& use_token) noexcept {
   index_t const dim = text.extents().head_dim, window = queries.tokens;
   index_t const length = text.tokens(s, kv_head), prefix = length - window;
   float const scale = 1.0f / std::sqrt(static_cast<float>(dim));
@@ -122,9 +123,19 @@ inline void window_mass(Text const& text, Queries const& queries, index_t s, ind
     for (index_t i = 0; i < n; ++i) {
       float* const x = logits + i * window;
       for (index_t w = 0; w < window; ++w) x[w] = exp_nonpositive(x[w] - most[w]);
-      mass[t + i] = dot(x, total, window);
+      use_token(t + i, static_cast<float const*>(x), static_cast<float const*>(total));
     }
   });
+}
+
+/// Mean attention of the window to each of those ranks.
+template <class Text, class Queries>
+inline void window_mass(Text const& text, Queries const& queries, index_t s, index_t kv_head,
+                        index_t q_head, float* mass, float* scratch) noexcept {
+  window_attention(text, queries, s, kv_head, q_head, scratch,
+                   [&](index_t t, float const* x, float const* share) {
+                     mass[t] = dot(x, share, queries.tokens);
+                   });
 }
 
 struct window_scores_op {};

@@ -99,7 +99,7 @@ template <class Plan, class Packed>
   static_assert(Plan::has_scorer && Plan::has_quota,
                 "kvslim: choose_victims needs a pipeline with a scorer and a quota");
   using quota_type = std::remove_cvref_t<decltype(plan.template stage<quota_tag>())>;
-  static_assert(!quota_type::traits.contests,
+  static_assert(!quota_type::traits.contests && !quota_type::traits.statistics,
                 "kvslim: a quota that holds contests decides once; use recompress while decoding");
   static_assert(quota_within_reach<Plan, typename Packed::space>,
                 "kvslim: the quota's table lies in other memory than the cache: name its space, "

@@ -47,17 +47,18 @@ struct storage_of {
 
 /// What select() works in.
 struct select_space {
-  float* scores;          // [rows, tokens]
-  std::uint64_t* keys;    // [rows, tokens]
-  fate* fates;            // [rows, tokens]
-  std::byte* columns;     // [rows, tokens] records
-  row_facts* facts;       // [rows], group after group
-  quota* quotas;          // [rows] by row
-  quota* grouped_quotas;  // [rows], group after group
-  float* scratch;         // [rows, scorer's floats]
-  std::byte* rule;        // the keep rule's
-  float* staging;         // [rows, select_floats]: two keys of a merger
-  std::uint8_t* good;     // [rows]
+  float* scores;           // [rows, tokens]
+  row_statistics* stated;  // [rows], with a quota that reads them
+  std::uint64_t* keys;     // [rows, tokens]
+  fate* fates;             // [rows, tokens]
+  std::byte* columns;      // [rows, tokens] records
+  row_facts* facts;        // [rows], group after group
+  quota* quotas;           // [rows] by row
+  quota* grouped_quotas;   // [rows], group after group
+  float* scratch;          // [rows, scorer's floats]
+  std::byte* rule;         // the keep rule's
+  float* staging;          // [rows, select_floats]: two keys of a merger
+  std::uint8_t* good;      // [rows]
 };
 
 /// What encode() works in.
@@ -92,6 +93,10 @@ class compression_plan {
   }();
   static constexpr bool observes = [] {
     if constexpr (has_scorer) return scorer_type::traits.observes;
+    return false;
+  }();
+  static constexpr bool reads_statistics = [] {
+    if constexpr (has_quota) return Policy::template stage_type<quota_tag>::traits.statistics;
     return false;
   }();
   static constexpr index_t column_bytes = [] {
@@ -233,6 +238,7 @@ class compression_plan {
       w.columns = c.take<std::byte>(all * column_bytes);
       w.scratch = c.take<float>(rows * score_floats());
     }
+    if constexpr (reads_statistics) w.stated = c.take<row_statistics>(rows);
     if constexpr (has_quota) {
       w.facts = c.take<row_facts>(rows);
       w.quotas = c.take<quota>(rows);

@@ -87,6 +87,7 @@ KVSLIM_HD inline void state_facts(Plan const& plan, Text const& text, select_spa
   w.facts[g * group.size() + m] = {.row = r,
                                    .tokens = text.tokens(r / e.kv_heads, r % e.kv_heads),
                                    .recent = plan.protected_recent()};
+  if constexpr (Plan::reads_statistics) w.facts[g * group.size() + m].stated = w.stated[r];
 }
 
 struct allocate_op {};
@@ -169,7 +170,7 @@ template <class Exec, class Plan, class Cells, class Evidence>
   text<Cells> ordered{cells};
   ops::text_order_memory const order{keep.order_cells, keep.order_counts, w.keys};
   if (auto const s = ops::make_text_order(exec, cells, order, ordered.order); !s) return s;
-  score_view const scores{w.scores, e.tokens};
+  score_view const scores{w.scores, e.tokens, w.stated};
   if constexpr (Plan::has_scorer)
     if (auto const s = score_text(exec, plan, ordered, evidence, w.columns, w.scratch, scores); !s)
       return s;
