@@ -2,8 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
 # Builds and runs the benchmarks: attend and encode against their floors, on a GPU too where there
-# is one, then every method by itself. --smoke: seconds, no figures.
+# is one, then every method by itself. --smoke: seconds, no figures. --against PATH: attend beside
+# llama.cpp's own attention too; PATH has its sources, a build of it, or is where it is installed.
+# Other arguments go to Google Benchmark.
 set -eu
+smoke='' against=''
+while :; do
+  case ${1:-} in
+    --smoke) smoke=--smoke ;;
+    --against)
+      against=$(cd "${2:?--against needs the path of llama.cpp}" && pwd)
+      shift
+      ;;
+    *) break ;;
+  esac
+  shift
+done
 cd "$(dirname "$0")/.."
 sh cmake/packages.sh g++ cmake ninja-build libbenchmark-dev
 cuda=-DKVSLIM_CUDA=OFF
@@ -12,20 +26,24 @@ if nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null; then
 fi
 # shellcheck disable=SC2086  # two options or one
 cmake -S . -B build/bench-build -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_EXAMPLES=OFF \
-  $cuda
+  -DKVSLIM_AGAINST="$against" $cuda
 cmake --build build/bench-build
-on_gpu() {
-  if [ -x build/bench-build/bench/cuda/bench_cuda_floor ]; then
-    build/bench-build/bench/cuda/bench_cuda_floor "$@"
-  fi
-}
-if [ "${1:-}" = --smoke ]; then
-  build/bench-build/bench/bench_floor --smoke
-  on_gpu --smoke
+# shellcheck disable=SC2086  # one option or none
+if [ -x build/bench-build/bench/cuda/bench_cuda_floor ]; then
+  on_gpu=build/bench-build/bench/cuda/bench_cuda_floor
+else
+  on_gpu=true
+fi
+build/bench-build/bench/bench_floor $smoke
+$on_gpu $smoke
+if [ -n "$against" ]; then
+  build/bench-build/bench/against/bench_against $smoke
+else
+  echo "no --against PATH of llama.cpp: its attention is not measured"
+fi
+if [ -n "$smoke" ]; then
   build/bench-build/bench/bench_methods --benchmark_filter=1024 --benchmark_min_time=0.001
 else
-  build/bench-build/bench/bench_floor
-  on_gpu
   build/bench-build/bench/bench_methods --benchmark_out=build/bench.json \
     --benchmark_out_format=json "$@"
 fi
