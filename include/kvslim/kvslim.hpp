@@ -45,6 +45,7 @@
 #include <kvslim/score/tova.hpp>
 #include <kvslim/select/adakv.hpp>
 #include <kvslim/select/cake.hpp>
+#include <kvslim/select/dynamickv.hpp>
 #include <kvslim/select/head_classes.hpp>
 #include <kvslim/select/head_table.hpp>
 #include <kvslim/select/one_budget.hpp>

@@ -130,6 +130,9 @@ void every_method(problem const& p) {
                      pyramidkv{
                          {.budget = 60, .layers = p.e.sequences, .kv_heads = heads, .rule = rule}}},
             bytes);
+  compare(p, "dynamickv",
+          pipeline{pooled, dynamickv{{.budget = 60, .layers = p.e.sequences, .kv_heads = heads}}},
+          bytes);
   cake_scores const moments{{.window = 16}};
   compare(p, "cake_scores", pipeline{moments, keep}, bytes);
   compare(p, "cake",

@@ -37,6 +37,7 @@ parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--duo", help="mit-han-lab/duo-attention")
 parser.add_argument("--lagkv", help="AI-Lab-China-Merchants-Bank/LagKV")
 parser.add_argument("--qfilters", help="NathanGodey/qfilters")
+parser.add_argument("--dynamickv", help="DreamMr/DynamicKV")
 parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
@@ -574,6 +575,48 @@ def duo_attention():
     g.put("kvpress_kept", torch.nonzero(stays)[:, 2])
 
 
+def dynamickv():
+    sys.modules["jsonlines"] = types.ModuleType("jsonlines")  # imported, not used
+    authors = load_file(os.path.join(arguments.dynamickv, "kv_compression", "token_drop", "methods", "dynamic_v11.py"))
+    authors.print = lambda *x: None
+    torch.manual_seed(23)
+    L, H, T, D, W, C = 8, 2, 64, 8, 8, 24
+    q, k, v = torch.randn(L, H, T, D) * torch.linspace(1.6, 0.8, L).view(L, 1, 1, 1), torch.randn(L, H, T, D), indices_as_values(H, T, D)
+    g = Golden("dynamickv", f"DreamMr/DynamicKV 8ab3c08 kv_compression/token_drop/methods/dynamic_v11.py DynamicKVClusterV11, called after every fourth "
+               f"layer as llama_model_impl/dynamickv_v11.py does; seed 23, layers {L}, H = G = {H}, T {T}, D {D}, window {W}, capacity {C}, avgpool 7, "
+               "largest ratio 10; make.py --dynamickv")
+    g.put("q", q[:, :, -W:])
+    g.put("k", k)
+    keys, values, scores = [], [], []
+    for layer in range(L):
+        cluster = authors.DynamicKVClusterV11(num_hidden_layers=L, window_size=W, max_capacity_prompt=C, kernel_size=7, layer_idx=layer)
+        score, _, key, value = cluster.budget_compute_per_layer(k[layer : layer + 1], q[layer : layer + 1], v, None)
+        keys.append(key)
+        values.append(value)
+        scores.append(score)
+        if layer % 4 == 3:
+            keys, values, _ = cluster.update_and_reset_budget(keys, values, [], scores)
+    kept = [x[0, :, :, 0].sort(dim=-1)[0].long() for x in values]
+    assert all((x[:, 1:] > x[:, :-1]).all() for x in kept)  # no layer was to grow again
+    g.put("length", torch.tensor([x.shape[1] for x in kept]))
+    g.put("kept", torch.cat([x.flatten() for x in kept]))
+
+    # Budgets alone: layers, mean, tokens, tenths of the largest ratio; scores of one head; lengths of the layers.
+    cases = [(4, 4, 40, 50), (4, 10, 40, 20), (8, 6, 40, 100), (8, 3, 40, 10), (16, 5, 24, 100), (4, 30, 24, 100)]
+    g.put("cases", torch.tensor(cases))
+    lengths, case_scores = [], []
+    for layers, base, tokens, tenths in cases:
+        scores = torch.rand(layers, 1, 1, tokens) * torch.rand(layers, 1, 1, 1)
+        cluster = authors.DynamicKVClusterV11(num_hidden_layers=layers, window_size=1, max_capacity_prompt=base + 1, layer_idx=layers - 1,
+                                              radio_max=tenths / 10)
+        cluster.budget_size = min(int(cluster.radio_max * base), tokens)
+        x = [torch.zeros(1, 1, tokens + 1, 1)] * layers  # long enough for any length, and the window
+        lengths += [y.shape[2] - 1 for y in cluster.update_and_reset_budget(x, x, [], list(scores))[0]]
+        case_scores.append(scores.flatten())
+    g.put("case_lengths", torch.tensor(lengths))
+    g.put("case_scores", torch.cat(case_scores))
+
+
 def module_of(name, **names):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__dict__.update(names)
@@ -721,6 +764,7 @@ MAKERS = [
     (arguments.headkv, (headkv,)),
     (arguments.duo and arguments.kvpress, (duo_attention,)),
     (arguments.cake, (cake,)),
+    (arguments.dynamickv, (dynamickv,)),
     (arguments.kvcrush, (kvcrush,)),
     (arguments.kvcrush_pages, (kvcrush_pages,)),
     (arguments.ggml, (ggml,)),
