@@ -5,6 +5,7 @@
 // kvslim.hpp and the CUDA backend.
 
 #include <kvslim/kvslim.hpp>
+#include <kvslim/ops/chunks.cuh>
 #include <kvslim/ops/code_distance.cuh>
 #include <kvslim/ops/compact.cuh>
 #include <kvslim/ops/lag_scores.cuh>

@@ -133,6 +133,8 @@ void every_method(problem const& p) {
   compare(p, "dynamickv",
           pipeline{pooled, dynamickv{{.budget = 60, .layers = p.e.sequences, .kv_heads = heads}}},
           bytes);
+  for (index_t const size : {1, 7, 300})
+    compare(p, "chunkkv", pipeline{given_scores{}, keep, chunkkv{{.size = size}}}, bytes);
   cake_scores const moments{{.window = 16}};
   compare(p, "cake_scores", pipeline{moments, keep}, bytes);
   compare(p, "cake",

@@ -617,6 +617,26 @@ def dynamickv():
     g.put("case_scores", torch.cat(case_scores))
 
 
+def chunkkv():
+    from kvpress import ChunkKVPress, KnormPress
+
+    torch.manual_seed(24)
+    G, T, D = 2, 110, 8
+    k = torch.randn(1, G, T, D) * (0.5 + torch.rand(1, G, T, 1))
+    v = indices_as_values(G, T, D)
+    g = Golden("chunkkv", f"kvpress 0.5.5 ChunkKVPress.compress over KnormPress; seed 24, G {G}, T {T}, D {D}; make.py --kvpress")
+    g.put("k", k)
+    cases, kept = [(20, 50), (20, 70), (16, 40), (7, 25), (110, 60), (1, 50), (200, 60), (55, 90)], []
+    g.put("cases", torch.tensor(cases))  # size, percent removed
+    for size, percent in cases:
+        press = ChunkKVPress(KnormPress(percent / 100), chunk_length=size)
+        out = press.compress(types.SimpleNamespace(head_dim=D), None, k, v, None, {})[1][0, :, :, 0].sort(dim=-1)[0].long()
+        assert size == 200 or (out[0] == out[1]).all()
+        kept.append(out)
+    g.put("length", torch.tensor([x.shape[1] for x in kept]))
+    g.put("kept", torch.cat([x.flatten() for x in kept]))
+
+
 def module_of(name, **names):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__dict__.update(names)
@@ -765,6 +785,7 @@ MAKERS = [
     (arguments.duo and arguments.kvpress, (duo_attention,)),
     (arguments.cake, (cake,)),
     (arguments.dynamickv, (dynamickv,)),
+    (arguments.kvpress, (chunkkv,)),
     (arguments.kvcrush, (kvcrush,)),
     (arguments.kvcrush_pages, (kvcrush_pages,)),
     (arguments.ggml, (ggml,)),
