@@ -61,11 +61,17 @@ struct cache {
   [[nodiscard]] auto queries(index_t n) const {
     return kvslim::dense_rows(q.data(), {extent.sequences, q_heads, n, extent.head_dim});
   }
+  /// Queries of the whole prompt, overlapping in memory: as much work, and less of it.
+  [[nodiscard]] auto prompt() const {
+    return kvslim::rows_view<float const>{q.data(),      extent.sequences, q_heads,
+                                          extent.tokens, extent.head_dim,  {0, 128, 8, 1}};
+  }
   [[nodiscard]] auto evidence() const {
     return kvslim::evidence{kvslim::window_queries{queries(32)},
                             kvslim::token_scores<>{scores.data()},
                             kvslim::query_filters<>{kvslim::dense_rows(
-                                q.data(), {1, extent.kv_heads, 1, extent.head_dim})}};
+                                q.data(), {1, extent.kv_heads, 1, extent.head_dim})},
+                            kvslim::raw_queries{prompt()}};
   }
 };
 

@@ -8,6 +8,7 @@
 #include <kvslim/ops/chunks.cuh>
 #include <kvslim/ops/code_distance.cuh>
 #include <kvslim/ops/compact.cuh>
+#include <kvslim/ops/expected_attention.cuh>
 #include <kvslim/ops/lag_scores.cuh>
 #include <kvslim/ops/mean_direction.cuh>
 #include <kvslim/ops/open_pages.cuh>

@@ -33,6 +33,7 @@
 #include <kvslim/run/select.hpp>
 #include <kvslim/run/settle.hpp>
 #include <kvslim/score/cake_scores.hpp>
+#include <kvslim/score/expected_attention.hpp>
 #include <kvslim/score/given_scores.hpp>
 #include <kvslim/score/h2o.hpp>
 #include <kvslim/score/keydiff.hpp>

@@ -34,6 +34,9 @@ void compare_tables(problem const& p, char const* method, Policy const& policy, 
   index_t const window = 16;
   asked_rows<float> const q({p.e.sequences, p.e.kv_heads * p.group, window, p.e.head_dim}, 8);
   asked_rows<f16> const filters({p.e.sequences, p.e.kv_heads, 1, p.e.head_dim}, 9);
+  index_t const heads = p.e.kv_heads * p.group, dim = p.e.head_dim;
+  asked_rows<bf16> const raw({p.e.sequences, heads, p.e.tokens, dim}, 10);
+  asked_rows<float> const means({1, heads, 1, dim}, 11), covariances({1, heads, dim, dim}, 12);
   std::vector<float> scores(static_cast<std::size_t>(p.e.rows() * p.e.tokens));
   for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = static_cast<float>(i * 7919 % 211);
   device<float> const dscores(scores);
@@ -44,9 +47,11 @@ void compare_tables(problem const& p, char const* method, Policy const& policy, 
   s.compress(
       c,
       evidence{window_queries<>{q.on_host()}, token_scores<>{scores.data()},
-               query_filters<>{filters.on_host()}},
+               query_filters<>{filters.on_host()}, raw_queries<>{raw.on_host()},
+               query_statistics<>{means.on_host(), covariances.on_host()}},
       evidence{window_queries<cuda_space>{q.on_gpu()}, token_scores<cuda_space>{dscores.get()},
-               query_filters<cuda_space>{filters.on_gpu()}},
+               query_filters<cuda_space>{filters.on_gpu()}, raw_queries<cuda_space>{raw.on_gpu()},
+               query_statistics<cuda_space>{means.on_gpu(), covariances.on_gpu()}},
       name, make_plan(on_gpu, p.e, options));
   s.same(name, exact == exactness::bytes, exact == exactness::bytes);
   double error = 0.0;
@@ -119,6 +124,16 @@ void every_method(problem const& p) {
   for (index_t const lag : {9, 40})
     compare(p, "lagkv", pipeline{lagkv{{.lag = lag, .value_weight = 0.5f}}, keep}, bytes);
   compare(p, "qfilters", pipeline{qfilters{}, keep}, bytes);
+  compare(p, "expected_attention", pipeline{expected_attention<>{}, keep}, bytes);
+  compare(p, "expected_attention, mean and part of the channels",
+          pipeline{expected_attention<>{{.rotation = {.dims = 20, .interleaved = true},
+                                         .sinks = 0,
+                                         .covariance = false,
+                                         .epsilon = 0.02f}},
+                   keep},
+          bytes);
+  compare(p, "expected_attention_stats",
+          pipeline{expected_attention_stats{{.value_norm = false}}, keep}, bytes);
   compare(p, "h2o", pipeline{h2o<>{}, keep}, bytes);
   compare(p, "tova", pipeline{shared{tova{}, row_group{1, heads}}, keep}, bytes);
   for (auto const safe : {safeguard::exact, safeguard::authors, safeguard::pin})

@@ -239,6 +239,42 @@ def qfilters():
         g.put(name, torch.stack(kept))
 
 
+def expected_attention():
+    from kvpress import ExpectedAttentionPress, ExpectedAttentionStatsPress
+
+    torch.manual_seed(21)
+    H, G, T, D = 4, 2, 60, 16
+    q, k, v = torch.randn(1, H, T, D) + 1.5 * torch.randn(1, H, 1, D), torch.randn(1, G, T, D), torch.randn(1, G, T, D)
+
+    def rotary(x, positions):  # LlamaRotaryEmbedding, base 10000, with angles in double
+        angle = positions[..., None].double() * 10000.0 ** (-torch.arange(0, D, 2).double() / D)
+        angle = torch.cat([angle, angle], -1)
+        return angle.cos().float(), angle.sin().float()
+
+    module = types.SimpleNamespace(
+        config=types.SimpleNamespace(num_attention_heads=H, num_key_value_heads=G), head_dim=D, layer_idx=0, rotary_emb=rotary,
+        q_proj=lambda h: h)  # hidden states are the queries themselves
+    hidden = q.transpose(1, 2).reshape(1, T, H * D)
+    g = Golden("expected_attention", f"kvpress 0.5.5 ExpectedAttentionPress.score, ExpectedAttentionStatsPress.score; seed 21, H {H}, G {G}, T {T}, "
+               f"D {D}, rope base 10000; make.py --kvpress")
+    g.put("q", q)
+    g.put("k", k)
+    g.put("v", v)
+    cases = {"default": {}, "mean": {"use_covariance": False, "n_sink": 0}, "no_norm": {"use_vnorm": False, "n_future_positions": 7},
+             "epsilon": {"epsilon": 0.02, "n_sink": 1, "n_future_positions": 1}}
+    for name, options in cases.items():
+        press = ExpectedAttentionPress(0.5, **options)
+        score = press.score(module, hidden, k, v, None, {})
+        g.put("score_" + name, score)
+        g.put("kept_" + name, score.topk(30, dim=-1).indices.sort(dim=-1)[0])
+    press = ExpectedAttentionStatsPress(0.5)
+    press.mu, press.cov = torch.randn(1, H, D), torch.randn(1, H, D, D)
+    press.cov = press.cov @ press.cov.transpose(2, 3) / D
+    g.put("mean", press.mu)
+    g.put("covariance", press.cov)
+    g.put("score_stats", press.score(module, hidden, k, v, None, {}))
+
+
 class ListCache:
     """The part of the DynamicCache of transformers 4.36 that the authors' caches build on."""
 
@@ -773,7 +809,7 @@ def ggml():
 MAKERS = [
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
-    (arguments.kvpress, (keydiff,)),
+    (arguments.kvpress, (keydiff, expected_attention)),
     (arguments.lagkv and arguments.kvpress, (lagkv,)),
     (arguments.qfilters and arguments.kvpress, (qfilters,)),
     (arguments.tova and arguments.kvpress, (tova,)),

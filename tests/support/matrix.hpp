@@ -32,11 +32,16 @@ struct scene {
   }
   [[nodiscard]] auto evidence() const {
     return kvslim::evidence{window_queries{c.queries(8)}, token_scores<>{scores.data()},
-                            query_filters{filters()}};
+                            query_filters{filters()}, raw_queries{c.queries(64)},
+                            query_statistics{statistics(1), statistics(32)}};
   }
   /// One of each KV head for both sequences: rows of Q, whose values are as good as any.
   [[nodiscard]] rows_view<float const> filters() const {
     return dense_rows(c.q.data(), {1, 2, 1, 32});
+  }
+  /// n rows for each query head, of one layer.
+  [[nodiscard]] rows_view<float const> statistics(index_t n) const {
+    return dense_rows(c.q.data(), {1, 4, n, 32});
   }
   template <class View>
   [[nodiscard]] View ragged(View view) const {

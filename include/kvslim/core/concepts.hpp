@@ -80,7 +80,8 @@ using cache = cache_view<plane>;
 using text = kvslim::text<cache>;
 template <class Column = no_column>
 using token = token_ref<text, Column>;
-using evidence = kvslim::evidence<window_queries<>, token_scores<>, query_filters<>>;
+using evidence = kvslim::evidence<window_queries<>, token_scores<>, query_filters<>, raw_queries<>,
+                                  query_statistics<>>;
 
 }  // namespace archetype
 

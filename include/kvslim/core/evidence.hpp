@@ -13,6 +13,8 @@ KVSLIM_BEGIN_NAMESPACE
 struct needs_window_queries {};
 struct needs_token_scores {};
 struct needs_query_filters {};
+struct needs_raw_queries {};
+struct needs_query_statistics {};
 
 /// Post-RoPE queries of the newest `queries.tokens` tokens of every sequence, in text order:
 /// [sequence, q_head, window, head_dim], of any element type.
@@ -25,6 +27,30 @@ template <class T, class Space>
 window_queries(rows_view<T, Space>) -> window_queries<Space>;
 template <class Space>
 window_queries(detail::typeless_rows<void const, Space>) -> window_queries<Space>;
+
+/// Queries before RoPE, of the newest `queries.tokens` tokens of every sequence, in text order:
+/// [sequence, q_head, token, head_dim], of any element type. A row with fewer tokens takes the
+/// last ones.
+template <class Space = host_space>
+struct raw_queries {
+  using kind = needs_raw_queries;
+  rows<Space> queries;
+};
+template <class T, class Space>
+raw_queries(rows_view<T, Space>) -> raw_queries<Space>;
+template <class Space>
+raw_queries(detail::typeless_rows<void const, Space>) -> raw_queries<Space>;
+
+/// Mean and covariance of a model's queries before RoPE, found offline for every layer and query
+/// head: [layer, q_head, 1, head_dim] and [layer, q_head, head_dim, head_dim]. Layers are
+/// consecutive sequences of the view; one layer serves all.
+template <class Space = host_space>
+struct query_statistics {
+  using kind = needs_query_statistics;
+  rows<Space> mean, covariance;
+};
+template <class T, class U, class Space>
+query_statistics(rows_view<T, Space>, rows_view<U, Space>) -> query_statistics<Space>;
 
 /// One float per cell, made by the caller: accumulated attention, or scores of other layers reduced
 /// into one row. Shape [sequence, kv_head, cell] over the view's extents.

@@ -49,15 +49,14 @@ template <class Byte, class Space>
 template <class Space>
 [[nodiscard]] status check_queries(rows<Space> const& q, extents const& e) noexcept {
   if (q.data == nullptr)
-    return detail::fail(errc::invalid_pointer, "kvslim: the window queries are a null pointer");
+    return detail::fail(errc::invalid_pointer, "kvslim: the queries are a null pointer");
   if (q.sequences != e.sequences || q.head_dim != e.head_dim || q.tokens < 1 || q.heads < 1 ||
       q.heads % e.kv_heads != 0)
-    return detail::fail(
-        errc::invalid_shape,
-        "kvslim: window queries must be [sequences, n * kv_heads, window, head_dim]");
+    return detail::fail(errc::invalid_shape,
+                        "kvslim: queries must be [sequences, n * kv_heads, window, head_dim]");
   if constexpr (std::same_as<Space, host_space>) {
     if (!all_within(q, largest_float))
-      return detail::fail(errc::non_finite, "kvslim: the window queries hold NaN or infinity");
+      return detail::fail(errc::non_finite, "kvslim: the queries hold NaN or infinity");
   }
   return {};
 }

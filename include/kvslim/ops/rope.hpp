@@ -24,6 +24,20 @@ struct rope {
     index_t const n = rotated(head_dim);
     return n >= 0 && n <= head_dim && n % 2 == 0 && base > 0.0f;
   }
+  /// The two channels of pair i.
+  struct channels {
+    index_t a, b;
+  };
+  [[nodiscard]] KVSLIM_HD channels pair(index_t head_dim, index_t i) const noexcept {
+    if (interleaved) return {2 * i, 2 * i + 1};
+    return {i, i + rotated(head_dim) / 2};
+  }
+  /// Angle of pair i per position.
+  [[nodiscard]] KVSLIM_HD double frequency(index_t head_dim, index_t i) const noexcept {
+    if (inverse_frequency != nullptr) return static_cast<double>(inverse_frequency[i]);
+    return std::pow(static_cast<double>(base),
+                    -2.0 * static_cast<double>(i) / static_cast<double>(rotated(head_dim)));
+  }
 };
 
 namespace ops {
@@ -34,15 +48,10 @@ namespace ops {
 KVSLIM_HD inline void rotate(rope const& r, index_t head_dim, std::int64_t delta,
                              float* row) noexcept {
   if (delta == 0) return;
-  index_t const n = r.rotated(head_dim), half = n / 2;
-  for (index_t i = 0; i < half; ++i) {
-    double const frequency = r.inverse_frequency != nullptr
-                                 ? static_cast<double>(r.inverse_frequency[i])
-                                 : std::pow(static_cast<double>(r.base),
-                                            -2.0 * static_cast<double>(i) / static_cast<double>(n));
-    double const angle = static_cast<double>(delta) * frequency;
+  for (index_t i = 0; i < r.rotated(head_dim) / 2; ++i) {
+    double const angle = static_cast<double>(delta) * r.frequency(head_dim, i);
     auto const c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
-    index_t const a = r.interleaved ? 2 * i : i, b = r.interleaved ? 2 * i + 1 : i + half;
+    auto const [a, b] = r.pair(head_dim, i);
     float const x = row[a], y = row[b];
     row[a] = x * c - y * s;
     row[b] = y * c + x * s;
