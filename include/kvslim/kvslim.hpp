@@ -47,6 +47,7 @@
 #include <kvslim/score/tova.hpp>
 #include <kvslim/select/adakv.hpp>
 #include <kvslim/select/cake.hpp>
+#include <kvslim/select/coverage.hpp>
 #include <kvslim/select/dynamickv.hpp>
 #include <kvslim/select/head_classes.hpp>
 #include <kvslim/select/head_table.hpp>

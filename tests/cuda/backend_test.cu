@@ -150,6 +150,11 @@ void every_method(problem const& p) {
           bytes);
   for (index_t const size : {1, 7, 300})
     compare(p, "chunkkv", pipeline{given_scores{}, keep, chunkkv{{.size = size}}}, bytes);
+  for (float const part : {0.01f, 0.8f, 1.0f})
+    for (index_t const budget : {0, 70})
+      compare(p, "coverage",
+              pipeline{given_scores{}, coverage{{.part = part, .budget = budget, .recent = 9}}},
+              bytes);
   cake_scores const moments{{.window = 16}};
   compare(p, "cake_scores", pipeline{moments, keep}, bytes);
   compare(p, "cake",

@@ -69,14 +69,16 @@ struct fold_weights {
   float key = 1.0f, value = 1.0f;
 };
 
-/// What one row keeps. The first bound that is met ends the row: `count` tokens in all, or the last
-/// token whose score is at least `least`. Pinned tokens, `sinks` first and `recent` newest tokens
-/// come before scores, in this order, and count.
+/// What one row keeps. The first bound that is met ends the row: `count` tokens in all, the last
+/// token whose score is at least `least`, or the token with which `cover` of the sum of the row's
+/// positive scores is kept. Pinned tokens, `sinks` first and `recent` newest tokens come before
+/// scores, in this order, and count.
 struct quota {
   index_t count = 0;
   index_t sinks = 0;
   index_t recent = 0;
   float least = -__builtin_inff();
+  float cover = 0.0f;  ///< in (0, 1]; 0: no bound
 };
 
 /// What allocate is told of one row of its group.

@@ -24,8 +24,8 @@ KVSLIM_BEGIN_NAMESPACE
 
 /// A keep rule: a row's room to whole chunks, best mean score first; what no chunk fills stays
 /// empty. Chunks begin with the first token held.
-/// Requires: size in [1, 2^30] (invalid_option). A quota's `least` is not looked at. Cost: one pass
-/// over scores and a selection among chunks. Source: arXiv:2502.00299.
+/// Requires: size in [1, 2^30] (invalid_option). A quota's `least` and `cover` are not looked at.
+/// Cost: one pass over scores and a selection among chunks. Source: arXiv:2502.00299.
 struct chunkkv {
   static constexpr keep_traits traits{};
 

@@ -27,8 +27,9 @@ KVSLIM_BEGIN_NAMESPACE
 
 /// A keep rule: most of a row's room to the best pages, the rest to representatives.
 /// Requires: 0 <= ratio <= 1, page >= 1, code_heads of the view's, codes of at most 4096 bits
-/// (invalid_option). A quota's `least` is not looked at. Cost: two selections and a few passes over
-/// scores; workspace about 18 bytes per token and 4 per token of a layer. Source: arXiv:2503.00022.
+/// (invalid_option). A quota's `least` and `cover` are not looked at. Cost: two selections and a
+/// few passes over scores; workspace about 18 bytes per token and 4 per token of a layer. Source:
+/// arXiv:2503.00022.
 struct kvcrush {
   static constexpr keep_traits traits{};
 

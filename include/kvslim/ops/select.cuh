@@ -33,6 +33,20 @@ KVSLIM_DETAIL_KERNEL void protect_kernel(Text text, slice<quota const> quotas, f
       [&](index_t i, index_t) { mine[newest - i] = fate::sure; });
 }
 
+/// The key from which on the scores of a block's keys reach `need`, bit by bit from the top: 0 if
+/// all together do not. `each(use)` calls use(key, mass) for every key of this thread. need > 0.
+template <class Each>
+__device__ std::uint64_t cover_threshold(std::int64_t need, Each const& each) {
+  std::uint64_t threshold = 0;
+  for (int bit = 63; bit >= 0; --bit) {
+    std::uint64_t const higher = threshold | std::uint64_t{1} << bit;
+    std::int64_t sum = 0;
+    each([&](std::uint64_t key, std::int64_t mass) { sum += key >= higher ? mass : 0; });
+    if (block_sum(sum) >= need) threshold = higher;
+  }
+  return threshold;
+}
+
 /// One block per row. The kept set is what reaches a threshold among the keys of open tokens.
 template <class Text>
 KVSLIM_DETAIL_KERNEL void keep_best_kernel(Text text, score_view scores, slice<quota const> quotas,
@@ -58,6 +72,25 @@ KVSLIM_DETAIL_KERNEL void keep_best_kernel(Text text, score_view scores, slice<q
   if (room < open)
     threshold = block_threshold(
         room, [&](auto const& use) { each([&](index_t, std::uint64_t key) { use(key); }); });
+  if (q.cover > 0.0f) {
+    float largest = 0.0f;
+    for (index_t i = threadIdx.x; i < n; i += block_threads)
+      largest = score[i] > largest ? score[i] : largest;
+    ops::mass_scale const scale(
+        over_block(largest, [](float a, float b) { return a > b ? a : b; }));
+    std::int64_t sum = 0, kept = 0;
+    for (index_t i = threadIdx.x; i < n; i += block_threads) {
+      sum += scale(score[i]);
+      kept += mine[i] != fate::evicted ? scale(score[i]) : 0;
+    }
+    sum = block_sum(sum);
+    std::int64_t const need = ops::mass_scale::part_of(sum, q.cover) - block_sum(kept);
+    if (need <= 0) return;
+    std::uint64_t const covered = cover_threshold(need, [&](auto const& use) {
+      each([&](index_t i, std::uint64_t key) { use(key, scale(score[i])); });
+    });
+    threshold = covered > threshold ? covered : threshold;
+  }
   each([&](index_t i, std::uint64_t key) {
     if (key >= threshold) mine[i] = fate::kept;
   });

@@ -36,6 +36,29 @@ namespace ops {
   return least == -INFINITY || score >= least;
 }
 
+/// Scores as whole numbers, in 2^-32 of the row's largest: their sums are the same in any order.
+struct mass_scale {
+  double inverse = 0.0;  ///< of the largest score; 0: none is positive
+
+  KVSLIM_HD constexpr explicit mass_scale(float largest) noexcept
+      : inverse(largest > 0.0f ? 1.0 / static_cast<double>(largest) : 0.0) {}
+  [[nodiscard]] KVSLIM_HD constexpr std::int64_t operator()(float score) const noexcept {
+    if (!(score > 0.0f) || inverse == 0.0) return score == __builtin_inff() ? one : 0;
+    double const part = static_cast<double>(score) * inverse;
+    return part < 1.0 ? static_cast<std::int64_t>(part * static_cast<double>(one)) : one;
+  }
+  /// What has to be reached of a sum.
+  [[nodiscard]] KVSLIM_HD static constexpr std::int64_t part_of(std::int64_t sum,
+                                                                float cover) noexcept {
+    double const part = static_cast<double>(sum) * static_cast<double>(cover);
+    auto const whole = static_cast<std::int64_t>(part);
+    return detail::min(sum, static_cast<double>(whole) < part ? whole + 1 : whole);
+  }
+
+ private:
+  static constexpr std::int64_t one = std::int64_t{1} << 32;
+};
+
 /// Moves the `keep` largest of `count` keys to the front, in no order. Cost: linear on average, no
 /// memory.
 inline void top_keys(std::uint64_t* keys, index_t count, index_t keep) noexcept {
@@ -60,6 +83,16 @@ struct protect_op {};
 template <class Exec, class Text>
 status protect(Exec const& exec, Text const& text, slice<quota const> quotas, fate* fates) {
   return implementation<protect_op, Exec>::run(exec, text, quotas, fates);
+}
+
+/// How many of `count` keys, sorted in the process, reach `need` with the mass of their scores.
+template <class Mass>
+inline index_t cover_keys(std::uint64_t* keys, index_t count, std::int64_t need,
+                          Mass const& mass) noexcept {
+  std::sort(keys, keys + count, [](std::uint64_t a, std::uint64_t b) { return a > b; });
+  index_t n = 0;
+  for (; n < count && need > 0; ++n) need -= mass(key_index(keys[n]));
+  return n;
 }
 
 struct keep_best_op {};
@@ -155,6 +188,20 @@ struct implementation<ops::keep_best_op, Exec> {
           row[open++] = ops::order_key(scores.row(r)[i], i);
       }
       room = detail::max(0, detail::min(room, open));
+      if (q.cover > 0.0f) {
+        float const* const score = scores.row(r);
+        float largest = 0.0f;
+        for (index_t i = 0; i < n; ++i) largest = score[i] > largest ? score[i] : largest;
+        ops::mass_scale const scale(largest);
+        std::int64_t sum = 0, kept = 0;
+        for (index_t i = 0; i < n; ++i) {
+          sum += scale(score[i]);
+          kept += mine[i] != fate::evicted ? scale(score[i]) : 0;
+        }
+        std::int64_t const need = ops::mass_scale::part_of(sum, q.cover) - kept;
+        room = detail::min(
+            room, ops::cover_keys(row, open, need, [&](index_t i) { return scale(score[i]); }));
+      }
       ops::top_keys(row, open, room);
       for (index_t i = 0; i < room; ++i) mine[ops::key_index(row[i])] = fate::kept;
     });
