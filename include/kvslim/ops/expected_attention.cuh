@@ -16,7 +16,7 @@ template <class Text>
 struct rotate_mean_body {
   Text text;
   ops::expected_options options;
-  ops::moments m;
+  ops::moments_memory m;
   index_t pairs;
 
   __device__ void operator()(index_t at) const {
@@ -32,7 +32,7 @@ struct rotate_mean_body {
 /// One pair of rows of the covariance in one column, or the other way round.
 struct rotate_covariance_body {
   rope rotation;
-  ops::moments m;
+  ops::moments_memory m;
   index_t pairs, along, across;  // elements from channel to channel of a pair, and to the next one
 
   __device__ void operator()(index_t at) const {
@@ -47,7 +47,7 @@ struct rotate_covariance_body {
 /// Logits of 128 tokens of a row, one a thread.
 template <class Text>
 KVSLIM_DETAIL_KERNEL void expected_logits_kernel(Text text, ops::expected_options options,
-                                                 ops::moments m, index_t blocks_of_row) {
+                                                 ops::moments_memory m, index_t blocks_of_row) {
   __shared__ float k[expected_tile][expected_threads + 1], cov[expected_tile][expected_tile];
   auto const& e = text.extents();
   int const me = static_cast<int>(threadIdx.x), dim = static_cast<int>(m.dim);
@@ -97,7 +97,7 @@ KVSLIM_DETAIL_KERNEL void expected_logits_kernel(Text text, ops::expected_option
 /// One block per row: the softmax, added to the scores.
 template <class Text>
 KVSLIM_DETAIL_KERNEL void expected_softmax_kernel(Text text, ops::expected_options options,
-                                                  index_t g, index_t group, ops::moments m,
+                                                  index_t g, index_t group, ops::moments_memory m,
                                                   score_view out) {
   auto const& e = text.extents();
   index_t const r = blockIdx.x, n = text.tokens(r / e.kv_heads, r % e.kv_heads);
@@ -145,7 +145,7 @@ template <>
 struct implementation<ops::expected_attention_op, cuda> {
   template <class Text>
   static status run(cuda exec, Text const& text, ops::expected_options const& o, index_t g,
-                    index_t group, ops::moments const& m, score_view out) {
+                    index_t group, ops::moments_memory const& m, score_view out) {
     auto const& e = text.extents();
     index_t const rows = e.rows(), dim = m.dim, pairs = o.rotation.rotated(dim) / 2;
     if (auto const s = detail::launch_for_each(exec, rows * pairs,

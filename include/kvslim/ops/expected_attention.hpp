@@ -23,12 +23,13 @@ struct expected_options {
 
 /// Floats of scratch per row: the moments, rotations of every channel, and a logit a token.
 [[nodiscard]] KVSLIM_HD constexpr index_t expected_floats(extents const& e) noexcept {
-  return moments::size(e.head_dim) + detail::max(e.head_dim, e.value_width()) + e.tokens;
+  return moments_memory::size(e.head_dim) + detail::max(e.head_dim, e.value_width()) + e.tokens;
 }
-[[nodiscard]] KVSLIM_HD constexpr float* expected_rotations(moments const& m, index_t r) noexcept {
-  return m.mean(r) + moments::size(m.dim);
+[[nodiscard]] KVSLIM_HD constexpr float* expected_rotations(moments_memory const& m,
+                                                            index_t r) noexcept {
+  return m.mean(r) + moments_memory::size(m.dim);
 }
-[[nodiscard]] KVSLIM_HD constexpr float* expected_logits(moments const& m, extents const& e,
+[[nodiscard]] KVSLIM_HD constexpr float* expected_logits(moments_memory const& m, extents const& e,
                                                          index_t r) noexcept {
   return expected_rotations(m, r) + detail::max(e.head_dim, e.value_width());
 }
@@ -65,7 +66,7 @@ struct expected_attention_op {};
 /// pass over K, 2 * head_dim^2 flop a token with the covariance.
 template <class Exec, class Text>
 status expected_attention(Exec const& exec, Text const& text, expected_options const& options,
-                          index_t g, index_t group, moments const& m, score_view out) {
+                          index_t g, index_t group, moments_memory const& m, score_view out) {
   return implementation<expected_attention_op, Exec>::run(exec, text, options, g, group, m, out);
 }
 
@@ -81,7 +82,7 @@ template <host_executor Exec>
 struct implementation<ops::expected_attention_op, Exec> {
   template <class Text>
   static status run(Exec const& exec, Text const& text, ops::expected_options const& o, index_t g,
-                    index_t group, ops::moments const& m, score_view out) {
+                    index_t group, ops::moments_memory const& m, score_view out) {
     auto const e = text.extents();
     exec.for_each(e.rows(), [=](index_t r) {
       index_t const s = r / e.kv_heads, h = r % e.kv_heads, n = text.tokens(s, h);
@@ -113,7 +114,7 @@ struct implementation<ops::expected_attention_op, Exec> {
   }
 
  private:
-  static void rotate(ops::expected_options const& o, ops::moments const& m, index_t r,
+  static void rotate(ops::expected_options const& o, ops::moments_memory const& m, index_t r,
                      std::int64_t first) noexcept {
     index_t const dim = m.dim, pairs = o.rotation.rotated(dim) / 2;
     float *const c = ops::expected_rotations(m, r), *const s = c + pairs;
@@ -135,7 +136,7 @@ struct implementation<ops::expected_attention_op, Exec> {
 
   /// Four tokens at a time, whose keys and products with the covariance lie in the spare.
   template <class Text>
-  static void logits(Text const& text, ops::expected_options const& o, ops::moments const& m,
+  static void logits(Text const& text, ops::expected_options const& o, ops::moments_memory const& m,
                      index_t s, index_t h, float* p) noexcept {
     auto const& e = text.extents();
     index_t const r = s * e.kv_heads + h, dim = m.dim, n = text.tokens(s, h);

@@ -35,7 +35,7 @@ template <class Text>
 /// queries.
 template <class Text>
 KVSLIM_DETAIL_KERNEL void query_mean_kernel(Text text, rows<cuda_space> queries, index_t sinks,
-                                            index_t g, ops::moments out) {
+                                            index_t g, ops::moments_memory out) {
   __shared__ double sums[moments_threads];
   index_t const tiles = div_up(out.dim, moments_tile), r = blockIdx.x / tiles,
                 d = blockIdx.x % tiles * moments_tile + threadIdx.x % moments_tile;
@@ -57,7 +57,8 @@ KVSLIM_DETAIL_KERNEL void query_mean_kernel(Text text, rows<cuda_space> queries,
 /// One block per (row, tile of channel pairs): a thread has four of them.
 template <class Text>
 KVSLIM_DETAIL_KERNEL void query_covariance_kernel(Text text, rows<cuda_space> queries,
-                                                  index_t sinks, index_t g, ops::moments out) {
+                                                  index_t sinks, index_t g,
+                                                  ops::moments_memory out) {
   __shared__ float a[moments_tile][moments_tile + 1], b[moments_tile][moments_tile + 1];
   index_t const tiles = div_up(out.dim, moments_tile), r = blockIdx.x / (tiles * tiles),
                 first = blockIdx.x / tiles % tiles * moments_tile,
@@ -96,7 +97,7 @@ KVSLIM_DETAIL_KERNEL void query_covariance_kernel(Text text, rows<cuda_space> qu
 struct load_moments_body {
   rows<cuda_space> mean, covariance;
   index_t g, kv_heads;
-  ops::moments out;
+  ops::moments_memory out;
 
   __device__ void operator()(index_t at) const {
     index_t const d = at % out.dim, i = at / out.dim % (out.dim + 1) - 1,
@@ -117,7 +118,7 @@ template <>
 struct implementation<ops::query_moments_op, cuda> {
   template <class Text, class Space>
   static status run(cuda exec, Text const& text, rows<Space> const& queries, index_t sinks,
-                    bool covariance, index_t g, ops::moments const& out) {
+                    bool covariance, index_t g, ops::moments_memory const& out) {
     static_assert(std::same_as<Space, cuda_space>,
                   "kvslim: a CUDA executor was given queries in host memory");
     index_t const rows = text.extents().rows(),
@@ -136,7 +137,7 @@ template <>
 struct implementation<ops::load_moments_op, cuda> {
   template <class Space>
   static status run(cuda exec, extents const& e, rows<Space> const& mean,
-                    rows<Space> const& covariance, index_t g, ops::moments const& out) {
+                    rows<Space> const& covariance, index_t g, ops::moments_memory const& out) {
     static_assert(std::same_as<Space, cuda_space>,
                   "kvslim: a CUDA executor was given tables in host memory");
     return detail::launch_for_each(exec, e.rows() * (e.head_dim + 1) * e.head_dim,

@@ -11,7 +11,7 @@ namespace ops {
 
 /// Mean [head_dim] and covariance [head_dim, head_dim] of one query head for every row, `floats`
 /// apart; behind them `spare`, [head_dim, head_dim] and eight rows more.
-struct moments {
+struct moments_memory {
   float* data = nullptr;
   index_t floats = 0, dim = 0;
 
@@ -49,7 +49,7 @@ struct query_moments_op {};
 /// the queries, 2 * head_dim^2 flop each.
 template <class Exec, class Text, class Space>
 status query_moments(Exec const& exec, Text const& text, rows<Space> const& queries, index_t sinks,
-                     bool covariance, index_t g, moments const& out) {
+                     bool covariance, index_t g, moments_memory const& out) {
   return implementation<query_moments_op, Exec>::run(exec, text, queries, sinks, covariance, g,
                                                      out);
 }
@@ -60,7 +60,7 @@ struct load_moments_op {};
 /// layers are consecutive sequences.
 template <class Exec, class Space>
 status load_moments(Exec const& exec, extents const& e, rows<Space> const& mean,
-                    rows<Space> const& covariance, index_t g, moments const& out) {
+                    rows<Space> const& covariance, index_t g, moments_memory const& out) {
   return implementation<load_moments_op, Exec>::run(exec, e, mean, covariance, g, out);
 }
 
@@ -70,7 +70,7 @@ template <host_executor Exec>
 struct implementation<ops::query_moments_op, Exec> {
   template <class Text, class Space>
   static status run(Exec const& exec, Text const& text, rows<Space> const& queries, index_t sinks,
-                    bool covariance, index_t g, ops::moments const& out) {
+                    bool covariance, index_t g, ops::moments_memory const& out) {
     auto const& e = text.extents();
     index_t const dim = e.head_dim, group = queries.heads / e.kv_heads;
     exec.for_each(e.rows(), [=](index_t r) {
@@ -124,7 +124,7 @@ template <host_executor Exec>
 struct implementation<ops::load_moments_op, Exec> {
   template <class Space>
   static status run(Exec const& exec, extents const& e, rows<Space> const& mean,
-                    rows<Space> const& covariance, index_t g, ops::moments const& out) {
+                    rows<Space> const& covariance, index_t g, ops::moments_memory const& out) {
     index_t const group = mean.heads / e.kv_heads;
     exec.for_each(e.rows(), [=](index_t r) {
       index_t const s = r / e.kv_heads, head = r % e.kv_heads * group + g;

@@ -80,7 +80,7 @@ struct expected_attention {
                              score_view out, float* scratch) const {
     auto const& e = text.extents();
     auto const& x = evidence.template get<Needs>();
-    ops::moments const m{scratch, ops::expected_floats(e), e.head_dim};
+    ops::moments_memory const m{scratch, ops::expected_floats(e), e.head_dim};
     index_t const group = heads(x) / e.kv_heads;
     for (index_t g = 0; g < group; ++g) {
       if (auto const s = fill(exec, text, x, g, m); !s) return s;
@@ -105,12 +105,12 @@ struct expected_attention {
   }
   template <class Exec, class Text, class Space>
   status fill(Exec const& exec, Text const& text, raw_queries<Space> const& x, index_t g,
-              ops::moments const& m) const {
+              ops::moments_memory const& m) const {
     return ops::query_moments(exec, text, x.queries, opt.sinks, opt.covariance, g, m);
   }
   template <class Exec, class Text, class Space>
   status fill(Exec const& exec, Text const& text, query_statistics<Space> const& x, index_t g,
-              ops::moments const& m) const {
+              ops::moments_memory const& m) const {
     auto const& covariance = opt.covariance ? x.covariance : rows<Space>{};
     return ops::load_moments(exec, text.extents(), x.mean, covariance, g, m);
   }
