@@ -15,8 +15,8 @@ KVSLIM_BEGIN_NAMESPACE
 
 /// Requires: head_dim a multiple of 4 (invalid_shape); residual between 0 and 2^20
 /// (invalid_option).
-/// Cost: encode one read and one write; per token and head 2 * (head_dim * Bits / 8 + 2 *
-/// sizeof(Param)) bytes plus the tail.
+/// Cost: encode one read and one write; per token and head head_dim * Bits / 8 + 2 * sizeof(Param)
+/// bytes for K, and as much for V with its width rounded up to 32 channels, plus the tail.
 template <int Bits, element Tail = f16, affine_parameter Param = f16>
 struct int_per_token {
   static_assert(Bits == 4 || Bits == 8, "kvslim: int_per_token has 4 or 8 bits");

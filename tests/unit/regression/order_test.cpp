@@ -133,28 +133,6 @@ TEST_CASE("padding before or behind the tokens changes nothing that is stored",
   same_stored(pipeline{knorm{}, quota, kvmerger{{.threshold = 0.3f}}}, logical, lead, trail);
 }
 
-TEST_CASE("a shared score counts only rows that hold the token", "[regression][order][shared]") {
-  // Head 1 has five tokens of eight. Of the last three, head 0's are its worst by norm: a missing
-  // token counted as 0 would make them the best.
-  index_t const D = 4;
-  std::vector<float> k(static_cast<std::size_t>(2 * 8 * D)), v(k.size(), 1.0f);
-  for (index_t h = 0; h < 2; ++h)
-    for (index_t t = 0; t < 8; ++t)
-      for (index_t d = 0; d < D; ++d)
-        k[static_cast<std::size_t>((h * 8 + t) * D + d)] = t < 5 ? 1.0f + 0.1f * float(t) : 9.0f;
-  std::int32_t const lengths[] = {8, 5};
-  auto view = dense_cache(k.data(), v.data(), {1, 2, 8, D});
-  view.lengths = {lengths, 2, 1};
-  data::compressed const c(pipeline{shared{knorm{}, {1, 2}}, top_k{{.budget = 4}}}, view);
-  REQUIRE(c.result.ok());
-  CHECK(c.kept(0, 0) == std::vector<index_t>{0, 1, 2, 3});
-  CHECK(c.kept(0, 1) == std::vector<index_t>{0, 1, 2, 3});
-  // A group that does not divide the view says so; it does not quietly mean something smaller.
-  auto const plan = make_plan(pipeline{shared{knorm{}, {2, 2}}, top_k{{.budget = 4}}}, view.extent);
-  CHECK(plan.check().code == errc::invalid_shape);
-  CHECK(plan.workspace_bytes() == 0);
-}
-
 TEST_CASE("taking back after evictions drops the newest positions", "[regression][order][rewind]") {
   data::cache const logical({1, 1, 1, 20, 16});
   data::compressed c(
@@ -212,25 +190,4 @@ TEST_CASE("a sequence shorter than the window does not refuse its batch",
   CHECK(c.packed.tokens(2, 0) == 0);
   CHECK(c.packed.next_position(1) == 5);
   CHECK(c.packed.next_position(2) == 0);
-}
-
-TEST_CASE("rows that merge to different lengths move to end at one position",
-          "[regression][order][rerotate]") {
-  data::cache const logical({2, 3, 1, 80, 32}, 5);
-  data::compressed const c(
-      pipeline{knorm{}, kvmerger{{.threshold = 0.5f}}, rerotate{}, int_per_token<8>{}},
-      logical.view());
-  REQUIRE(c.result.ok());
-  for (index_t s = 0; s < 2; ++s) {
-    index_t longest = 0, shortest = 1000;
-    for (index_t h = 0; h < 3; ++h) {
-      longest = std::max(longest, c.packed.tokens(s, h));
-      shortest = std::min(shortest, c.packed.tokens(s, h));
-    }
-    CHECK(shortest < longest);  // or this test would not test it
-    for (index_t h = 0; h < 3; ++h) {
-      CHECK(c.packed.next_position(s, h) == longest);
-      CHECK(c.packed.position(s, h, c.packed.tokens(s, h) - 1) == longest - 1);
-    }
-  }
 }

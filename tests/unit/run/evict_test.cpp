@@ -152,19 +152,6 @@ TEST_CASE("what the view pinned stays as long as the cache lives", "[evict][pins
   outlive(int_per_token<8>{{.residual = 5}});
 }
 
-TEST_CASE("rows that share a set let the same tokens go", "[evict][shared]") {
-  data::cache const c({.sequences = 2, .kv_heads = 2, .group = 1, .tokens = 40, .head_dim = 8});
-  data::compressed const run(
-      pipeline{shared{knorm{}, {.sequences = 1, .kv_heads = 2}}, top_k{{.budget = 25}}}, c.view(),
-      evidence<>{}, {.append_tokens = 1, .evicts = true});
-  REQUIRE(run.result.ok());
-  data::life life(run.packed, c);
-  decode_at_budget(run, life, 60);
-  for (index_t s : {0, 1}) CHECK(data::held(run.packed, s, 0) == data::held(run.packed, s, 1));
-  CHECK(data::held(run.packed, 0, 0) != data::held(run.packed, 1, 0));
-  CHECK(run.packed.tokens(1, 1) == 25);
-}
-
 TEST_CASE("codecs of whole blocks keep their holes until they are compressed again", "[evict]") {
   data::cache const c({.kv_heads = 2, .group = 2, .tokens = 100, .head_dim = 32});
   data::compressed const run(

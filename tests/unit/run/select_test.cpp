@@ -52,34 +52,6 @@ std::vector<double> row_of(std::vector<float> const& scores, index_t r, index_t 
 
 }  // namespace
 
-TEST_CASE("the best stay: sinks, then the newest, then by score and place", "[select]") {
-  data::cache const c(shape);
-  for (unsigned seed = 0; seed < 20; ++seed) {
-    auto const scores = tied_scores(4 * 50, seed);
-    std::mt19937 engine(seed);
-    index_t const budget = 1 + engine() % 60, sinks = engine() % 8, recent = engine() % 20;
-    CAPTURE(seed, budget, sinks, recent);
-    chosen const x(
-        pipeline{given_scores{}, top_k{{.budget = budget, .sinks = sinks, .recent = recent}}},
-        c.view(), evidence{token_scores<>{scores.data()}});
-    REQUIRE(x.result.ok());
-    CHECK(x.intact());
-    CHECK(x.keep.begins[0] == 0);
-    for (index_t r = 0; r < 4; ++r) {
-      CHECK(x.ranks(r) == reference::keep(row_of(scores, r, 50), budget, sinks, recent));
-      CHECK(x.cells(r) == x.ranks(r));
-    }
-  }
-}
-
-TEST_CASE("NaN scores rank last and infinities rank by the total order", "[select][bad_input]") {
-  data::cache const c({.kv_heads = 1, .tokens = 6, .head_dim = 8});
-  std::vector<float> const scores{std::nanf(""), -INFINITY, INFINITY, 0, std::nanf(""), 1};
-  chosen const x(pipeline{given_scores{}, top_k{{.budget = 5}}}, c.view(),
-                 evidence{token_scores<>{scores.data()}});
-  CHECK(x.ranks(0) == std::vector<index_t>{0, 1, 2, 3, 5});
-}
-
 TEST_CASE("cells in any order, with padding anywhere, are the same text", "[select]") {
   data::cache const c(shape);
   data::cache moved({.sequences = 2, .kv_heads = 2, .tokens = 60, .head_dim = 8});
@@ -244,32 +216,6 @@ TEST_CASE("a keep rule decides among what is not protected", "[select]") {
   REQUIRE(x.result.ok());
   CHECK(x.intact());
   CHECK(x.ranks(2) == std::vector<index_t>{0, 1, 39, 41, 43, 45, 47, 49});
-}
-
-TEST_CASE("rows that share a scorer keep one set", "[select][shared]") {
-  data::cache const c(shape);
-  auto const scores = tied_scores(200, 9);
-  evidence const ev{token_scores<>{scores.data()}};
-  auto const combined = [&](reduce how, std::vector<index_t> const& rows) {
-    std::vector<double> out(50, how == reduce::maximum ? -1.0 : 0.0);
-    for (std::size_t t = 0; t < 50; ++t)
-      for (index_t r : rows) {
-        double const x = scores[static_cast<std::size_t>(r) * 50 + t];
-        out[t] = how == reduce::maximum ? std::max(out[t], x) : out[t] + x;
-      }
-    return out;
-  };
-  for (reduce how : {reduce::mean, reduce::sum, reduce::maximum}) {
-    chosen const heads(pipeline{shared{given_scores{}, {1, 2}, how}, top_k{{.budget = 12}}},
-                       c.view(), ev);
-    chosen const layers(pipeline{shared{given_scores{}, {2, 1}, how}, top_k{{.budget = 12}}},
-                        c.view(), ev);
-    for (index_t r = 0; r < 4; ++r) {
-      index_t const s = r / 2, h = r % 2;
-      CHECK(heads.ranks(r) == reference::keep(combined(how, {s * 2, s * 2 + 1}), 12, 0, 0));
-      CHECK(layers.ranks(r) == reference::keep(combined(how, {h, 2 + h}), 12, 0, 0));
-    }
-  }
 }
 
 TEST_CASE("scores come by rank, zero beyond a row", "[select]") {

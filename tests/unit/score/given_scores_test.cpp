@@ -32,48 +32,6 @@ TEST_CASE("given scores are by cell, wherever a token lies", "[given_scores]") {
   CHECK(kept == data::kept_by(policy, other.view(), evidence{token_scores<>{by_cell.data()}}));
 }
 
-TEST_CASE("union over the layers of one view keeps one set, by the mean of all scores",
-          "[shared]") {
-  data::cache const c(
-      {.sequences = 4, .tokens = 64, .head_dim = 16});  // two sequences of two layers
-  auto const scores = data::scores_by(pipeline{knorm{}}, c.view());
-  row_group const layers{.sequences = 2, .kv_heads = 2};
-  auto const kept =
-      data::kept_by(pipeline{shared{knorm{}, layers}, top_k{{.budget = 16, .sinks = 2}}}, c.view());
-  REQUIRE(kept.size() == 8);
-  for (std::size_t g = 0; g < 2; ++g) {
-    std::vector<std::pair<double, index_t>> order;
-    for (index_t t = 2; t < 64; ++t) {
-      double sum = 0;
-      for (std::size_t r = 0; r < 4; ++r)
-        sum -= scores[(g * 4 + r) * 64 + static_cast<std::size_t>(t)];
-      order.emplace_back(sum, t);
-    }
-    std::sort(order.begin(), order.end());
-    std::vector<index_t> expected{0, 1};
-    for (std::size_t i = 0; i < 14; ++i) expected.push_back(order[i].second);
-    std::sort(expected.begin(), expected.end());
-    for (std::size_t r = 4 * g; r < 4 * g + 4; ++r) CHECK(kept[r] == expected);
-  }
-  row_group const wrong{.sequences = 3, .kv_heads = 2};
-  CHECK(data::compressed(pipeline{shared{knorm{}, wrong}, top_k{{.budget = 16}}}, c.view())
-            .result.code == errc::invalid_shape);
-}
-
-TEST_CASE("union over layers in separate views is one reduction of their scores",
-          "[given_scores]") {
-  data::cache const a({.tokens = 64, .head_dim = 16}, 1), b({.tokens = 64, .head_dim = 16}, 2);
-  auto sum = data::scores_by(pipeline{knorm{}}, a.view());
-  auto const more = data::scores_by(pipeline{knorm{}}, b.view());
-  for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += more[i];
-  auto const policy = pipeline{shared{given_scores{}, {.kv_heads = 2}}, top_k{{.budget = 16}}};
-  evidence const given{token_scores<>{sum.data()}};
-  auto const first = data::kept_by(policy, a.view(), given);
-  REQUIRE(first.size() == 2);
-  CHECK(first == data::kept_by(policy, b.view(), given));
-  CHECK(first[0] == first[1]);
-}
-
 TEST_CASE("given scores must be there", "[given_scores]") {
   data::cache const c({.tokens = 10, .head_dim = 4});
   CHECK(data::compressed(pipeline{given_scores{}, top_k{{.budget = 2}}}, c.view(),

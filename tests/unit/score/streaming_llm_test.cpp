@@ -2,8 +2,6 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include "support/catch.hpp"
 #include "support/methods.hpp"
-#include "support/oracle.hpp"
-#include "support/tolerance.hpp"
 
 using namespace kvslim;
 
@@ -46,27 +44,4 @@ TEST_CASE("streaming_llm holds its budget over 10,000 tokens in the slots it beg
   for (index_t t = 10012; t < 10024; ++t) expected.push_back(t);
   CHECK(life.held(0, 0) == expected);
   CHECK(life.held(0, 1) == expected);
-}
-
-TEST_CASE("rerotated keys equal keys freshly rotated at their new positions",
-          "[streaming_llm][rerotate]") {
-  data::cache raw({.kv_heads = 1, .tokens = 80, .head_dim = 64});
-  data::cache rotated = raw;
-  rope const r{.base = 10000.0f, .interleaved = true};
-  for (index_t t = 0; t < 80; ++t)
-    ops::rotate(r, 64, t, rotated.k.data() + rotated.cell(0, 0, t) * 64);
-  data::compressed const run(
-      pipeline{streaming_llm{}, top_k{{.budget = 30}}, rerotate{r}, dense<float>{}},
-      rotated.view());
-  REQUIRE(run.result.ok());
-  CHECK(run.packed.next_position(0) == 30);
-  for (index_t i = 0; i < 30; ++i) {
-    index_t const source = i < 4 ? i : 80 - 30 + i;
-    std::vector<double> row;
-    for (index_t d = 0; d < 64; ++d) row.push_back(raw.key(0, 0, source, d));
-    auto const expected = reference::rope(row, 10000.0, 64, true, static_cast<double>(i));
-    for (index_t d = 0; d < 64; ++d)
-      CHECK(std::abs(run.packed.key(0, i, d) - expected[static_cast<std::size_t>(d)]) <=
-            2 * tolerance::accumulated);
-  }
 }

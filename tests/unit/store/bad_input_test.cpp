@@ -186,19 +186,3 @@ TEST_CASE("small and misaligned memory is refused", "[bad_input]") {
   CHECK(storage.intact());
   CHECK(scratch.intact());
 }
-
-TEST_CASE("heads of different lengths are moved to end at one position", "[rerotate]") {
-  data::cache c(small);
-  std::vector<float> const scores(2 * 64, 0.0f);
-  std::fill(c.k.begin(), c.k.begin() + 64 * 32, 1.0f);  // every key of head 0 is the same
-  data::compressed const run(
-      pipeline{given_scores{}, kvmerger{{.threshold = 0.7f}}, rerotate{}, dense<float>{}}, c.view(),
-      evidence{token_scores<>{scores.data()}});
-  REQUIRE(run.result.ok());
-  index_t const longest = run.packed.tokens(0, 1);
-  REQUIRE(run.packed.tokens(0, 0) < longest);
-  for (index_t h = 0; h < 2; ++h) {
-    CHECK(run.packed.next_position(0, h) == longest);
-    CHECK(run.kept(0, h).back() == longest - 1);
-  }
-}
