@@ -3,8 +3,8 @@
 # SPDX-FileCopyrightText: The kvslim authors
 # check_readme.sh SOURCE: every C++ block of README.md and CONTRIBUTING.md is word for word a part
 # of an example, every marked part is quoted, the README's method table names exactly the methods
-# that have a header, a Fidelity line, a test and a benchmark, and the library does none of the
-# things that README promises it never does.
+# that have a header, a Fidelity line, a test file and a benchmark of its name, every path that a
+# document names exists, and the library does none of the things that README promises it never does.
 set -eu
 cd "$1"
 parts=$(mktemp -d)
@@ -48,7 +48,8 @@ for folder in score select keep merge reposition quant; do
     [ -f "$header" ] || continue
     method=$(basename "$header" .hpp)
     grep -q "Fidelity" "$header" || fail "$header has no Fidelity line"
-    grep -rqw "$method" tests/unit || fail "no test names $method"
+    [ -f "tests/unit/$folder/${method}_test.cpp" ] ||
+      fail "$method has no test file tests/unit/$folder/${method}_test.cpp"
     ls bench/*/"$method".cpp >/dev/null 2>&1 || fail "no benchmark is named $method"
     grep -q "^| \[\`$method\`\]($header)" README.md ||
       fail "README.md's table has no row for $method"
@@ -57,6 +58,28 @@ done
 grep -o '^| \[`[a-z0-9_]*`\]([^)]*)' README.md | sed 's/.*(\(.*\))/\1/' | while read -r header; do
   [ -f "$header" ] || fail "README.md's table promises $header, which does not exist"
 done
+
+# Every path that a document names exists: links, words that begin with a folder of the top level,
+# and sources by the end of their path.
+find README.md .github bench examples include tests -name '*.md' | while read -r document; do
+  folder=$(dirname "$document")
+  grep -oE '\]\([^) ]+\)' "$document" | sed 's/^](//; s/)$//; s/#.*//' | grep -v '^https*:' |
+    while read -r path; do
+      [ -z "$path" ] || [ -e "$folder/$path" ] || echo "$document links to $path"
+    done
+  tr -cs 'A-Za-z0-9_./<>*{}-' '\n' <"$document" | sed 's/\.*$//' | grep -v '[<>*{}]' | sort -u |
+    while read -r path; do
+      case $path in
+        tests/* | include/* | bench/* | examples/* | cmake/* | .github/* | .ci/*)
+          [ -e "$path" ] || echo "$document names $path" ;;
+        .hpp | .cuh | */llama.cpp | llama.cpp) ;;  # kinds of files, and another project
+        *.hpp | *.cuh | *.cpp | *.cu)
+          [ -n "$(find include tests examples bench -path "*/$path")" ] ||
+            echo "$document names $path" ;;
+      esac
+    done
+done >"$parts/missing"
+[ ! -s "$parts/missing" ] || fail "$(cat "$parts/missing"): no such file"
 
 # README, "Promises": nothing allocates, throws, prints or synchronises.
 words='new|malloc|throw|try|catch|typeid|dynamic_cast|printf|fprintf|puts|thread_local'
