@@ -51,6 +51,7 @@
 #include <kvslim/select/dynamickv.hpp>
 #include <kvslim/select/head_classes.hpp>
 #include <kvslim/select/head_table.hpp>
+#include <kvslim/select/lukv.hpp>
 #include <kvslim/select/one_budget.hpp>
 #include <kvslim/select/pyramidkv.hpp>
 #include <kvslim/select/top_k.hpp>

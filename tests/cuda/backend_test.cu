@@ -71,12 +71,15 @@ void compare(problem const& p, char const* method, Policy const& policy, exactne
 void tables(problem const& p) {
   std::vector<std::int32_t> counts;
   std::vector<std::uint8_t> classes;
+  std::vector<float> parts;
   for (index_t r = 0; r < p.e.rows(); ++r) {
     counts.push_back(static_cast<std::int32_t>(r * 37 % 90));
+    parts.push_back(static_cast<float>(r * 29 % 100) / 99.0f);
     classes.push_back(static_cast<std::uint8_t>(r % 3 == 1));
   }
   device<std::int32_t> const dcounts(counts);
   device<std::uint8_t> const dclasses(classes);
+  device<float> const dparts(parts);
   auto const layers = p.e.sequences, heads = p.e.kv_heads;
   auto const budgets = [&]<class Space>(Space, std::int32_t const* at) {
     return pipeline{given_scores{}, head_table<Space>{{.counts = at,
@@ -89,6 +92,12 @@ void tables(problem const& p) {
   };
   compare_tables(p, "head_table", budgets(host_space{}, counts.data()),
                  budgets(cuda_space{}, dcounts.get()), exactness::bytes);
+  auto const shares = [&]<class Space>(Space, float const* at) {
+    return pipeline{given_scores{},
+                    lukv<Space>{{.removed = at, .layers = layers, .kv_heads = heads}}};
+  };
+  compare_tables(p, "lukv", shares(host_space{}, parts.data()), shares(cuda_space{}, dparts.get()),
+                 exactness::bytes);
   auto const kinds = [&]<class Space>(Space, std::uint8_t const* at) {
     return pipeline{
         streaming_llm{},

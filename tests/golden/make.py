@@ -673,6 +673,39 @@ def chunkkv():
     g.put("kept", torch.cat([x.flatten() for x in kept]))
 
 
+def lukv():
+    from kvpress import KnormPress, LUKVPress
+
+    torch.manual_seed(25)
+    L, G, T, D = 3, 4, 77, 8
+    k = torch.randn(L, G, T, D) * (0.5 + torch.rand(L, G, T, 1))
+    curve = torch.rand(99, L, G)
+    curve[40, 0, 1], curve[40, 0, 2], curve[40, 1] = 0.0, 1.0, 1.0  # a head that keeps all, one and a layer that keep nothing
+    g = Golden("lukv", f"kvpress 0.5.5 LUKVPress.compress over KnormPress with a random curve; seed 25, layers {L}, G {G}, T {T}, D {D}, sinks 4, "
+               "window 1; make.py --kvpress")
+    g.put("k", k)
+    ratios = (0.41, 0.005, 0.25, 0.7, 0.999, 0.125)
+    g.put("thousandths", torch.tensor([round(1000 * x) for x in ratios]))
+    rows, lengths, kept = [], [], []
+    for ratio in ratios:
+        press = LUKVPress(KnormPress(), ratio)
+        press._budget_curves = curve.numpy()
+        rows.append(max(0, min(98, int(round(ratio * 100)) - 1)))  # as compress() does
+        for layer in range(L):
+            module = types.SimpleNamespace(layer_idx=layer, masked_key_indices=None, config=types.SimpleNamespace(_attn_implementation="sdpa"))
+            x = k[layer : layer + 1]
+            press.compress(module, None, x, x, None, {})
+            stays = torch.ones(G, T, dtype=torch.bool)
+            if module.masked_key_indices is not None:
+                stays[module.masked_key_indices[1:]] = False
+            lengths.append(stays.sum(1))
+            kept.append(torch.nonzero(stays)[:, 1])
+    g.put("row", torch.tensor(rows))
+    g.put("removed", curve[rows])
+    g.put("length", torch.stack(lengths))
+    g.put("kept", torch.cat(kept))
+
+
 def module_of(name, **names):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__dict__.update(names)
@@ -822,6 +855,7 @@ MAKERS = [
     (arguments.cake, (cake,)),
     (arguments.dynamickv, (dynamickv,)),
     (arguments.kvpress, (chunkkv,)),
+    (arguments.kvpress, (lukv,)),
     (arguments.kvcrush, (kvcrush,)),
     (arguments.kvcrush_pages, (kvcrush_pages,)),
     (arguments.ggml, (ggml,)),

@@ -111,6 +111,7 @@ struct ladder {
 
 /// What quotas with tables read, for two layers of two heads.
 inline constexpr std::int32_t head_counts[] = {30, 12, 24, 7};
+inline constexpr float head_parts[] = {0.6f, 0.9f, 0.75f, 0.5f};
 inline constexpr std::uint8_t head_kinds[] = {0, 1, 0, 0};
 
 static_assert(token_scorer<heavy> && token_scorer<third_party>);
