@@ -46,6 +46,7 @@
 #include <kvslim/score/streaming_llm.hpp>
 #include <kvslim/score/tova.hpp>
 #include <kvslim/select/adakv.hpp>
+#include <kvslim/select/at_least.hpp>
 #include <kvslim/select/cake.hpp>
 #include <kvslim/select/coverage.hpp>
 #include <kvslim/select/dynamickv.hpp>

@@ -143,6 +143,20 @@ void fixed_budget(char const* name, Policy const& policy, extents const& e, inde
               x->s.on_host.raw_row(0).holes);
 }
 
+/// Tokens go whose score, which does not change, is below a bound once they left the window.
+void above_a_bound() {
+  char const* const name = "above a bound";
+  auto const x = make_living(pipeline{knorm{}, at_least{{.least = -5.7f, .recent = 9}}},
+                             {2, 2, 90, 32}, {.append_tokens = 70, .evicts = true});
+  x->fill(name, {.lengths = true, .valid = true, .per_head = true});
+  for (int i = 0; i < 60; ++i) {
+    passed(x->append(1, name), name);
+    x->evict(name);
+    x->settle(name);
+    if (i % 20 == 19) x->s.same(name);
+  }
+}
+
 /// Drafts of five tokens, three of which are taken back, across flushes; then too many are asked
 /// for, and the row stays as it is.
 template <class Policy>
@@ -367,6 +381,7 @@ int main() {
   fixed_budget("heavy hitters, pins", pipeline{policies::heavy{}, keep}, e, 3, {.valid = true});
   fixed_budget("heavy hitters, kivi 4",
                pipeline{policies::heavy{}, keep, kivi<4>{{.residual = 32}}}, e, 210);
+  above_a_bound();
   drafts("drafts, int 8", int_per_token<8>{}, {});
   drafts("drafts, f16, stored positions", dense<f16>{}, {.positions = true});
   drafts("drafts, kivi 4", kivi<4>{{.residual = 32}}, {});

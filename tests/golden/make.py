@@ -706,6 +706,33 @@ def lukv():
     g.put("kept", torch.cat(kept))
 
 
+def dms():
+    import kvpress.presses.dms_press as module
+    from kvpress import DMSPress, KnormPress
+
+    torch.manual_seed(26)
+    G, T, S, D, W, least = 2, 40, 20, 8, 6, -2.6
+    k = torch.randn(1, G, T + S, D)
+    g = Golden("dms", f"kvpress 0.5.5 DMSPress.forward_hook over KnormPress; seed 26, G {G}, prompt T {T}, decode steps {S}, D {D}, window {W}, "
+               f"threshold {least}; make.py --kvpress")
+    g.put("k", k)
+    press = DMSPress(KnormPress(), threshold=least, sliding_window_size=W, decoding=True)
+    layer = types.SimpleNamespace(layer_idx=0, masked_key_indices=None)
+    kept, lengths = [], []
+    for n in [T] + list(range(T + 1, T + S + 1)):
+        module.extract_keys_and_values = lambda cache, layer_idx, n=n: (k[:, :, :n], k[:, :, :n])
+        new = T if n == T else 1
+        hidden = torch.zeros(1, new, G)
+        press.forward_hook(layer, [], dict(hidden_states=hidden, past_key_values=None, cache_position=torch.arange(n - new, n)), [])
+        stays = torch.ones(G, n, dtype=torch.bool)
+        if layer.masked_key_indices is not None:
+            stays[tuple(layer.masked_key_indices[1:])] = False
+        lengths.append(stays.sum(1))
+        kept.append(torch.nonzero(stays)[:, 1])
+    g.put("length", torch.stack(lengths))
+    g.put("kept", torch.cat(kept))
+
+
 def module_of(name, **names):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__dict__.update(names)
@@ -856,6 +883,7 @@ MAKERS = [
     (arguments.dynamickv, (dynamickv,)),
     (arguments.kvpress, (chunkkv,)),
     (arguments.kvpress, (lukv,)),
+    (arguments.kvpress, (dms,)),
     (arguments.kvcrush, (kvcrush,)),
     (arguments.kvcrush_pages, (kvcrush_pages,)),
     (arguments.ggml, (ggml,)),

@@ -30,7 +30,8 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(victim_threads)
   constexpr std::uint64_t none = ~std::uint64_t{0};
   auto const lower = [](std::uint64_t a, std::uint64_t b) { return a < b ? a : b; };
   std::uint64_t worst = none;
-  for (index_t i = threadIdx.x; i < n && n > q.count; i += victim_threads)
+  bool const over = n > q.count, looks = over || q.least > -INFINITY;
+  for (index_t i = threadIdx.x; i < n && looks; i += victim_threads)
     if (ops::protection(text.pinned(s, h, i), q, i, n) == 3)
       worst = lower(worst, ops::order_key(scores.row(r)[i], i));
   worst = over_warp(worst, lower);
@@ -38,8 +39,9 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(victim_threads)
   __syncthreads();
   if (threadIdx.x != 0) return;
   for (std::uint64_t const share : shares) worst = lower(worst, share);
-  victims[r] =
-      worst == none ? -1 : static_cast<std::int32_t>(text.cell(s, h, ops::key_index(worst)));
+  index_t const rank = ops::key_index(worst);
+  bool const stays = worst == none || (!over && ops::reaches(scores.row(r)[rank], q.least));
+  victims[r] = stays ? -1 : static_cast<std::int32_t>(text.cell(s, h, rank));
 }
 
 template <class Packed>

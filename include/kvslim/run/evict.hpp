@@ -71,14 +71,15 @@ template <class Plan>
 }
 
 /// The slot that row r gives up for its quota: the lowest score among unprotected tokens, the
-/// latest in text order among equals; -1: the row is within its quota, or all it holds is
-/// protected.
+/// latest in text order among equals; -1: the row is within its count and reaches its least, or all
+/// it holds is protected.
 template <class Text>
 [[nodiscard]] KVSLIM_HD inline std::int32_t worst_slot(Text const& text, score_view scores,
                                                        quota const& q, index_t r) {
   auto const& e = text.extents();
   index_t const s = r / e.kv_heads, h = r % e.kv_heads, n = text.tokens(s, h);
-  if (n <= q.count) return -1;
+  bool const over = n > q.count;
+  if (!over && q.least == -INFINITY) return -1;
   std::uint64_t worst = ~std::uint64_t{0};
   index_t at = -1;
   for (index_t i = 0; i < n; ++i) {
@@ -89,7 +90,8 @@ template <class Text>
       at = i;
     }
   }
-  return at < 0 ? -1 : static_cast<std::int32_t>(text.cell(s, h, at));
+  if (at < 0 || (!over && ops::reaches(scores.row(r)[at], q.least))) return -1;
+  return static_cast<std::int32_t>(text.cell(s, h, at));
 }
 
 /// What both backends check before victims are chosen.
