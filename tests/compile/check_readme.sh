@@ -3,8 +3,9 @@
 # SPDX-FileCopyrightText: The kvslim authors
 # check_readme.sh SOURCE: every C++ block of README.md and CONTRIBUTING.md is word for word a part
 # of an example, every marked part is quoted, the README's method table names exactly the methods
-# that have a header, a Fidelity line, a test file and a benchmark of its name, every path that a
-# document names exists, and the library does none of the things that README promises it never does.
+# that have a header, a Fidelity line, a test file and a benchmark of its name and a CUDA test,
+# every path that a document names exists, and the library does none of the things that README
+# promises it never does.
 set -eu
 cd "$1"
 parts=$(mktemp -d)
@@ -50,6 +51,7 @@ for folder in score select keep merge reposition quant; do
     grep -q "Fidelity" "$header" || fail "$header has no Fidelity line"
     [ -f "tests/unit/$folder/${method}_test.cpp" ] ||
       fail "$method has no test file tests/unit/$folder/${method}_test.cpp"
+    grep -qw "$method" tests/cuda/*.cu || fail "no CUDA test names $method"
     ls bench/*/"$method".cpp >/dev/null 2>&1 || fail "no benchmark is named $method"
     grep -q "^| \[\`$method\`\]($header)" README.md ||
       fail "README.md's table has no row for $method"

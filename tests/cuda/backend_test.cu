@@ -184,6 +184,30 @@ void every_method(problem const& p) {
   tables(p);
 }
 
+/// Baselines, budgets over layers, and every type of llama.cpp's.
+void baselines(problem const& p) {
+  auto const bytes = exactness::bytes;
+  row_group const layers{p.e.sequences, p.e.kv_heads};
+  top_k const keep{{.budget = p.e.tokens / 3, .sinks = 2, .recent = 5}};
+  random_scores const chance{{.seed = 3}};
+  compare(p, "knorm", pipeline{knorm{}, keep}, bytes);
+  compare(p, "random_scores", pipeline{chance, keep}, bytes);
+  compare(p, "one_budget",
+          pipeline{chance, one_budget{{.budget = 40, .rows = layers, .sinks = 2, .recent = 7}}},
+          bytes);
+  compare(p, "one_budget, of each sequence",
+          pipeline{knorm{}, one_budget{{.budget = 31, .rows = {1, p.e.kv_heads}}}, kivi<4>{}},
+          bytes);
+  using block = ggml_block;
+  compare(p, "ggml q8_0, q4_0", ggml<block::q8_0, block::q4_0>{}, bytes);
+  compare(p, "ggml q5_1, a tail", ggml<block::q5_1>{{.residual = 20}}, bytes);
+  compare(p, "ggml q4_1, q5_0", pipeline{knorm{}, keep, ggml<block::q4_1, block::q5_0>{}}, bytes);
+  compare(p, "codec_pair", codec_pair{token_key<8>{.residual = 9}, token_value<2>{.group = 32}},
+          bytes);
+  compare(p, "codec_pair, of blocks and tokens",
+          codec_pair{channel_key<4>{.residual = 32}, dense_value<e5m2>{}}, bytes);
+}
+
 void grouped(problem const& p) {
   compare(p, "codecs over two sequences", paired_sequences{}, exactness::bytes);
 }
@@ -207,11 +231,15 @@ int main() {
     std::printf("skipped: no CUDA device\n");
     return 77;
   }
-  every_method({"plain", {2, 2, 200, 64}, {}, 4});
-  every_method({"any order, padding, pins, ragged heads",
+  for (auto const& p :
+       {problem{"plain", {2, 2, 200, 64}, {}, 4},
+        problem{"any order, padding, pins, ragged heads",
                 {3, 2, 150, 32},
                 {.lengths = true, .positions = true, .valid = true, .per_head = true},
-                5});
+                5}}) {
+    every_method(p);
+    baselines(p);
+  }
   grouped({"plain", {2, 3, 90, 32}, {}, 1});
   moved({"plain", {2, 2, 150, 64}, {}, 1});
   moved({"biases, any order",
