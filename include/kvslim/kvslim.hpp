@@ -39,6 +39,7 @@
 #include <kvslim/score/keydiff.hpp>
 #include <kvslim/score/knorm.hpp>
 #include <kvslim/score/lagkv.hpp>
+#include <kvslim/score/lazy_eviction.hpp>
 #include <kvslim/score/qfilters.hpp>
 #include <kvslim/score/random_scores.hpp>
 #include <kvslim/score/shared.hpp>

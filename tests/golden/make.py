@@ -38,6 +38,7 @@ parser.add_argument("--duo", help="mit-han-lab/duo-attention")
 parser.add_argument("--lagkv", help="AI-Lab-China-Merchants-Bank/LagKV")
 parser.add_argument("--qfilters", help="NathanGodey/qfilters")
 parser.add_argument("--dynamickv", help="DreamMr/DynamicKV")
+parser.add_argument("--lazy", help="WeianMao/triattention, with LazyEviction/model")
 parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
@@ -733,6 +734,41 @@ def dms():
     g.put("kept", torch.cat(kept))
 
 
+def lazy_eviction():
+    sys.path.insert(0, os.path.join(arguments.lazy, "LazyEviction"))
+    from model.kv_utils import Window_LAZYKVCluster
+    from model.temp_cacheobs import TempCache
+
+    sys.path.pop(0)
+    torch.manual_seed(27)
+    H, T, S, D, C, W, alpha = 3, 14, 40, 16, 20, 4, 0.04
+    q, k = torch.randn(1, H, T + S, D) * 1.5, torch.randn(1, H, T + S, D)
+    v = indices_as_values(H, T + S, D)
+    g = Golden("lazy_eviction", f"LazyEviction as in WeianMao/triattention e7a0eb1 LazyEviction/model/kv_utils.py Window_LAZYKVCluster.update_kv_in_decoding "
+               f"with temp_cacheobs.py TempCache; seed 27, H = G = {H}, prompt T {T}, decode steps {S}, D {D}, capacity {C}, window {W}, alpha {alpha}, "
+               "top-k stable and in text order; make.py --lazy")
+    g.put("q", q)
+    g.put("k", k)
+    TempCache.reset()
+    TempCache.alpha = alpha
+    cluster = Window_LAZYKVCluster(max_kv_capacity=C, obs_size=W)
+    # Scores tie; here the lower index wins, and tokens stay in the order of the text.
+    torch.Tensor.topk, whole = lambda x, n, dim: (None, x.sort(dim=dim, descending=True, stable=True)[1][..., :n].sort(dim=dim)[0]), torch.Tensor.topk
+    keys, values, lengths, kept, last, pause = k[:, :, :T], v[:, :, :T], [], [], [], []
+    for t in range(1, S + 1):
+        new = slice(T + t - 1, T + t)
+        keys, values = torch.cat([keys, k[:, :, new]], 2), torch.cat([values, v[:, :, new]], 2)
+        keys, values, _ = cluster.update_kv_in_decoding(keys, q[:, :, new], values, None, 1, W, 0, obs_count=t)
+        lengths.append(keys.shape[2])
+        kept.append(values[0, :, :, 0].long().flatten())
+        last.append(TempCache.layer_last_recurrent[0][0].long().flatten() + T - 1)  # as positions
+        pause.append(TempCache.layer_max_period[0][0].long().flatten())
+    torch.Tensor.topk = whole
+    g.put("length", torch.tensor(lengths))
+    for name, x in (("kept", kept), ("last", last), ("pause", pause)):
+        g.put(name, torch.cat(x))
+
+
 def module_of(name, **names):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__dict__.update(names)
@@ -881,6 +917,7 @@ MAKERS = [
     (arguments.duo and arguments.kvpress, (duo_attention,)),
     (arguments.cake, (cake,)),
     (arguments.dynamickv, (dynamickv,)),
+    (arguments.lazy, (lazy_eviction,)),
     (arguments.kvpress, (chunkkv,)),
     (arguments.kvpress, (lukv,)),
     (arguments.kvpress, (dms,)),

@@ -149,8 +149,14 @@ struct evicting {
         victim_scratch(kvslim::victim_bytes(run.plan)),
         victims(static_cast<std::size_t>(view.extents().rows())) {}
 
-  /// One new token with its query.
+  /// One new token with its query; then one victim a row.
   kvslim::status step(kvslim::rows<> const& k, kvslim::rows<> const& v, kvslim::rows<> const& q) {
+    if (auto const s = look(k, v, q); !s) return s;
+    if (auto const s = drop(); !s) return s;
+    return settle();
+  }
+  /// The same without a victim, for methods that evict now and then.
+  kvslim::status look(kvslim::rows<> const& k, kvslim::rows<> const& v, kvslim::rows<> const& q) {
     kvslim::cpu const exec{};
     if (auto const s = kvslim::append(exec, run.packed, k, v, append_scratch); !s) return s;
     if constexpr (decltype(run.plan)::observes) {
@@ -169,18 +175,26 @@ struct evicting {
           .logits = logits_.data(),
           .logits_stride = most};
       if (auto const s = kvslim::attend(exec, run.packed, request); !s) return s;
-      if (auto const s = kvslim::observe(exec, run.plan.template stage<kvslim::scorer_tag>(),
-                                         run.packed, request);
-          !s)
-        return s;
+      return kvslim::observe(exec, run.plan.template stage<kvslim::scorer_tag>(), run.packed,
+                             request);
     }
-    if (auto const s =
-            kvslim::choose_victims(exec, run.plan, run.packed, victims.data(), victim_scratch);
+    return {};
+  }
+  kvslim::status drop() {
+    if (auto const s = kvslim::choose_victims(kvslim::cpu{}, run.plan, run.packed, victims.data(),
+                                              victim_scratch);
         !s)
       return s;
-    if (auto const s = kvslim::evict(exec, run.packed, victims.data()); !s) return s;
-    return kvslim::settle(exec, run.packed, settle_scratch);
+    return kvslim::evict(kvslim::cpu{}, run.packed, victims.data());
   }
+  /// Until no row has a victim left.
+  kvslim::status drop_all() {
+    do {
+      if (auto const s = drop(); !s) return s;
+    } while (std::any_of(victims.begin(), victims.end(), [](auto v) { return v >= 0; }));
+    return {};
+  }
+  kvslim::status settle() { return kvslim::settle(kvslim::cpu{}, run.packed, settle_scratch); }
   [[nodiscard]] bool intact() const {
     return append_scratch.intact() && settle_scratch.intact() && victim_scratch.intact() &&
            run.storage.intact();

@@ -19,6 +19,7 @@ struct place {
   std::int32_t position = 0;  ///< of the token
   std::int32_t now = 0;       ///< of the query that looks at it, or of the newest token
   index_t visible = 0;        ///< tokens that this query sees
+  bool prompt = false;        ///< the query is one of a prompt that is being compressed
 };
 
 /// How several numbers (of the query heads of a KV head, or of the rows of a group) become one.

@@ -42,8 +42,9 @@ KVSLIM_DETAIL_KERNEL void observe_kernel(Scorer scorer, softmax_tile<Text> tile,
           if (t >= visible) continue;
           mass = g == 0 ? paid[i] : reduce_step(Scorer::traits.heads, mass, paid[i]);
           if (g == group - 1)
-            scorer.observe(column, reduce_end(Scorer::traits.heads, mass, group),
-                           place{r, position, tile.text.position(s, h, visible - 1), visible});
+            scorer.observe(
+                column, reduce_end(Scorer::traits.heads, mass, group),
+                place{r, position, tile.text.position(s, h, visible - 1), visible, true});
         }
         __syncthreads();
       }

@@ -77,7 +77,7 @@ struct implementation<ops::observe_queries_op, Exec> {
         std::int32_t const now = text.position(s, h, visible - 1);
         for (index_t t = 0; t < visible; ++t)
           scorer.observe(mine[t], detail::reduce_end(Scorer::traits.heads, mass[t], group),
-                         place{r, text.position(s, h, t), now, visible});
+                         place{r, text.position(s, h, t), now, visible, true});
       }
     });
     return {};
