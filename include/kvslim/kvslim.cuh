@@ -26,4 +26,5 @@
 #include <kvslim/run/observe.cuh>
 #include <kvslim/run/recompress.cuh>
 #include <kvslim/run/rewind.cuh>
+#include <kvslim/run/select_pages.cuh>
 #include <kvslim/run/settle.cuh>

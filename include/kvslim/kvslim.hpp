@@ -10,6 +10,7 @@
 #include <kvslim/adapt/llama_cpp.hpp>
 #include <kvslim/adapt/llama_cpp_quantized.hpp>
 #include <kvslim/adapt/vllm.hpp>
+#include <kvslim/index/quest.hpp>
 #include <kvslim/keep/chunkkv.hpp>
 #include <kvslim/keep/kvcrush.hpp>
 #include <kvslim/merge/kvmerger.hpp>
@@ -31,6 +32,7 @@
 #include <kvslim/run/recompress.hpp>
 #include <kvslim/run/rewind.hpp>
 #include <kvslim/run/select.hpp>
+#include <kvslim/run/select_pages.hpp>
 #include <kvslim/run/settle.hpp>
 #include <kvslim/score/cake_scores.hpp>
 #include <kvslim/score/expected_attention.hpp>

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// A running batch on both backends: sequences leave, others join, and several caches are attended
-// as one. Exits 77 (skipped) where there is no GPU.
+// A running batch on both backends: sequences leave, others join, several caches are attended as
+// one, and an index chooses the pages that a query reads. Exits 77 (skipped) where there is no GPU.
 
 #include "both.hpp"
 
@@ -112,6 +112,60 @@ void segments(ask const& a, char const* name) {
       "logits", name);
 }
 
+/// The same pages on both backends, while tokens come, are coded and are taken back.
+template <class Policy>
+void reads_pages(char const* name, Policy const& policy, extents const& e, index_t group,
+                 index_t q_tokens = 1, traits has = {}) {
+  auto const s = filled(policy, e, {.append_tokens = 30, .draft_tokens = 6, .positions = true}, has,
+                        3, 90, name);
+  auto const& plan = s->plan;
+  index_t const heads = e.kv_heads * group, most = most_spans(plan), rows = e.rows();
+  data::buffer const updates(update_index_bytes(plan)),
+      choices(select_pages_bytes(plan, heads, q_tokens)), more(append_bytes(plan.layout())),
+      work(settle_bytes(plan.layout()));
+  device_scratch const memory(choices.size()), device_more(more.size()), device_work(work.size());
+  std::vector<std::int32_t> begin_end(static_cast<std::size_t>(rows * most * 2), -7),
+      counts(static_cast<std::size_t>(rows), -7);
+  device<std::int32_t> const dbegin_end(begin_end), dcounts(counts);
+  page_spans const spans{begin_end.data(), counts.data(), most},
+      dspans{dbegin_end.get(), dcounts.get(), most};
+  for (unsigned i = 0; i < 6; ++i) {
+    passed(update_index(cpu{}, plan, s->on_host, updates), name);
+    passed(update_index(gpu, plan, s->on_gpu), name);
+    synchronized("update_index ran", name);
+    s->same(name, true);
+    request<> x(*s, {.group = group, .tokens = q_tokens, .seed = 50 + i});
+    passed(select_pages(cpu{}, plan, s->on_host, x.on_host, spans, choices), name);
+    passed(select_pages(gpu, plan, s->on_gpu, x.on_gpu, dspans, memory), name);
+    synchronized("select_pages ran", name);
+    check(dcounts.host() == counts && dbegin_end.host() == begin_end, "the same pages", name);
+    x.on_host.visible = spans;
+    x.on_gpu.visible = dspans;
+    data::buffer const scratch(attend_bytes(plan.layout(), heads, q_tokens));
+    passed(attend(cpu{}, s->on_host, x.on_host, scratch), name);
+    passed(attend(gpu, s->on_gpu, x.on_gpu), name);
+    synchronized("attend ran", name);
+    check(distance(x.dout.host(), x.out) <= tolerance::attend, "attention over pages", name);
+    asked_rows<float> const k({e.sequences, e.kv_heads, 4, e.head_dim}, 60 + i),
+        v({e.sequences, e.kv_heads, 4, e.value_width()}, 70 + i);
+    passed(append(cpu{}, s->on_host, k.on_host(), v.on_host(), more), name);
+    passed(append(gpu, s->on_gpu, k.on_gpu(), v.on_gpu(), device_more), name);
+    if (i == 0) {  // newer than its summaries: the device says so
+      passed(select_pages(gpu, plan, s->on_gpu, x.on_gpu, dspans, memory), name);
+      synchronized("select_pages ran", name);
+      check(s->row(0).failed == static_cast<int>(errc::corrupt) && dcounts.host()[0] == 0,
+            "an old index", name);
+      for (index_t r = 0; r < rows; ++r) s->on_host.raw_row(r).failed = s->row(r).failed;
+    }
+    if (i % 2 == 1) {
+      passed(rewind(s->on_host, 3), name);
+      passed(rewind(gpu, s->on_gpu, 3), name);
+    }
+    passed(settle(cpu{}, s->on_host, work), name);
+    passed(settle(gpu, s->on_gpu, device_work), name);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -129,6 +183,16 @@ int main() {
   segments({.group = 2}, "segments");
   segments({.group = 3, .tokens = 2, .splits = 2, .window = 40, .positions = true, .sinks = true},
            "segments, two queries");
+  reads_pages("pages of f16", pipeline{dense<f16>{}, quest<>{{.budget = 64}}}, {2, 2, 300, 32}, 2);
+  reads_pages("pages of kivi 4",
+              pipeline{kivi<4>{{.residual = 32}}, quest<bf16>{{.budget = 50, .page = 10}}},
+              {3, 1, 150, 64}, 4, 2, {.lengths = true});
+  reads_pages("pages of int 8",
+              pipeline{int_per_token<8>{},
+                       quest<float>{{.budget = 6, .page = 2, .rule = quest_rule::evaluation}}},
+              {2, 2, 90, 32}, 1, 1, {.lengths = true, .positions = true, .valid = true});
+  reads_pages("a page of everything", pipeline{dense<f16>{}, quest<>{{.budget = 0}}}, {1, 1, 9, 16},
+              1);
   std::printf(failures == 0 ? "both backends agree\n" : "%d failures\n", failures);
   return failures == 0 ? 0 : 1;
 }

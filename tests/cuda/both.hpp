@@ -72,10 +72,9 @@ struct stored {
   /// Row r's entry in device memory.
   [[nodiscard]] kvslim::packed_row row(index_t r) const {
     auto const bytes = device_storage.host();
-    kvslim::packed_row x;
-    std::memcpy(
-        &x, bytes.data() + sizeof(kvslim::packed_header) + static_cast<std::size_t>(r) * sizeof x,
-        sizeof x);
+    kvslim::packed_row x{};
+    std::size_t const at = sizeof(kvslim::packed_header) + static_cast<std::size_t>(r) * sizeof x;
+    if (at + sizeof x <= bytes.size()) std::memcpy(&x, bytes.data() + at, sizeof x);
     return x;
   }
   /// The same rows, slots, positions, biases and decoded channels in both memories; with `bytes`

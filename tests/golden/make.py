@@ -40,6 +40,7 @@ parser.add_argument("--qfilters", help="NathanGodey/qfilters")
 parser.add_argument("--dynamickv", help="DreamMr/DynamicKV")
 parser.add_argument("--lazy", help="WeianMao/triattention, with LazyEviction/model")
 parser.add_argument("--cake", help="antgroup/cakekv")
+parser.add_argument("--quest", help="mit-han-lab/Quest")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
 parser.add_argument("--kvcrush-pages", help="program that calls OpenVINO GenAI; kvcrush_pages says how")
@@ -180,6 +181,49 @@ def keydiff():
     g.put("kept", press.compress(module, hidden, k, v, None, {})[1][..., 0].sort(dim=-1)[0].long())
     blocks = BlockPress(press, B)
     g.put("kept_blocks", blocks.compress(module, hidden, k, v, None, {})[1][..., 0].sort(dim=-1)[0].long())
+
+
+def quest():
+    # The file imports what it patches in transformers; of all that, forward calls only these two.
+    models = types.ModuleType("models")
+    models.LlamaAttention = models.MistralAttention = models.DynamicCache = nn.Module
+    models.apply_rotary_pos_emb = lambda q, k, cos, sin, position_ids: (q, k)
+    models.repeat_kv = lambda x, n: x.repeat_interleave(n, dim=1)
+    names = ["transformers.models.llama.modeling_llama", "transformers.models.mistral.modeling_mistral",
+             "transformers.cache_utils"]
+    before = {name: sys.modules.get(name) for name in names}
+    sys.modules.update(dict.fromkeys(names, models))
+    authors = load_file(os.path.join(arguments.quest, "evaluation", "quest_attention.py"))
+    for name, module in before.items():
+        sys.modules.pop(name)
+        if module is not None:
+            sys.modules[name] = module
+    chosen = {}
+    choose = authors.local_heavy_hitter_mask
+
+    def remember(weights, budget, size):
+        chosen["mask"] = choose(weights, budget, size)
+        return chosen["mask"]
+
+    authors.local_heavy_hitter_mask = remember
+    torch.manual_seed(23)
+    H, T, D, P, B = 3, 107, 16, 16, 64  # the newest page holds 11 tokens
+    q, k, v = torch.randn(1, H, 1, D), torch.randn(1, H, T, D), torch.randn(1, H, T, D)
+    k += 1.5 * torch.randn(1, H, (T + P - 1) // P, D).repeat_interleave(P, dim=2)[:, :, :T]
+    flat = lambda x: (lambda _: x.transpose(1, 2).reshape(1, -1, H * D))
+    layer = types.SimpleNamespace(
+        layer_id=2, q_proj=flat(q), k_proj=flat(k[:, :, -1:]), v_proj=flat(v[:, :, -1:]), o_proj=lambda x: x,
+        num_heads=H, num_key_value_heads=H, num_key_value_groups=1, head_dim=D, hidden_size=H * D, chunk_size=P,
+        token_budget=B, rotary_emb=lambda x, positions: (None, None))
+    out = authors.forward(layer, torch.zeros(1, 1, H * D), None, torch.tensor([[T - 1]]),
+                          (k[:, :, :-1], v[:, :, :-1]))[0]
+    g = Golden("quest", f"mit-han-lab/Quest 01c1623 evaluation/quest_attention.py forward; seed 23, "
+               f"heads {H}, T {T}, D {D}, page {P}, budget {B}; make.py --quest")
+    g.put("q", q)
+    g.put("k", k)
+    g.put("v", v)
+    g.put("read", chosen["mask"][0, :, 0].long())
+    g.put("out", out)
 
 
 def lagkv():
@@ -921,6 +965,7 @@ MAKERS = [
     (arguments.kvpress, (chunkkv,)),
     (arguments.kvpress, (lukv,)),
     (arguments.kvpress, (dms,)),
+    (arguments.quest, (quest,)),
     (arguments.kvcrush, (kvcrush,)),
     (arguments.kvcrush_pages, (kvcrush_pages,)),
     (arguments.ggml, (ggml,)),

@@ -23,6 +23,7 @@ struct keep_tag {};       ///< decides which, from scores and quotas (default: t
 struct merger_tag {};     ///< folds evicted tokens into kept ones
 struct position_tag {};   ///< moves kept keys to new positions
 struct quantizer_tag {};  ///< decides how K and V are stored
+struct index_tag {};      ///< summarises pages, so that a query reads only some of them
 
 /// A scorer reads `Needs` (evidence kinds) and remembers `Column` of every token.
 template <class Column = no_column, class... Needs>
@@ -71,7 +72,43 @@ struct quantizer_traits {
   using stage = quantizer_tag;
 };
 
+/// An index stores `fields` numbers of type T for every channel of a page's keys.
+template <element T = f16>
+struct index_traits {
+  using stage = index_tag;
+  using element = T;
+
+  std::uint32_t id = 0;  ///< stored with the pages; from 0x80000000 up it is yours
+  index_t fields = 1;    ///< 1 to 4
+};
+
+/// One channel of a page's keys: `for (float x : channel)`.
+template <class Read>
+struct page_channel {
+  Read read;
+  index_t count;
+
+  struct iterator {
+    page_channel const* of;
+    index_t i;
+    KVSLIM_HD float operator*() const noexcept { return (*of)[i]; }
+    KVSLIM_HD iterator& operator++() noexcept {
+      ++i;
+      return *this;
+    }
+    KVSLIM_HD bool operator!=(iterator const& other) const noexcept { return i != other.i; }
+  };
+  [[nodiscard]] KVSLIM_HD index_t size() const noexcept { return count; }
+  [[nodiscard]] KVSLIM_HD float operator[](index_t i) const noexcept { return read(i); }
+  [[nodiscard]] KVSLIM_HD iterator begin() const noexcept { return {this, 0}; }
+  [[nodiscard]] KVSLIM_HD iterator end() const noexcept { return {this, count}; }
+};
+
 namespace archetype {
+
+struct read_channel {
+  KVSLIM_HD float operator()(index_t) const noexcept { return 0.0f; }
+};
 
 // Exactly what the concepts promise and nothing more: every shipped policy is instantiated with
 // them.
@@ -111,6 +148,9 @@ using traits_of = std::remove_cvref_t<decltype(P::traits)>;
 
 template <class P>
 using column_of = typename traits_of<P>::column;
+
+template <class P>
+using index_element = typename traits_of<P>::element;
 
 template <class P>
 concept has_token_score = requires(P const p, archetype::token<column_of<P>> const token) {
@@ -201,6 +241,22 @@ concept repositioner = policy<P> && detail::tagged<P, position_tag> &&
   p.move(key, index_t{}, at, at);
   { p.check(e) } -> std::same_as<status>;
   { p.fingerprint() } -> std::same_as<std::uint64_t>;
+};
+
+/// Metadata of pages of `page_tokens()` slots, by which a query chooses the pages it reads.
+/// `summarize(channel, fields)` makes the numbers of one channel; a page's score is the sum of
+/// `term(q, fields)` over channels. Of n slots' pages, `reads(n)` are read, the newest `newest()`
+/// of them in any case.
+template <class P>
+concept page_index = policy<P> && detail::tagged<P, index_tag> &&
+    requires(P const p, extents const& e, page_channel<archetype::read_channel> const& channel,
+             float* fields) {
+  { p.check(e) } -> std::same_as<status>;
+  { p.page_tokens() } -> std::same_as<index_t>;
+  { p.reads(index_t{}) } -> std::same_as<index_t>;
+  { p.newest() } -> std::same_as<index_t>;
+  p.summarize(channel, fields);
+  { p.term(0.0f, static_cast<float const*>(fields)) } -> std::same_as<float>;
 };
 
 /// Names the codec of K and the codec of V; see core/codec.hpp for what a codec is.

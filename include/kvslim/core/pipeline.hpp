@@ -22,6 +22,8 @@ template <>
 struct stage_rank<position_tag> : std::integral_constant<int, 4> {};
 template <>
 struct stage_rank<quantizer_tag> : std::integral_constant<int, 5> {};
+template <>
+struct stage_rank<index_tag> : std::integral_constant<int, 6> {};
 
 template <class S>
 [[nodiscard]] constexpr int rank_of() noexcept {
@@ -113,6 +115,15 @@ struct check_kind<S, quantizer_tag> {
 };
 
 template <class S>
+struct check_kind<S, index_tag> {
+  static_assert(page_index<S>,
+                "kvslim: an index needs `check(extents)`, `page_tokens()`, `reads(slots)`, "
+                "`newest()`, `summarize(channel, fields)` and `term(q, fields)`");
+  static_assert(S::traits.fields >= 1 && S::traits.fields <= 4,
+                "kvslim: an index stores one to four numbers a channel");
+};
+
+template <class S>
 struct check_stage : check_kind<S, typename stage_of<S>::type> {
   static_assert(has_traits<S>,
                 "kvslim: a policy must say what it is: add `static constexpr "
@@ -149,7 +160,7 @@ template <class... S>
 struct check_pipeline : check_stage<S>... {
   static_assert(any_nameless<S...> || in_order<S...>(),
                 "kvslim: stages must come in the order score, quota, keep rule, merge, reposition, "
-                "quantize, each at most once");
+                "quantize, index, each at most once");
   static_assert(any_nameless<S...> || !holds<1, S...> || holds<0, S...>,
                 "kvslim: a quota needs a scorer before it");
   static_assert(any_nameless<S...> || !(reads_statistics<S> || ...) ||
@@ -179,9 +190,9 @@ struct find_stage<Rank, First, Rest...> {
 
 }  // namespace detail
 
-/// Stages run in one pass: score, quota, keep rule, merge, reposition, quantize; each optional,
-/// each at most once. Without a scorer everything is kept; without a quantizer rows are stored as
-/// f16. Checked when the type is named.
+/// Stages run in one pass: score, quota, keep rule, merge, reposition, quantize, index; each
+/// optional, each at most once. Without a scorer everything is kept; without a quantizer rows are
+/// stored as f16. Checked when the type is named.
 template <class... Stages>
 struct pipeline : private detail::check_pipeline<Stages...>, private detail::slot<Stages>... {
   constexpr explicit pipeline(Stages... stages) noexcept : detail::slot<Stages>{stages}... {}

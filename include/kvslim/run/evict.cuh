@@ -102,10 +102,10 @@ status evict(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
     return detail::fail(errc::invalid_pointer, "kvslim: evict was given a null pointer");
   auto const& e = packed.extents();
   if (auto const s = packed.layout().check(); !s) return s;
-  if (packed.layout().find(side_kind::position) < 0 || packed.layout().grouped())
+  if (!packed.layout().lets_go())
     return detail::fail(errc::unsupported,
                         "kvslim: tokens leave only caches planned with .evicts = true, whose rows "
-                        "share no blocks");
+                        "share no blocks and have no index");
   if (auto const s = detail::resolve(at, e); !s) return s;
   return detail::launch_for_each(
       exec, at.sequences * e.kv_heads,

@@ -195,10 +195,10 @@ status evict(Exec const& exec, packed_cache<Key, Value, host_space> const& packe
   if (!packed.ready())
     return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
   auto const& e = packed.extents();
-  if (packed.layout().find(side_kind::position) < 0 || packed.layout().grouped())
+  if (!packed.layout().lets_go())
     return detail::fail(errc::unsupported,
                         "kvslim: tokens leave only caches planned with .evicts = true, whose rows "
-                        "share no blocks");
+                        "share no blocks and have no index");
   if (auto const s = detail::resolve(at, e); !s) return s;
   index_t const first = at.first_sequence * e.kv_heads, count = at.sequences * e.kv_heads;
   for (index_t r = first; r < first + count; ++r)

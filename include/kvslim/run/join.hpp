@@ -15,7 +15,7 @@ template <class Packed>
 KVSLIM_HD inline void empty_row(Packed const& packed, index_t r) noexcept {
   packed_row& x = packed.raw_row(r);
   x.slots = x.holes = x.key_coded = x.value_coded = x.key_head = x.value_head = 0;
-  x.next_position = x.observed = x.failed = 0;
+  x.next_position = x.observed = x.failed = x.indexed = x.summarized = 0;
 }
 
 /// Copies one half's state, blocks and exact slots. Rings may differ in size, not in content.
@@ -45,6 +45,8 @@ KVSLIM_HD inline void copy_counts(Packed const& source, index_t from, Packed con
   y.next_position = x.next_position;
   y.observed = x.observed;
   y.failed = x.failed;
+  y.indexed = x.indexed;
+  y.summarized = x.summarized;
 }
 
 /// Row `to` becomes what row `from` of another cache is.

@@ -87,6 +87,7 @@ class compression_plan {
   static constexpr bool has_keep_rule = Policy::template has<keep_tag>;
   static constexpr bool has_merger = Policy::template has<merger_tag>;
   static constexpr bool has_mover = Policy::template has<position_tag>;
+  static constexpr bool has_index = Policy::template has<index_tag>;
   static constexpr bool scores_in_bulk = [] {
     if constexpr (has_scorer) return scorer_type::traits.bulk;
     return false;
@@ -164,6 +165,13 @@ class compression_plan {
         return detail::fail(errc::unsupported,
                             "kvslim: a repositioner closes gaps once; it does not combine with "
                             "evicts");
+    }
+    if constexpr (has_index) {
+      if (auto const s = stage<index_tag>().check(e); !s) return s;
+      if (options_.evicts)
+        return detail::fail(errc::unsupported,
+                            "kvslim: an index summarises tokens that stay; it does not combine "
+                            "with evicts");
     }
     return raw_layout().check();
   }
@@ -324,6 +332,14 @@ class compression_plan {
     if (biased) l.add({side_kind::bias, 0, 1, 4});
     if (observes && options_.evicts)
       l.add({side_kind::column, 0, 1, static_cast<std::int32_t>(column_bytes)});
+    if constexpr (has_index) {
+      using index = typename Policy::template stage_type<index_tag>;
+      index_t const bytes = index::traits.fields * extents_.head_dim *
+                            static_cast<index_t>(sizeof(detail::index_element<index>));
+      l.add({side_kind::page, index::traits.id,
+             static_cast<std::int32_t>(stage<index_tag>().page_tokens()),
+             static_cast<std::int32_t>(detail::round_up(bytes, 4))});
+    }
     return l;
   }
 

@@ -63,6 +63,8 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(warp_threads)
   x.value_coded = x.value_coded < x.slots ? x.value_coded : x.slots;
   x.next_position = cut;
   x.observed = x.observed < cut ? x.observed : cut;
+  x.indexed = x.indexed < x.slots ? x.indexed : x.slots;
+  x.summarized = x.summarized < x.slots ? x.summarized : x.slots;
 }
 
 KVSLIM_END_CUDA_NAMESPACE

@@ -86,6 +86,8 @@ status rewind(packed_cache<Key, Value, host_space> const& packed, index_t positi
     x.value_coded = x.value_coded < x.slots ? x.value_coded : x.slots;
     x.next_position = cut;
     x.observed = x.observed < cut ? x.observed : cut;
+    x.indexed = x.indexed < x.slots ? x.indexed : x.slots;
+    x.summarized = x.summarized < x.slots ? x.summarized : x.slots;
   }
   return {};
 }

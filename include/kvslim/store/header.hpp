@@ -15,7 +15,7 @@ enum class side_kind : std::uint32_t {
   position = 1,   ///< i32 logical position of each slot; empty_slot marks a hole
   bias = 2,       ///< f32 logit bias of each slot
   column = 3,     ///< a scorer's record of each slot
-  page = 4,       ///< metadata of `unit` slots together
+  page = 4,       ///< an index's metadata of `unit` slots together; `meaning` is its id
   row_words = 5,  ///< words of the row itself
   pin = 6,        ///< u8 of each slot: 1 where the token is pinned, else 0
 };
@@ -33,6 +33,7 @@ struct side {
   [[nodiscard]] KVSLIM_HD constexpr bool is_read_as_meant() const noexcept {
     if (kind == side_kind::position || kind == side_kind::bias) return unit == 1 && bytes == 4;
     if (kind == side_kind::pin) return unit == 1 && bytes == 1;
+    if (kind == side_kind::page) return unit >= 1;
     return kind != side_kind::column || unit == 1;
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t size(index_t slots) const noexcept {
@@ -61,7 +62,8 @@ struct packed_row {
   std::int32_t next_position = 0;  ///< logical position of the next token
   std::int32_t observed = 0;       ///< positions below it have a column; newer ones are born next
   std::int32_t failed = 0;         ///< errc of what only the device could see; 0: nothing
-  std::int32_t reserved[2] = {};
+  std::int32_t indexed = 0;        ///< slots below it are in pages summarised for good
+  std::int32_t summarized = 0;     ///< slots that some summary has seen
 
   [[nodiscard]] KVSLIM_HD constexpr index_t tokens() const noexcept { return slots - holes; }
 };

@@ -114,6 +114,10 @@ struct packed_layout {
   [[nodiscard]] KVSLIM_HD constexpr bool grouped() const noexcept {
     return detail::group_of(key).size() > 1 || detail::group_of(value).size() > 1;
   }
+  /// True if evict() may take tokens out.
+  [[nodiscard]] KVSLIM_HD constexpr bool lets_go() const noexcept {
+    return find(side_kind::position) >= 0 && find(side_kind::page) < 0 && !grouped();
+  }
   /// Index of the first side of that kind; -1: none.
   [[nodiscard]] KVSLIM_HD constexpr int find(side_kind kind) const noexcept {
     for (int i = 0; i < static_cast<int>(most_sides); ++i)

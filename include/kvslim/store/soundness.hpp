@@ -24,8 +24,9 @@ template <class Layout>
 [[nodiscard]] bool row_is_sound(Layout const& layout, packed_row const& x, index_t row,
                                 index_t begin, index_t used) noexcept {
   if (x.offset != begin || x.slots < 0 || x.slots > x.capacity || x.holes < 0 ||
-      x.holes > x.slots || x.next_position < 0 || x.observed < 0 || x.observed > x.next_position ||
-      x.failed != 0)
+      x.holes > x.slots || x.indexed < 0 || x.indexed > x.slots || x.summarized < 0 ||
+      x.summarized > x.slots || x.next_position < 0 || x.observed < 0 ||
+      x.observed > x.next_position || x.failed != 0)
     return false;
   // Appending must not overflow positions.
   if (index_t{x.next_position} + x.capacity - x.slots >= (index_t{1} << 31)) return false;

@@ -174,6 +174,7 @@ void live(dice& d, Policy const& policy, habits const& h) {
                          .evicts = d.one_in(2),
                          .positions = d.one_in(2),
                          .biases = x.has_biases || d.one_in(5)};
+  if constexpr (decltype(kvslim::make_plan(policy, e, o))::has_index) o.evicts = false;
   if (d.one_in(3)) o.logit.scale = 0.05f + 0.1f * std::abs(d.normal());
   if (d.one_in(4)) o.logit.soft_cap = 2.0f + 10.0f * std::abs(d.normal());
   auto view = cells.view();
@@ -242,6 +243,7 @@ void live(dice& d, Policy const& policy, habits const& h) {
         where = "attend";
         asked request;
         check_attend(d, now.packed, group, request);
+        if constexpr (plan_type::has_index) check_pages(d, plan, now.packed, group);
         break;
       }
       case 8:

@@ -51,6 +51,20 @@ std::vector<entry> quantizers() {
          live<float, float>(d, pipeline{int_per_token<4, float, float>{{.residual = d.small(40)}}},
                             {{four, four}, 4});
        }},
+      {"pages over kivi 4",
+       [](dice& d) {
+         pipeline const p{kivi<4>{{.group = 32, .residual = 32 * d.in(0, 2)}},
+                          quest<>{{.budget = d.small(200), .page = 1 + d.small(40)}}};
+         live<f16, float>(d, p, {{four, four}, 32});
+       }},
+      {"pages over int8",
+       [](dice& d) {
+         pipeline const p{int_per_token<8>{{.residual = d.small(40)}},
+                          quest<float>{{.budget = d.small(100),
+                                        .page = 1 + d.small(20),
+                                        .rule = quest_rule::evaluation}}};
+         live<float, bf16>(d, p, {{eight, eight}, 4});
+       }},
       {"channel keys, dense values",
        [](dice& d) {
          codec_pair const pair{channel_key<4>{32, 32 * d.in(0, 2)}, dense_value<bf16>{}};

@@ -157,6 +157,72 @@ void do_choose(dice& d, Plan const& plan, Packed const& packed, shadow& x) {
   do_evict(d, packed, x, victims, step);
 }
 
+/// Every page that is left out is bounded by those that were chosen, and every key by its page.
+template <class Plan, class Packed>
+void check_pages(dice& d, Plan const& plan, Packed const& packed, index_t group) {
+  auto const& e = packed.extents();
+  auto const& index = plan.template stage<kvslim::index_tag>();
+  index_t const unit = index.page_tokens(), heads = e.kv_heads * group, most = most_spans(plan);
+  memory update(kvslim::update_index_bytes(plan)),
+      choose(kvslim::select_pages_bytes(plan, heads, 1));
+  for (index_t r = 0; r < e.rows();
+       ++r)  // recompress may have made rows that the plan has no room for
+    if (packed.raw_row(r).slots > plan.most_slots()) return;
+  LIFE_OK(kvslim::update_index(kvslim::cpu{}, plan, packed,
+                               kvslim::workspace{update.data(), update.size()}));
+  std::vector<float> q(at(e.sequences * heads * e.head_dim));
+  for (float& y : q) y = d.normal();
+  std::vector<std::int32_t> spans(at(e.rows() * most * 2), -9), counts(at(e.rows()), -9);
+  kvslim::attend_request<> request{};
+  request.q = kvslim::dense_rows<kvslim::host_space, float const>(
+      q.data(), {e.sequences, heads, 1, e.head_dim});
+  LIFE_OK(kvslim::select_pages(kvslim::cpu{}, plan, packed, request,
+                               {spans.data(), counts.data(), most},
+                               kvslim::workspace{choose.data(), choose.size()}));
+  for (index_t r = 0; r < e.rows(); ++r) {
+    index_t const slots = packed.raw_row(r).slots, pages = (slots + unit - 1) / unit;
+    std::vector<bool> read(at(pages), false);
+    index_t count = 0;
+    for (index_t i = 0; i < counts[at(r)]; ++i) {
+      index_t const begin = spans[at(r * most * 2 + 2 * i)],
+                    end = spans[at(r * most * 2 + 2 * i + 1)];
+      LIFE_CHECK(begin % unit == 0 && begin < end && (end == slots || end % unit == 0));
+      for (index_t p = begin / unit; p * unit < end; ++p) {
+        LIFE_CHECK(!read[at(p)]);
+        read[at(p)] = true;
+        ++count;
+      }
+    }
+    LIFE_CHECK(count == std::min(pages, index.reads(slots)));
+    double least = INFINITY, largest = -INFINITY;
+    for (index_t p = 0; p < pages; ++p) {
+      double bound = -INFINITY, logit = -INFINITY;
+      auto const* const fields =
+          kvslim::detail::page_fields<std::remove_cvref_t<decltype(index)>>(packed, r, p);
+      for (index_t g = 0; g < group; ++g) {
+        float const* const mine =
+            q.data() + ((r / e.kv_heads) * heads + r % e.kv_heads * group + g) * e.head_dim;
+        double sum = 0.0;
+        for (index_t c = 0; c < e.head_dim; ++c)
+          sum += std::max(double(mine[c]) * double(kvslim::to_float(fields[c])),
+                          double(mine[c]) * double(kvslim::to_float(fields[e.head_dim + c])));
+        bound = std::max(bound, sum);
+        for (index_t t = p * unit; t < std::min(slots, p * unit + unit); ++t) {
+          double dot = 0.0;
+          for (index_t c = 0; c < e.head_dim; ++c)
+            dot += double(mine[c]) * double(packed.key(r, t, c));
+          logit = std::max(logit, dot);
+        }
+      }
+      LIFE_CHECK(logit <= bound + 1e-9 * std::abs(bound));
+      bool const newest = p >= pages - index.newest();
+      if (read[at(p)] && !newest) least = std::min(least, bound);
+      if (!read[at(p)]) largest = std::max(largest, bound);
+    }
+    LIFE_CHECK(largest <= least + 1e-4 * std::abs(least) + 1e-4);
+  }
+}
+
 /// What a query pays is what its columns gain: one per query head and row.
 template <class Plan, class Packed>
 void do_observe(dice& d, Plan const& plan, Packed const& packed, index_t group) {
