@@ -35,6 +35,7 @@
 #include <kvslim/run/select_pages.hpp>
 #include <kvslim/run/settle.hpp>
 #include <kvslim/score/cake_scores.hpp>
+#include <kvslim/score/corm.hpp>
 #include <kvslim/score/expected_attention.hpp>
 #include <kvslim/score/given_scores.hpp>
 #include <kvslim/score/h2o.hpp>
