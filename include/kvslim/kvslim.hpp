@@ -45,6 +45,7 @@
 #include <kvslim/score/lazy_eviction.hpp>
 #include <kvslim/score/qfilters.hpp>
 #include <kvslim/score/random_scores.hpp>
+#include <kvslim/score/scissorhands.hpp>
 #include <kvslim/score/shared.hpp>
 #include <kvslim/score/snapkv.hpp>
 #include <kvslim/score/streaming_llm.hpp>
