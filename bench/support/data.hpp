@@ -71,7 +71,7 @@ struct cache {
                             kvslim::token_scores<>{scores.data()},
                             kvslim::query_filters<>{kvslim::dense_rows(
                                 q.data(), {1, extent.kv_heads, 1, extent.head_dim})},
-                            kvslim::raw_queries{prompt()}};
+                            kvslim::raw_queries{prompt()}, kvslim::probes{prompt()}};
   }
 };
 

@@ -12,6 +12,7 @@
 #include <kvslim/ops/lag_scores.cuh>
 #include <kvslim/ops/mean_direction.cuh>
 #include <kvslim/ops/open_pages.cuh>
+#include <kvslim/ops/probe_scores.cuh>
 #include <kvslim/ops/representatives.cuh>
 #include <kvslim/ops/window_moments.cuh>
 #include <kvslim/ops/window_scores.cuh>

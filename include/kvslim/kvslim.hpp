@@ -41,6 +41,7 @@
 #include <kvslim/score/h2o.hpp>
 #include <kvslim/score/keydiff.hpp>
 #include <kvslim/score/knorm.hpp>
+#include <kvslim/score/kvzip.hpp>
 #include <kvslim/score/lagkv.hpp>
 #include <kvslim/score/lazy_eviction.hpp>
 #include <kvslim/score/qfilters.hpp>

@@ -37,6 +37,10 @@ void compare_tables(problem const& p, char const* method, Policy const& policy, 
   index_t const heads = p.e.kv_heads * p.group, dim = p.e.head_dim;
   asked_rows<bf16> const raw({p.e.sequences, heads, p.e.tokens, dim}, 10);
   asked_rows<float> const means({1, heads, 1, dim}, 11), covariances({1, heads, dim, dim}, 12);
+  asked_rows<bf16> const probing({p.e.sequences, heads, 100, dim}, 13),
+      own({p.e.sequences, p.e.kv_heads, 100, dim}, 14);
+  probe_stretch const stretches[] = {{0, 70, 3, 45}, {75, 25, 50, 90}};
+  slice<probe_stretch const> const parts{stretches, 2};
   std::vector<float> scores(static_cast<std::size_t>(p.e.rows() * p.e.tokens));
   for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = static_cast<float>(i * 7919 % 211);
   device<float> const dscores(scores);
@@ -48,10 +52,12 @@ void compare_tables(problem const& p, char const* method, Policy const& policy, 
       c,
       evidence{window_queries<>{q.on_host()}, token_scores<>{scores.data()},
                query_filters<>{filters.on_host()}, raw_queries<>{raw.on_host()},
-               query_statistics<>{means.on_host(), covariances.on_host()}},
+               query_statistics<>{means.on_host(), covariances.on_host()},
+               probes<>{probing.on_host(), own.on_host(), parts}},
       evidence{window_queries<cuda_space>{q.on_gpu()}, token_scores<cuda_space>{dscores.get()},
                query_filters<cuda_space>{filters.on_gpu()}, raw_queries<cuda_space>{raw.on_gpu()},
-               query_statistics<cuda_space>{means.on_gpu(), covariances.on_gpu()}},
+               query_statistics<cuda_space>{means.on_gpu(), covariances.on_gpu()},
+               probes<cuda_space>{probing.on_gpu(), own.on_gpu(), parts}},
       name, make_plan(on_gpu, p.e, options));
   s.same(name, exact == exactness::bytes, exact == exactness::bytes);
   double error = 0.0;
@@ -143,6 +149,8 @@ void every_method(problem const& p) {
           bytes);
   compare(p, "expected_attention_stats",
           pipeline{expected_attention_stats{{.value_norm = false}}, keep}, bytes);
+  compare(p, "kvzip", pipeline{kvzip{}, keep}, bytes);
+  compare(p, "kvzip, squared", pipeline{kvzip{{.sinks = 9, .squared = true}}, keep}, bytes);
   compare(p, "h2o", pipeline{h2o<>{}, keep}, bytes);
   compare(p, "tova", pipeline{shared{tova{}, row_group{1, heads}}, keep}, bytes);
   for (auto const safe : {safeguard::exact, safeguard::authors, safeguard::pin})

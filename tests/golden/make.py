@@ -36,6 +36,7 @@ parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
 parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--duo", help="mit-han-lab/duo-attention")
 parser.add_argument("--lagkv", help="AI-Lab-China-Merchants-Bank/LagKV")
+parser.add_argument("--kvzip", help="snu-mllab/KVzip")
 parser.add_argument("--qfilters", help="NathanGodey/qfilters")
 parser.add_argument("--dynamickv", help="DreamMr/DynamicKV")
 parser.add_argument("--lazy", help="WeianMao/triattention, with LazyEviction/model")
@@ -318,6 +319,42 @@ def expected_attention():
     g.put("mean", press.mu)
     g.put("covariance", press.cov)
     g.put("score_stats", press.score(module, hidden, k, v, None, {}))
+
+
+def kvzip():
+    from kvpress import KVzipPress
+
+    torch.manual_seed(22)
+    H, G, T, D, S = 4, 2, 70, 16, 6  # a system prompt of S tokens, then two stretches
+    stretches = [(6, 38, 40), (38, 70, 44)]  # tokens from, up to, and what repeats them
+    k = torch.randn(1, G, T, D)
+    q, own = torch.randn(1, H, 84, D) * 2, torch.randn(1, G, 84, D)
+    g = Golden("kvzip", f"snu-mllab/KVzip 5d84729 attention/score.py KVScore._get_score, _threshold_uniform; kvpress 0.5.5 KVzipPress.score_kvzip; "
+               f"seed 22, H {H}, G {G}, T {T}, D {D}, system prompt {S}, stretches {stretches}; make.py --kvzip --kvpress")
+    g.put("q", q)
+    g.put("own", own)
+    g.put("k", k)
+    score = load_file(os.path.join(arguments.kvzip, "attention", "score.py")).KVScore()
+    score.n_heads_kv, score.n_layers, score.dtype, score.device, score.sink = G, 1, torch.float32, "cpu", S
+    score.init_score()
+    press = KVzipPress(0.5)
+    press.score_val = torch.zeros(1, 1, G, T)
+    module = types.SimpleNamespace(
+        config=types.SimpleNamespace(num_attention_heads=H, num_key_value_heads=G), head_dim=D, layer_idx=0, q_proj=lambda h: h)
+    first = 0
+    for begin, end, n in stretches:
+        queries, keys = q[:, :, first : first + n], torch.cat([k, own[:, :, first : first + n]], 2)
+        score.start_idx, score.end_idx = begin, end
+        score._get_score(queries, keys, 0)
+        press.start_idx, press.end_idx, press.context_length, press.causal_mask_score = begin, end, T, None
+        hidden = queries.transpose(1, 2).reshape(1, n, H * D)  # hidden states are the queries themselves
+        still = (torch.ones(1, n, D), torch.zeros(1, n, D))
+        press.score_kvzip(module, hidden, keys, keys, None, {"position_embeddings": still})
+        first += n
+    g.put("score", score.score[0])
+    g.put("score_kvpress", press.score_val[0])
+    valid, _ = score._threshold_uniform(score.score, 0.375)  # 24 of 64
+    g.put("kept", torch.stack([valid[0, 0, h].nonzero()[:, 0] + S for h in range(G)]))
 
 
 class ListCache:
@@ -951,6 +988,7 @@ MAKERS = [
     (arguments.kvpress, (presses,)),
     (arguments.kvpress, (keydiff, expected_attention)),
     (arguments.lagkv and arguments.kvpress, (lagkv,)),
+    (arguments.kvzip and arguments.kvpress, (kvzip,)),
     (arguments.qfilters and arguments.kvpress, (qfilters,)),
     (arguments.tova and arguments.kvpress, (tova,)),
     (arguments.h2o, (h2o,)),

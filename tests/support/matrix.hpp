@@ -31,9 +31,12 @@ struct scene {
     for (index_t i = 0; i < 2 * 2 * 75; ++i) scores.push_back(static_cast<float>(i * 7919 % 101));
   }
   [[nodiscard]] auto evidence() const {
-    return kvslim::evidence{window_queries{c.queries(8)}, token_scores<>{scores.data()},
-                            query_filters{filters()}, raw_queries{c.queries(64)},
-                            query_statistics{statistics(1), statistics(32)}};
+    return kvslim::evidence{window_queries{c.queries(8)},
+                            token_scores<>{scores.data()},
+                            query_filters{filters()},
+                            raw_queries{c.queries(64)},
+                            query_statistics{statistics(1), statistics(32)},
+                            probes{c.queries(30)}};
   }
   /// One of each KV head for both sequences: rows of Q, whose values are as good as any.
   [[nodiscard]] rows_view<float const> filters() const {

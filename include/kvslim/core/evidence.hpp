@@ -7,12 +7,14 @@
 /// pass is a compile error, never a null pointer.
 
 #include <kvslim/core/rows.hpp>
+#include <kvslim/core/slice.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
 struct needs_window_queries {};
 struct needs_token_scores {};
 struct needs_query_filters {};
+struct needs_probes {};
 struct needs_raw_queries {};
 struct needs_query_statistics {};
 
@@ -27,6 +29,29 @@ template <class T, class Space>
 window_queries(rows_view<T, Space>) -> window_queries<Space>;
 template <class Space>
 window_queries(detail::typeless_rows<void const, Space>) -> window_queries<Space>;
+
+/// Some of the probes, and the tokens (by rank) that they look at besides the sinks.
+struct probe_stretch {
+  index_t first_query = 0, queries = 0, first_token = 0, tokens = 0;
+};
+
+/// Post-RoPE queries that look at the cache without being its tokens: those of a pass that repeats
+/// the text, or of other text. `keys` are their own, [sequence, kv_head, query, head_dim]: each
+/// sees those of its stretch up to its own; null: none. `stretches`, in host memory on any backend,
+/// ascend and do not overlap; none: all queries look at all tokens.
+template <class Space = host_space>
+struct probes {
+  using kind = needs_probes;
+  rows<Space> queries;
+  rows<Space> keys = {};
+  slice<probe_stretch const> stretches = {};
+};
+template <class T, class Space>
+probes(rows_view<T, Space>) -> probes<Space>;
+template <class T, class U, class Space>
+probes(rows_view<T, Space>, rows_view<U, Space>) -> probes<Space>;
+template <class T, class U, class Space>
+probes(rows_view<T, Space>, rows_view<U, Space>, slice<probe_stretch const>) -> probes<Space>;
 
 /// Queries before RoPE, of the newest `queries.tokens` tokens of every sequence, in text order:
 /// [sequence, q_head, token, head_dim], of any element type. A row with fewer tokens takes the

@@ -86,6 +86,13 @@ struct typeless_rows {
                                                    index_t d) const noexcept {
     return sequences == s && heads == h && tokens == t && head_dim == d;
   }
+  /// `count` tokens from `first` on.
+  [[nodiscard]] KVSLIM_HD typeless_rows part(index_t first, index_t count) const {
+    typeless_rows out = *this;
+    out.tokens = count;
+    visit(0, 0, first, [&](auto* at) { out.data = at; });
+    return out;
+  }
   /// Calls f with a typed pointer to channel 0 of one row.
   template <class F>
   KVSLIM_HD void visit(index_t s, index_t h, index_t t, F const& f) const {
