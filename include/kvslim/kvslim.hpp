@@ -37,6 +37,7 @@
 #include <kvslim/score/cake_scores.hpp>
 #include <kvslim/score/corm.hpp>
 #include <kvslim/score/expected_attention.hpp>
+#include <kvslim/score/finch.hpp>
 #include <kvslim/score/given_scores.hpp>
 #include <kvslim/score/h2o.hpp>
 #include <kvslim/score/keydiff.hpp>

@@ -151,6 +151,7 @@ void every_method(problem const& p) {
           pipeline{expected_attention_stats{{.value_norm = false}}, keep}, bytes);
   compare(p, "kvzip", pipeline{kvzip{}, keep}, bytes);
   compare(p, "kvzip, squared", pipeline{kvzip{{.sinks = 9, .squared = true}}, keep}, bytes);
+  compare(p, "finch", pipeline{finch{{.window = 16}}, keep}, bytes);
   compare(p, "h2o", pipeline{h2o<>{}, keep}, bytes);
   compare(p, "tova", pipeline{shared{tova{}, row_group{1, heads}}, keep}, bytes);
   for (auto const safe : {safeguard::exact, safeguard::authors, safeguard::pin})

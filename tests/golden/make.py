@@ -321,6 +321,30 @@ def expected_attention():
     g.put("score_stats", press.score(module, hidden, k, v, None, {}))
 
 
+def finch():
+    from kvpress import FinchPress
+
+    torch.manual_seed(23)
+    H, G, T, D, W = 4, 2, 80, 16, 12
+    q, k = torch.randn(1, H, W, D) * 2, torch.randn(1, G, T, D)
+    config = types.SimpleNamespace(num_attention_heads=H, num_key_value_heads=G)
+    inverse = 10000.0 ** (-torch.arange(0, D, 2).float() / D)
+    module = types.SimpleNamespace(config=config, head_dim=D, q_proj=lambda h: h, rotary_emb=types.SimpleNamespace(inv_freq=inverse))
+    hidden = q.transpose(1, 2).reshape(1, W, H * D)  # hidden states are the queries themselves
+    still = {"position_embeddings": (torch.ones(1, W, D), torch.zeros(1, W, D))}
+    g = Golden("finch", f"kvpress 0.5.5 FinchPress.score, compress; seed 23, H {H}, G {G}, T {T}, D {D}, question {W}, kept 30, rope base 10000; "
+               "make.py --kvpress")
+    g.put("q", q)
+    g.put("k", k)
+    for name, normalized in (("", True), ("_plain", False)):
+        press = FinchPress(0.625, normalize_scores=normalized)
+        press.window_size = W
+        g.put("score" + name, press.score(module, hidden, k, None, None, still)[..., : T - W])
+        keys, kept = press.compress(module, hidden, k, indices_as_values(G, T, D), None, still)
+        g.put("kept" + name, kept[..., 0].long())
+        g.put("keys" + name, keys)
+
+
 def kvzip():
     from kvpress import KVzipPress
 
@@ -986,7 +1010,7 @@ def ggml():
 MAKERS = [
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
-    (arguments.kvpress, (keydiff, expected_attention)),
+    (arguments.kvpress, (keydiff, expected_attention, finch)),
     (arguments.lagkv and arguments.kvpress, (lagkv,)),
     (arguments.kvzip and arguments.kvpress, (kvzip,)),
     (arguments.qfilters and arguments.kvpress, (qfilters,)),

@@ -9,7 +9,8 @@ KVSLIM_BEGIN_CUDA_NAMESPACE
 
 /// Mean probability of every token of the prefix: mass [tokens] at the start of a row's scratch.
 template <class Text>
-KVSLIM_DETAIL_KERNEL void window_mass_kernel(softmax_tile<Text> tile, float* scratch) {
+KVSLIM_DETAIL_KERNEL void window_mass_kernel(softmax_tile<Text> tile, ops::window_options options,
+                                             float* scratch) {
   __shared__ tile_statistics stats;
   index_t const items = tile.text.extents().rows() * tile.stretches_at_most, window = tile.count;
   for (index_t item = blockIdx.x; item < items; item += gridDim.x) {
@@ -25,7 +26,8 @@ KVSLIM_DETAIL_KERNEL void window_mass_kernel(softmax_tile<Text> tile, float* scr
         tile.logits(r, t, i0, x);
         unrolled<tile_queries>([&](int i) {
           if (x[i] > -INFINITY)
-            sum += ops::exp_nonpositive(x[i] - stats.most[i]) * stats.inverse[i];
+            sum += ops::exp_nonpositive(x[i] - stats.most[i]) * stats.inverse[i] *
+                   ops::query_weight(options, prefix, i0 + i);
         });
         __syncthreads();
       }
@@ -105,7 +107,7 @@ struct implementation<ops::window_scores_op, cuda> {
       if (auto const s = detail::launch_softmax(exec, tile); !s) return s;
       if (auto const s =
               detail::launch(exec, {detail::blocks_for(e.rows() * stretches), detail::tile_threads},
-                             detail::window_mass_kernel<Text>, tile, scratch);
+                             detail::window_mass_kernel<Text>, tile, options, scratch);
           !s)
         return s;
       ops::window_options each = options;

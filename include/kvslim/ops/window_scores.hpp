@@ -18,6 +18,7 @@ struct window_options {
   index_t kernel = 1;  ///< odd; 1 means no pooling
   reduce heads = reduce::mean;
   bool reduce_first = false;  ///< query heads are reduced before pooling, not after
+  bool by_visible = false;    ///< a query counts as often as it sees earlier tokens
 };
 
 /// Tokens whose logits are held at a time.
@@ -63,8 +64,8 @@ inline void window_logits(float const* q, float const* k, index_t dim, index_t w
 
 /// Attention that the window's queries of one query head pay to ranks [0, n - window), the softmax
 /// running over all n tokens, causal inside the window: calls use(rank, x, share) in order, query w
-/// having paid x[w] * share[w] times the window. Two passes over K, nothing of shape [window,
-/// tokens] is stored. Requires: window < n.
+/// having paid x[w] * share[w] times the window; x may be changed. Two passes over K, nothing of
+/// shape [window, tokens] is stored. Requires: window < n.
 template <class Text, class Queries, class Use>
 inline void window_attention(Text const& text, Queries const& queries, index_t s, index_t kv_head,
                              index_t q_head, float* scratch, Use const& use_token) noexcept {
@@ -123,18 +124,28 @@ inline void window_attention(Text const& text, Queries const& queries, index_t s
     for (index_t i = 0; i < n; ++i) {
       float* const x = logits + i * window;
       for (index_t w = 0; w < window; ++w) x[w] = exp_nonpositive(x[w] - most[w]);
-      use_token(t + i, static_cast<float const*>(x), static_cast<float const*>(total));
+      use_token(t + i, x, static_cast<float const*>(total));
     }
   });
 }
 
+/// How much query w of a window behind `prefix` tokens counts.
+[[nodiscard]] KVSLIM_HD constexpr float query_weight(window_options const& o, index_t prefix,
+                                                     index_t w) noexcept {
+  return o.by_visible ? static_cast<float>(prefix + w) : 1.0f;
+}
+
 /// Mean attention of the window to each of those ranks.
 template <class Text, class Queries>
-inline void window_mass(Text const& text, Queries const& queries, index_t s, index_t kv_head,
-                        index_t q_head, float* mass, float* scratch) noexcept {
+inline void window_mass(Text const& text, Queries const& queries, window_options const& options,
+                        index_t s, index_t kv_head, index_t q_head, float* mass,
+                        float* scratch) noexcept {
+  index_t const window = queries.tokens, prefix = text.tokens(s, kv_head) - window;
   window_attention(text, queries, s, kv_head, q_head, scratch,
-                   [&](index_t t, float const* x, float const* share) {
-                     mass[t] = dot(x, share, queries.tokens);
+                   [&](index_t t, float* x, float const* share) {
+                     for (index_t w = 0; w < window && options.by_visible; ++w)
+                       x[w] *= query_weight(options, prefix, w);
+                     mass[t] = dot(x, share, window);
                    });
 }
 
@@ -174,7 +185,7 @@ struct implementation<ops::window_scores_op, Exec> {
       for (index_t t = 0; t < e.tokens; ++t) scores[t] = 0.0f;
       float const* const each = options.reduce_first ? mass : pooled;
       for (index_t g = 0; g < group && prefix > 0; ++g) {
-        ops::window_mass(text, queries, s, h, h * group + g, mass, work);
+        ops::window_mass(text, queries, options, s, h, h * group + g, mass, work);
         if (!options.reduce_first) ops::pool(options.kind, mass, prefix, options.kernel, pooled);
         for (index_t t = 0; t < prefix; ++t) {
           float const add =
