@@ -11,6 +11,7 @@
 #include <kvslim/ops/expected_attention.cuh>
 #include <kvslim/ops/lag_scores.cuh>
 #include <kvslim/ops/mean_direction.cuh>
+#include <kvslim/ops/norm_shares.cuh>
 #include <kvslim/ops/open_pages.cuh>
 #include <kvslim/ops/probe_scores.cuh>
 #include <kvslim/ops/representatives.cuh>

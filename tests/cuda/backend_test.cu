@@ -152,6 +152,8 @@ void every_method(problem const& p) {
   compare(p, "kvzip", pipeline{kvzip{}, keep}, bytes);
   compare(p, "kvzip, squared", pipeline{kvzip{{.sinks = 9, .squared = true}}, keep}, bytes);
   compare(p, "finch", pipeline{finch{{.window = 16}}, keep}, bytes);
+  for (auto const kind : {leverage::product, leverage::average})
+    compare(p, "curdkv", pipeline{curdkv{{.kind = kind}}, keep}, bytes);
   compare(p, "h2o", pipeline{h2o<>{}, keep}, bytes);
   compare(p, "tova", pipeline{shared{tova{}, row_group{1, heads}}, keep}, bytes);
   for (auto const safe : {safeguard::exact, safeguard::authors, safeguard::pin})

@@ -345,6 +345,23 @@ def finch():
         g.put("keys" + name, keys)
 
 
+def curdkv():
+    from kvpress import CURPress
+
+    torch.manual_seed(24)
+    G, T, D = 2, 75, 16
+    k, v = (torch.randn(1, G, T, D) * (0.5 + torch.rand(1, G, T, 1)) for _ in range(2))
+    g = Golden("curdkv", f"kvpress 0.5.5 CURPress.score; seed 24, G {G}, T {T}, D {D}, kept 30; make.py --kvpress")
+    g.put("k", k)
+    g.put("v", v)
+    cases = {kind: {"leverage_type": kind} for kind in ("kv_product", "key", "value", "kv_avg")}
+    cases |= {"global": {"use_local_approximation": False, "num_sinks": 2}, "window_7": {"local_window_size": 7}}
+    for name, options in cases.items():
+        score = CURPress(0.6, **options).score(None, None, k.clone(), v.clone(), None, None)
+        g.put("score_" + name, score)
+        g.put("kept_" + name, score.topk(30, dim=-1).indices.sort(dim=-1)[0])
+
+
 def kvzip():
     from kvpress import KVzipPress
 
@@ -1010,7 +1027,7 @@ def ggml():
 MAKERS = [
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
-    (arguments.kvpress, (keydiff, expected_attention, finch)),
+    (arguments.kvpress, (keydiff, expected_attention, finch, curdkv)),
     (arguments.lagkv and arguments.kvpress, (lagkv,)),
     (arguments.kvzip and arguments.kvpress, (kvzip,)),
     (arguments.qfilters and arguments.kvpress, (qfilters,)),
