@@ -2,7 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/codec/planar.hpp>
 #include <kvslim/ops/select.hpp>
+#include <kvslim/run/append.hpp>
 #include <kvslim/run/attend.hpp>
 
 #include <algorithm>
@@ -124,13 +126,13 @@ template <class Index>
     float sums[run_heads] = {};
     for (index_t d = 0; d < dim; d += index_run) {
       index_t const channels = min(index_run, dim - d);
-      float of[fields][index_run];
+      float of[Index::traits.fields][index_run];
       for (index_t f = 0; f < fields; ++f)
         load_channels(page + f * dim + d, index_t{1}, channels, of[f]);
       for (index_t h = 0; h < n; ++h) {
         float const* const mine = q + (first + h) * dim + d;
         sums[h] += sum_of(channels, [&](index_t i) {
-          float one[fields];
+          float one[Index::traits.fields];
           for (index_t f = 0; f < fields; ++f) one[f] = of[f][i];
           return index.term(mine[i], one);
         });
