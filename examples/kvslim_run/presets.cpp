@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+
+// The pipelines of the comparison (examples/compare/methods.cpp) by the same names, but for those
+// that evict while they decode. SnapKV pools over its authors' 5 tokens.
+
+#include "settings.hpp"
+
+#include <algorithm>
+
+namespace example {
+
+namespace {
+
+json named(char const* name, json options) { return {{"name", name}, {"options", options}}; }
+
+json keep(char const* budget) {
+  return named("top_k", {{"budget", budget}, {"sinks", 4}, {"recent", 32}});
+}
+json one(char const* budget) {
+  return named("one_budget", {{"budget", budget}, {"layers", "all"}, {"sinks", 4}, {"recent", 32}});
+}
+
+struct named_preset {
+  char const* name;
+  json settings;
+};
+
+std::vector<named_preset> presets() {
+  json const layer = {{"kv_heads", "all"}};
+  json const merge = named("kvmerger", {{"sigma", 20}});
+  json const alone =
+      named("kvmerger", {{"sigma", 20}, {"recent", 32}, {"sinks", 4}, {"mass_bias", true}});
+  return {
+      {"exact f16", {{"quant", "dense_f16"}}},
+      {"int8 per token", {{"quant", "int_per_token8"}}},
+      {"int4 per token", {{"quant", "int_per_token4"}}},
+      {"ggml q8_0", {{"quant", "ggml_q8_0"}}},
+      {"ggml q4_0", {{"quant", "ggml_q4_0"}}},
+      {"KIVI 8 bit", {{"quant", "kivi8"}}},
+      {"KIVI 4 bit", {{"quant", "kivi4"}}},
+      {"KIVI 2 bit", {{"quant", "kivi2"}}},
+      {"StreamingLLM 50 %", {{"score", "streaming_llm"}, {"select", keep("50%")}}},
+      {"StreamingLLM 50 % rerotated",
+       {{"score", "streaming_llm"}, {"select", keep("50%")}, {"reposition", "rerotate"}}},
+      {"Random 50 %", {{"score", "random_scores"}, {"select", keep("50%")}}},
+      {"Random 25 %", {{"score", "random_scores"}, {"select", keep("25%")}}},
+      {"Knorm 50 %", {{"score", "knorm"}, {"select", keep("50%")}}},
+      {"KeyDiff 50 %", {{"score", "keydiff"}, {"select", keep("50%")}}},
+      {"SnapKV 50 %", {{"score", "snapkv"}, {"select", keep("50%")}}},
+      {"SnapKV 25 %", {{"score", "snapkv"}, {"select", keep("25%")}}},
+      {"SnapKV 12.5 %", {{"score", "snapkv"}, {"select", keep("12.5%")}}},
+      {"SnapKV 50 % per layer", {{"score", "snapkv"}, {"shared", layer}, {"select", keep("50%")}}},
+      {"SnapKV 25 % per layer", {{"score", "snapkv"}, {"shared", layer}, {"select", keep("25%")}}},
+      {"SnapKV + AdaKV 25 %",
+       {{"score", "snapkv"}, {"select", named("adakv", {{"budget", "25%"}})}}},
+      {"SnapKV + KVCrush 25 %",
+       {{"score", "snapkv"}, {"select", keep("25%")}, {"keep", "kvcrush"}}},
+      {"SnapKV + PyramidKV 25 %",
+       {{"score", "snapkv"},
+        {"select", named("pyramidkv", {{"budget", "25%"}, {"layers", "all"}})}}},
+      {"SnapKV 25 %, one budget", {{"score", "snapkv"}, {"select", one("25%")}}},
+      {"SnapKV 12.5 %, one budget", {{"score", "snapkv"}, {"select", one("12.5%")}}},
+      {"H2O 25 %, one budget", {{"score", "h2o"}, {"select", one("25%")}}},
+      {"H2O 25 %", {{"score", "h2o"}, {"select", keep("25%")}}},
+      {"SnapKV 25 %, one budget + KIVI 4 bit",
+       {{"score", "snapkv"}, {"select", one("25%")}, {"quant", "kivi4"}}},
+      {"KVMerger", {{"score", "snapkv"}, {"merge", alone}}},
+      {"SnapKV 25 % + KVMerger", {{"score", "snapkv"}, {"select", keep("25%")}, {"merge", merge}}},
+      {"SnapKV 50 % + KIVI 4 bit",
+       {{"score", "snapkv"}, {"select", keep("50%")}, {"quant", "kivi4"}}},
+      {"SnapKV 25 % + KVMerger + KIVI 4 bit",
+       {{"score", "snapkv"}, {"select", keep("25%")}, {"merge", merge}, {"quant", "kivi4"}}},
+  };
+}
+
+}  // namespace
+
+json preset(std::string const& name) {
+  for (auto const& one : presets())
+    if (one.name == name) return one.settings;
+  throw refusal("there is no preset " + name + ": --list names them");
+}
+
+std::vector<std::string> preset_names() {
+  std::vector<std::string> names;
+  for (auto const& one : presets()) names.emplace_back(one.name);
+  return names;
+}
+
+}  // namespace example
