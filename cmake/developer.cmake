@@ -26,8 +26,13 @@ if(NOT KVSLIM_CUDA STREQUAL "OFF")
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
+    # Unless devices are named: machine code for three, made of one virtual architecture's code,
+    # because nothing in the headers asks which it is.
+    add_library(kvslim_devices INTERFACE)
     if(NOT CMAKE_CUDA_ARCHITECTURES)
-      set(CMAKE_CUDA_ARCHITECTURES 80-real 90-real 120-real)
+      set(CMAKE_CUDA_ARCHITECTURES OFF)
+      target_compile_options(kvslim_devices INTERFACE
+        $<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode arch=compute_80,code=[sm_80,sm_90,sm_120]>)
     endif()
     enable_language(CUDA)
     find_package(CUDAToolkit REQUIRED)
