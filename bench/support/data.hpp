@@ -66,12 +66,19 @@ struct cache {
     return kvslim::rows_view<float const>{q.data(),      extent.sequences, q_heads,
                                           extent.tokens, extent.head_dim,  {0, 128, 8, 1}};
   }
+  /// An output projection as wide as all query heads, overlapping in memory too.
+  [[nodiscard]] auto projection() const {
+    return kvslim::rows_view<float const>{
+        q.data(), 1, q_heads, extent.value_width(), q_heads * extent.value_width(), {0, 128, 8, 1}};
+  }
   [[nodiscard]] auto evidence() const {
     return kvslim::evidence{kvslim::window_queries{queries(32)},
                             kvslim::token_scores<>{scores.data()},
                             kvslim::query_filters<>{kvslim::dense_rows(
                                 q.data(), {1, extent.kv_heads, 1, extent.head_dim})},
-                            kvslim::raw_queries{prompt()}, kvslim::probes{prompt()}};
+                            kvslim::raw_queries{prompt()},
+                            kvslim::probes{prompt()},
+                            kvslim::output_projection{projection()}};
   }
 };
 

@@ -14,7 +14,9 @@
 #include <kvslim/ops/norm_shares.cuh>
 #include <kvslim/ops/open_pages.cuh>
 #include <kvslim/ops/probe_scores.cuh>
+#include <kvslim/ops/projected_norms.cuh>
 #include <kvslim/ops/representatives.cuh>
+#include <kvslim/ops/second_stage.cuh>
 #include <kvslim/ops/window_moments.cuh>
 #include <kvslim/ops/window_scores.cuh>
 #include <kvslim/run/append.cuh>

@@ -36,6 +36,7 @@
 #include <kvslim/run/settle.hpp>
 #include <kvslim/score/cake_scores.hpp>
 #include <kvslim/score/corm.hpp>
+#include <kvslim/score/criticalkv.hpp>
 #include <kvslim/score/curdkv.hpp>
 #include <kvslim/score/expected_attention.hpp>
 #include <kvslim/score/finch.hpp>

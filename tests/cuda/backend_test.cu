@@ -41,6 +41,7 @@ void compare_tables(problem const& p, char const* method, Policy const& policy, 
       own({p.e.sequences, p.e.kv_heads, 100, dim}, 14);
   probe_stretch const stretches[] = {{0, 70, 3, 45}, {75, 25, 50, 90}};
   slice<probe_stretch const> const parts{stretches, 2};
+  asked_rows<f16> const weights({p.e.sequences, heads, p.e.value_width(), 45}, 15);
   std::vector<float> scores(static_cast<std::size_t>(p.e.rows() * p.e.tokens));
   for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = static_cast<float>(i * 7919 % 211);
   device<float> const dscores(scores);
@@ -53,11 +54,13 @@ void compare_tables(problem const& p, char const* method, Policy const& policy, 
       evidence{window_queries<>{q.on_host()}, token_scores<>{scores.data()},
                query_filters<>{filters.on_host()}, raw_queries<>{raw.on_host()},
                query_statistics<>{means.on_host(), covariances.on_host()},
-               probes<>{probing.on_host(), own.on_host(), parts}},
+               probes<>{probing.on_host(), own.on_host(), parts},
+               output_projection<>{weights.on_host()}},
       evidence{window_queries<cuda_space>{q.on_gpu()}, token_scores<cuda_space>{dscores.get()},
                query_filters<cuda_space>{filters.on_gpu()}, raw_queries<cuda_space>{raw.on_gpu()},
                query_statistics<cuda_space>{means.on_gpu(), covariances.on_gpu()},
-               probes<cuda_space>{probing.on_gpu(), own.on_gpu(), parts}},
+               probes<cuda_space>{probing.on_gpu(), own.on_gpu(), parts},
+               output_projection<cuda_space>{weights.on_gpu()}},
       name, make_plan(on_gpu, p.e, options));
   s.same(name, exact == exactness::bytes, exact == exactness::bytes);
   double error = 0.0;
@@ -154,6 +157,10 @@ void every_method(problem const& p) {
   compare(p, "finch", pipeline{finch{{.window = 16}}, keep}, bytes);
   for (auto const kind : {leverage::product, leverage::average})
     compare(p, "curdkv", pipeline{curdkv{{.kind = kind}}, keep}, bytes);
+  compare(p, "criticalkv", pipeline{criticalkv{snapkv{{.window = 16}}, {.budget = 75}}, keep},
+          bytes);
+  compare(p, "criticalkv of a token scorer", pipeline{criticalkv{knorm{}, {.budget = 60}}, keep},
+          bytes);
   compare(p, "h2o", pipeline{h2o<>{}, keep}, bytes);
   compare(p, "tova", pipeline{shared{tova{}, row_group{1, heads}}, keep}, bytes);
   for (auto const safe : {safeguard::exact, safeguard::authors, safeguard::pin})

@@ -362,6 +362,30 @@ def curdkv():
         g.put("kept_" + name, score.topk(30, dim=-1).indices.sort(dim=-1)[0])
 
 
+def criticalkv():
+    from kvpress import CriticalKVPress, KnormPress, SnapKVPress
+
+    torch.manual_seed(25)
+    H, G, T, D, M, W = 4, 2, 80, 16, 40, 8
+    q, k = torch.randn(1, H, W, D) * 2, torch.randn(1, G, T, D)
+    v = torch.randn(1, G, T, D) * (0.25 + torch.rand(1, G, T, 1))
+    weight = torch.randn(M, H * D) / 8
+    module = types.SimpleNamespace(
+        config=types.SimpleNamespace(num_attention_heads=H, num_key_value_heads=G, head_dim=D, hidden_size=M), head_dim=D,
+        num_key_value_groups=H // G, q_proj=lambda h: h, o_proj=types.SimpleNamespace(weight=weight))
+    hidden = torch.cat([torch.zeros(1, T - W, H * D), q.transpose(1, 2).reshape(1, W, H * D)], 1)  # the queries themselves
+    still = {"position_embeddings": (torch.ones(1, T, D), torch.zeros(1, T, D))}
+    g = Golden("criticalkv", f"kvpress 0.5.5 CriticalKVPress.vwl1norm, score over SnapKVPress and KnormPress; seed 25, H {H}, G {G}, T {T}, D {D}, "
+               f"width {M}, window {W}, pool 5, kept 30; make.py --kvpress")
+    for name, x in (("q", q), ("k", k), ("v", v), ("weight", weight), ("norms", CriticalKVPress.vwl1norm(v, module))):
+        g.put(name, x)
+    for name, base in (("snapkv", SnapKVPress(0.625, window_size=W)), ("knorm", KnormPress(0.625))):
+        for percent in (50, 10):
+            score = CriticalKVPress(base, first_stage_ratio=percent / 100).score(module, hidden, k, v, None, still)
+            g.put(f"score_{name}_{percent}", score)
+            g.put(f"kept_{name}_{percent}", score.topk(30, dim=-1).indices.sort(dim=-1)[0])
+
+
 def kvzip():
     from kvpress import KVzipPress
 
@@ -1027,7 +1051,7 @@ def ggml():
 MAKERS = [
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
-    (arguments.kvpress, (keydiff, expected_attention, finch, curdkv)),
+    (arguments.kvpress, (keydiff, expected_attention, finch, curdkv, criticalkv)),
     (arguments.lagkv and arguments.kvpress, (lagkv,)),
     (arguments.kvzip and arguments.kvpress, (kvzip,)),
     (arguments.qfilters and arguments.kvpress, (qfilters,)),

@@ -36,7 +36,8 @@ struct scene {
                             query_filters{filters()},
                             raw_queries{c.queries(64)},
                             query_statistics{statistics(1), statistics(32)},
-                            probes{c.queries(30)}};
+                            probes{c.queries(30)},
+                            output_projection{statistics(32)}};
   }
   /// One of each KV head for both sequences: rows of Q, whose values are as good as any.
   [[nodiscard]] rows_view<float const> filters() const {

@@ -118,7 +118,7 @@ using text = kvslim::text<cache>;
 template <class Column = no_column>
 using token = token_ref<text, Column>;
 using evidence = kvslim::evidence<window_queries<>, token_scores<>, query_filters<>, raw_queries<>,
-                                  query_statistics<>, probes<>>;
+                                  query_statistics<>, probes<>, output_projection<>>;
 
 }  // namespace archetype
 

@@ -14,6 +14,7 @@ KVSLIM_BEGIN_NAMESPACE
 struct needs_window_queries {};
 struct needs_token_scores {};
 struct needs_query_filters {};
+struct needs_output_projection {};
 struct needs_probes {};
 struct needs_raw_queries {};
 struct needs_query_statistics {};
@@ -29,6 +30,19 @@ template <class T, class Space>
 window_queries(rows_view<T, Space>) -> window_queries<Space>;
 template <class Space>
 window_queries(detail::typeless_rows<void const, Space>) -> window_queries<Space>;
+
+/// What the model multiplies each query head's output by: [layer, q_head, value channel, width], of
+/// any element type and stride, so that a weight [width, q_heads * channels] is viewed as it lies.
+/// Layers are consecutive sequences of the view; one layer serves all.
+template <class Space = host_space>
+struct output_projection {
+  using kind = needs_output_projection;
+  rows<Space> weights;
+};
+template <class T, class Space>
+output_projection(rows_view<T, Space>) -> output_projection<Space>;
+template <class Space>
+output_projection(detail::typeless_rows<void const, Space>) -> output_projection<Space>;
 
 /// Some of the probes, and the tokens (by rank) that they look at besides the sinks.
 struct probe_stretch {
