@@ -49,6 +49,7 @@
 #include <kvslim/score/lazy_eviction.hpp>
 #include <kvslim/score/qfilters.hpp>
 #include <kvslim/score/random_scores.hpp>
+#include <kvslim/score/roco.hpp>
 #include <kvslim/score/scissorhands.hpp>
 #include <kvslim/score/shared.hpp>
 #include <kvslim/score/snapkv.hpp>

@@ -184,6 +184,7 @@ void every_method(problem const& p) {
               bytes);
   compare(p, "corm", pipeline{corm{}, at_least{{.least = -5.0f, .recent = 9}}}, bytes);
   compare(p, "scissorhands", pipeline{scissorhands<>{}, keep}, bytes);
+  compare(p, "roco", pipeline{roco{{.budget = keep.opt.budget, .last = 8}}, keep}, bytes);
   compare(p, "lazy_eviction", pipeline{lazy_eviction{}, keep}, bytes);
   compare(p, "at_least", pipeline{given_scores{}, at_least{{.least = 100.0f, .recent = 7}}}, bytes);
   cake_scores const moments{{.window = 16}};

@@ -157,6 +157,22 @@ void above_a_bound() {
   }
 }
 
+/// Tokens whose attention varies may not go.
+void gated() {
+  char const* const name = "a gate";
+  auto const x =
+      make_living(pipeline{roco{{.budget = 70, .last = 10}}, top_k{{.budget = 70, .recent = 10}}},
+                  {2, 2, 130, 32}, {.append_tokens = 3, .evicts = true});
+  x->fill(name, {.valid = true});
+  for (int i = 0; i < 60; ++i) {
+    passed(x->append(1, name), name);
+    x->observe(name, false);
+    x->evict(name);
+    x->settle(name);
+    if (i % 20 == 19) x->s.same(name);
+  }
+}
+
 /// Drafts of five tokens, three of which are taken back, across flushes; then too many are asked
 /// for, and the row stays as it is.
 template <class Policy>
@@ -382,6 +398,7 @@ int main() {
   fixed_budget("heavy hitters, kivi 4",
                pipeline{policies::heavy{}, keep, kivi<4>{{.residual = 32}}}, e, 210);
   above_a_bound();
+  gated();
   drafts("drafts, int 8", int_per_token<8>{}, {});
   drafts("drafts, f16, stored positions", dense<f16>{}, {.positions = true});
   drafts("drafts, kivi 4", kivi<4>{{.residual = 32}}, {});

@@ -40,6 +40,7 @@ parser.add_argument("--kvzip", help="snu-mllab/KVzip")
 parser.add_argument("--qfilters", help="NathanGodey/qfilters")
 parser.add_argument("--dynamickv", help="DreamMr/DynamicKV")
 parser.add_argument("--lazy", help="WeianMao/triattention, with LazyEviction/model")
+parser.add_argument("--easykv", help="DRSY/EasyKV")
 parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--quest", help="mit-han-lab/Quest")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
@@ -853,6 +854,56 @@ def lukv():
     g.put("kept", torch.cat(kept))
 
 
+class Finished(Exception):
+    """A stand-in for a model has answered all that it was to be asked."""
+
+
+def roco():
+    module_of("easykv")
+    sys.modules["easykv"].__path__ = []
+    module_of("easykv.utils", modify_method_of_instance=lambda *x: None)
+    module_of("easykv.llama_patch", llama_forward=print, llama_forward_stream=print)
+    module_of("easykv.mistral_patch", mistral_forward=print, mistral_forward_stream=print)
+    spec = importlib.util.spec_from_file_location("easykv.easykv", os.path.join(arguments.easykv, "easykv", "easykv.py"))
+    authors = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(authors)
+    torch.manual_seed(28)
+    H, G, T, S, D, B = 4, 2, 6, 60, 16, 30
+    q, k = torch.randn(1, H, T + S, D) * 1.5, torch.randn(1, G, T + S, D)
+    v = indices_as_values(G, T + S, D)
+    kept = []
+
+    def model(input_ids, past_key_values=None, **options):
+        n = input_ids.shape[1]
+        held = [] if past_key_values is None else [x.clone() for x in past_key_values[0]]
+        at = 0 if not held else model.position
+        model.position = at + n
+        if held and held[0].shape[2] == T + B:
+            kept.append(held[1][0, :, :, 0].long())
+        if model.position > T + S:
+            raise Finished
+        keys, values = (torch.cat(pair, 2) if held else pair[0] for pair in
+                        (([held[0]] if held else []) + [k[:, :, at : at + n]], ([held[1]] if held else []) + [v[:, :, at : at + n]]))
+        return types.SimpleNamespace(past_key_values=((keys, values),), logits=torch.zeros(1, n, 7),
+                                     attentions=[causal_attention(q[:, :, at : at + n], keys)])
+
+    class Model:
+        config = types.SimpleNamespace(num_hidden_layers=1, num_attention_heads=H, num_key_value_heads=G, architectures=["mistral"])
+        tokenizer = types.SimpleNamespace(eos_token_id=-1, convert_ids_to_tokens=lambda ids: ids)
+        device = "cpu"
+        __call__ = staticmethod(model)
+
+    try:
+        authors.generate(Model(), torch.zeros(1, T, dtype=torch.long), {"budget": B, "kv_policy": "roco"}, kv_mode="decoding")
+    except Finished:
+        pass
+    g = Golden("roco", f"DRSY/EasyKV a1d71ca easykv/easykv.py generate, mode roco, decoding; seed 28, H {H}, G {G}, prompt T {T}, decode steps {S}, D {D}, "
+               f"budget {B} beside the prompt; make.py --easykv")
+    g.put("q", q)
+    g.put("k", k)
+    g.put("kept", torch.stack(kept))
+
+
 def dms():
     import kvpress.presses.dms_press as module
     from kvpress import DMSPress, KnormPress
@@ -1064,6 +1115,7 @@ MAKERS = [
     (arguments.duo and arguments.kvpress, (duo_attention,)),
     (arguments.cake, (cake,)),
     (arguments.dynamickv, (dynamickv,)),
+    (arguments.easykv, (roco,)),
     (arguments.lazy, (lazy_eviction,)),
     (arguments.kvpress, (chunkkv,)),
     (arguments.kvpress, (lukv,)),

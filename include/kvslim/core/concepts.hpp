@@ -38,6 +38,7 @@ struct scorer_traits {
   bool bulk = false;            ///< composes ops over the whole cache instead of score(token)
   bool observes = false;        ///< born(place) and observe(column, mass, place) fill the column
   reduce heads = reduce::mean;  ///< how query heads' masses become the KV head's, for observe
+  bool gates = false;           ///< doubt(token) and gate() say which tokens may go at all
   bool states = false;          ///< writes score_view::statistics of every row, with .bulk
 };
 
@@ -155,6 +156,11 @@ using index_element = typename traits_of<P>::element;
 template <class P>
 concept has_token_score = requires(P const p, archetype::token<column_of<P>> const token) {
   { p.score(token) } -> std::convertible_to<float>;
+};
+template <class P>
+concept has_doubt = requires(P const p, archetype::token<column_of<P>> const token) {
+  { p.doubt(token) } -> std::convertible_to<float>;
+  { p.gate() } -> std::same_as<kvslim::gate>;
 };
 template <class P>
 concept has_bulk_score = requires(P const p, archetype::text const t, archetype::evidence const e,

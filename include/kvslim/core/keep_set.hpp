@@ -43,6 +43,14 @@ struct score_view {
   }
 };
 
+/// Which tokens of a row may go at all: of all but pinned ones, the first `sinks` and the newest
+/// `recent`, the `open` that their scorer doubts least.
+struct gate {
+  index_t open = 0;
+  index_t sinks = 0;
+  index_t recent = 0;
+};
+
 /// What a keep rule and a merger read and write: the fate of a token.
 enum class fate : std::uint8_t {
   evicted = 0,

@@ -62,6 +62,12 @@ struct check_kind<S, scorer_tag> {
       S::traits.observes || !has_observe<S>,
       "kvslim: this scorer has observe() and does not say .observes = true: it would never "
       "be called");
+  static_assert(!S::traits.gates || (has_doubt<S> && !S::traits.bulk),
+                "kvslim: a scorer that says .gates = true scores tokens and needs `float "
+                "doubt(auto const& token) const` and `gate gate() const`");
+  static_assert(S::traits.gates || !has_doubt<S>,
+                "kvslim: this scorer has doubt() and does not say .gates = true: it would never be "
+                "called");
   static_assert(!S::traits.states || S::traits.bulk,
                 "kvslim: only a scorer that says .bulk = true states statistics of rows");
   static_assert(!S::traits.observes || !std::is_empty_v<column_of<S>>,

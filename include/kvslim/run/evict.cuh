@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/ops/gate.cuh>
 #include <kvslim/ops/score_tokens.cuh>
 #include <kvslim/ops/text_order.cuh>
 #include <kvslim/run/device_row.cuh>
@@ -85,7 +86,8 @@ status choose_victims(cuda exec, Plan const& plan,
       !s)
     return s;
   score_view const scores{w.scores, e.tokens};
-  if (auto const s = detail::score_stored(exec, plan.template stage<scorer_tag>(), ordered, scores);
+  if (auto const s =
+          detail::score_stored(exec, plan.template stage<scorer_tag>(), ordered, w.gated, scores);
       !s)
     return s;
   return detail::launch(exec, {at.sequences * e.kv_heads, detail::victim_threads},

@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/ops/gate.hpp>
 #include <kvslim/ops/score_tokens.hpp>
 #include <kvslim/ops/text_order.hpp>
 #include <kvslim/run/append.hpp>
@@ -17,6 +18,7 @@ struct victim_space {
   std::int32_t* counts;  // [rows]
   std::uint64_t* keys;   // [rows, slots]
   float* scores;         // [rows, slots], with a scorer that composes ops or shares
+  float* gated;          // [rows, slots] x 3, with a scorer that gates
 };
 
 template <class Plan>
@@ -27,6 +29,7 @@ template <class Plan>
   w.counts = c.take<std::int32_t>(rows);
   w.keys = c.take<std::uint64_t>(all);
   w.scores = c.take<float>(all);
+  if constexpr (Plan::gates) w.gated = c.take<float>(all * 3);
   return w;
 }
 
@@ -46,12 +49,12 @@ struct stored_columns {
 /// Scores of a stored cache's tokens, by rank.
 template <class Exec, class Scorer, class Text>
 [[nodiscard]] status score_stored(Exec const& exec, Scorer const& scorer, Text const& text,
-                                  score_view out) {
+                                  float* scratch, score_view out) {
   static_assert(!Scorer::traits.bulk,
                 "kvslim: only token scorers choose victims; use recompress for others");
   using packed = std::remove_cvref_t<decltype(text.cells.packed)>;
   stored_columns<column_of<Scorer>, packed> const columns{text.cells.packed};
-  if (auto const s = ops::score_tokens(exec, scorer, text, columns, out); !s) return s;
+  if (auto const s = ops::score_gated(exec, scorer, text, columns, scratch, out); !s) return s;
   if constexpr (is_shared<Scorer>)
     return ops::share_scores(exec, text, scorer.rows, scorer.how, out);
   else
@@ -166,7 +169,8 @@ status choose_victims(Exec const& exec, Plan const& plan,
       !s)
     return s;
   score_view const scores{w.scores, most};
-  if (auto const s = detail::score_stored(exec, plan.template stage<scorer_tag>(), ordered, scores);
+  if (auto const s =
+          detail::score_stored(exec, plan.template stage<scorer_tag>(), ordered, w.gated, scores);
       !s)
     return s;
   index_t const first = at.first_sequence * e.kv_heads, count = at.sequences * e.kv_heads;

@@ -96,6 +96,10 @@ class compression_plan {
     if constexpr (has_scorer) return scorer_type::traits.observes;
     return false;
   }();
+  static constexpr bool gates = [] {
+    if constexpr (has_scorer) return scorer_type::traits.gates;
+    return false;
+  }();
   static constexpr bool reads_statistics = [] {
     if constexpr (has_quota) return Policy::template stage_type<quota_tag>::traits.statistics;
     return false;
@@ -281,6 +285,7 @@ class compression_plan {
     index_t floats = 0;
     if constexpr (scores_in_bulk) floats = stage<scorer_tag>().scratch_floats(extents_);
     if constexpr (observes) floats = detail::max(floats, 2 * extents_.tokens + extents_.head_dim);
+    if constexpr (gates) floats = detail::max(floats, 3 * extents_.tokens);
     return floats;
   }
   /// Tokens that the scorer protects at the end of a row: its observation window.

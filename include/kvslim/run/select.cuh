@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/ops/fold.hpp>
+#include <kvslim/ops/gate.cuh>
 #include <kvslim/ops/observe.cuh>
 #include <kvslim/ops/score_tokens.cuh>
 #include <kvslim/ops/select.cuh>

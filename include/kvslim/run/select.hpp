@@ -4,6 +4,7 @@
 
 #include <kvslim/ops/finite.hpp>
 #include <kvslim/ops/fold.hpp>
+#include <kvslim/ops/gate.hpp>
 #include <kvslim/ops/observe.hpp>
 #include <kvslim/ops/rows.hpp>
 #include <kvslim/ops/score_tokens.hpp>
@@ -118,7 +119,7 @@ template <class Exec, class Plan, class Text, class Evidence>
     using column = column_of<scorer_type>;
     columns_by_rank<column> const mine{
         static_cast<column const*>(static_cast<void const*>(columns)), text.extents().tokens};
-    done = ops::score_tokens(exec, scorer, text, mine, out);
+    done = ops::score_gated(exec, scorer, text, mine, scratch, out);
   }
   if constexpr (is_shared<scorer_type>)
     if (done) done = ops::share_scores(exec, text, scorer.rows, scorer.how, out);
