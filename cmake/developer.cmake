@@ -42,6 +42,8 @@ if(NOT KVSLIM_CUDA STREQUAL "OFF")
   endif()
 endif()
 
+include(cmake/against.cmake)
+
 include(FetchContent)
 # kvslim_package(NAME GIT_REPOSITORY url GIT_TAG tag TARGET target): the system's package, or the
 # sources.
