@@ -46,7 +46,7 @@ row kvslim.hpp 0.8 unit.cpp "$empty" "$compiler" -fsyntax-only
 if command -v nvcc >/dev/null 2>&1; then
   nvcc="nvcc -arch=sm_90 -c -o $unit/unit.o"
   empty=$(cost unit.cu '' "$nvcc")
-  row ops/select.cuh 1.0 unit.cu "$empty" "$nvcc"
+  row ops/select.cuh 7 unit.cu "$empty" "$nvcc"
   row run/attend.cuh 1.0 unit.cu "$empty" "$nvcc"
   row kvslim.cuh 9 unit.cu "$empty" "$nvcc"
 fi
