@@ -66,5 +66,6 @@
 #include <kvslim/select/one_budget.hpp>
 #include <kvslim/select/pyramidkv.hpp>
 #include <kvslim/select/top_k.hpp>
+#include <kvslim/select/windowkv.hpp>
 #include <kvslim/store/inspect.hpp>
 #include <kvslim/store/serialize.hpp>

@@ -184,6 +184,16 @@ void every_method(problem const& p) {
               bytes);
   compare(p, "corm", pipeline{corm{}, at_least{{.least = -5.0f, .recent = 9}}}, bytes);
   compare(p, "scissorhands", pipeline{scissorhands<>{}, keep}, bytes);
+  compare(p, "windowkv",
+          pipeline{shared{given_scores{}, row_group{p.e.sequences, heads}, reduce::mean, true},
+                   windowkv{{.budget = 40,
+                             .layers = p.e.sequences,
+                             .kv_heads = heads,
+                             .group_layers = 1,
+                             .size = 9,
+                             .recent = 7}},
+                   chunkkv{{.size = 9}}},
+          bytes);
   compare(p, "roco", pipeline{roco{{.budget = keep.opt.budget, .last = 8}}, keep}, bytes);
   compare(p, "lazy_eviction", pipeline{lazy_eviction{}, keep}, bytes);
   compare(p, "at_least", pipeline{given_scores{}, at_least{{.least = 100.0f, .recent = 7}}}, bytes);

@@ -41,6 +41,7 @@ parser.add_argument("--qfilters", help="NathanGodey/qfilters")
 parser.add_argument("--dynamickv", help="DreamMr/DynamicKV")
 parser.add_argument("--lazy", help="WeianMao/triattention, with LazyEviction/model")
 parser.add_argument("--easykv", help="DRSY/EasyKV")
+parser.add_argument("--windowkv", help="optim996/WindowKV")
 parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--quest", help="mit-han-lab/Quest")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
@@ -854,6 +855,47 @@ def lukv():
     g.put("kept", torch.cat(kept))
 
 
+def windowkv():
+    text = open(os.path.join(arguments.windowkv, "models", "compress_utils.py")).read()
+    authors = {"torch": torch, "math": math, "F": nn.functional, "nn": nn}
+    exec(text[text.index("class WindowKVCluster") : text.index("def init_WindowKV")], authors)  # the file reads its command line
+    cluster = authors["WindowKVCluster"]
+    torch.manual_seed(29)
+    L, shared, H, G, T, D, W, size, C, beta = 6, 2, 4, 2, 90, 8, 8, 6, 24, 7
+    q, k, v = torch.randn(L, H, T, D) * 1.5, torch.randn(L, G, T, D), indices_as_values(H, T, D)
+    g = Golden("windowkv", f"optim996/WindowKV 7513467 models/compress_utils.py WindowKVCluster.update_kv, strategy average; seed 29, layers {L}, groups of "
+               f"{shared}, H {H}, G {G}, T {T}, D {D}, suffix {W}, windows of {size}, capacity {C}, beta {beta}; make.py --windowkv")
+    g.put("q", q[:, :, -W:])
+    g.put("k", k)
+
+    def make(layers, layer, shared, size, suffix, capacity, beta):
+        return cluster(layers, layer, size, 0, shared, suffix, beta, capacity, "arithmetic", "average")
+
+    kept = []
+    cluster.layers_budget = None
+    for layer in range(L):
+        x = k[layer : layer + 1].repeat_interleave(H // G, 1)
+        out = make(L, layer, shared, size, W, C, beta).update_kv(x, q[layer : layer + 1], v, None, H // G)[1]
+        assert (out[0, :, :, 0] == out[0, :1, :, 0]).all()
+        kept.append(out[0, 0, :, 0].sort()[0].long())
+    g.put("length", torch.tensor([len(x) for x in kept]))
+    g.put("kept", torch.cat(kept))
+
+    # Lengths alone: layers, of a group, size, suffix, capacity, beta, tokens; then what each layer keeps, the suffix included.
+    cases = [(4, 2, 8, 4, 20, 3, 100), (32, 8, 16, 32, 256, 14, 2000), (32, 8, 16, 32, 256, 14, 400), (8, 1, 5, 6, 33, 14, 77), (12, 4, 32, 8, 40, 5, 60),
+             (6, 3, 7, 2, 10, 3, 50), (4, 1, 64, 8, 20, 14, 70)]
+    g.put("cases", torch.tensor(cases))
+    lengths = []
+    for layers, shared, size, suffix, capacity, beta, tokens in cases:
+        cluster.layers_budget = None
+        x = torch.randn(layers, 1, 1, tokens, 2)
+        for layer in range(layers):
+            c = make(layers, layer, shared, size, suffix, capacity, beta)
+            c.shared_layers = 1  # every layer decides for itself
+            lengths.append(c.update_kv(x[layer], x[layer], x[layer], None, 1)[1].shape[2])
+    g.put("case_lengths", torch.tensor(lengths))
+
+
 class Finished(Exception):
     """A stand-in for a model has answered all that it was to be asked."""
 
@@ -1115,6 +1157,7 @@ MAKERS = [
     (arguments.duo and arguments.kvpress, (duo_attention,)),
     (arguments.cake, (cake,)),
     (arguments.dynamickv, (dynamickv,)),
+    (arguments.windowkv, (windowkv,)),
     (arguments.easykv, (roco,)),
     (arguments.lazy, (lazy_eviction,)),
     (arguments.kvpress, (chunkkv,)),

@@ -37,13 +37,12 @@ struct gather_scores_body {
 template <class Text>
 struct share_scores_body {
   Text text;
-  row_group group;
-  reduce how;
+  ops::share_rule rule;
   score_view scores;
 
   __device__ void operator()(index_t at) const {
     auto const& e = text.extents();
-    ops::share_score(text, group, group.group_row(e, at / e.tokens), how, scores, at % e.tokens);
+    ops::share_score(text, rule, rule.rows.group_row(e, at / e.tokens), scores, at % e.tokens);
   }
 };
 
@@ -78,10 +77,10 @@ struct implementation<ops::gather_scores_op, cuda> {
 template <>
 struct implementation<ops::share_scores_op, cuda> {
   template <class Text>
-  static status run(cuda exec, Text const& text, row_group group, reduce how, score_view scores) {
+  static status run(cuda exec, Text const& text, ops::share_rule const& rule, score_view scores) {
     auto const& e = text.extents();
-    return detail::launch_for_each(exec, group.groups(e) * e.tokens,
-                                   detail::share_scores_body<Text>{text, group, how, scores});
+    return detail::launch_for_each(exec, rule.rows.groups(e) * e.tokens,
+                                   detail::share_scores_body<Text>{text, rule, scores});
   }
 };
 

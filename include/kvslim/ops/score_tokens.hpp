@@ -40,35 +40,42 @@ status gather_scores(Exec const& exec, Text const& text, float const* by_cell, s
   return implementation<gather_scores_op, Exec>::run(exec, text, by_cell, out);
 }
 
+/// How the rows of a group come to one score.
+struct share_rule {
+  row_group rows = {};
+  reduce how = reduce::mean;
+  bool leads = false;  ///< only the first sequence of a group (its first layer) has a say
+};
+
 struct share_scores_op {};
 
 /// Every row of a group gets the group's mean (sum, maximum) score of each rank, over the rows that
-/// hold a token of that rank: they then keep the same tokens.
+/// have a say and hold a token of that rank: they then keep the same tokens. A rank that none of
+/// those holds comes last.
 template <class Exec, class Text>
-status share_scores(Exec const& exec, Text const& text, row_group group, reduce how,
-                    score_view scores) {
-  return implementation<share_scores_op, Exec>::run(exec, text, group, how, scores);
+status share_scores(Exec const& exec, Text const& text, share_rule const& rule, score_view scores) {
+  return implementation<share_scores_op, Exec>::run(exec, text, rule, scores);
 }
 
 /// The shared score of one rank, written to the rows that hold it.
 template <class Text>
-KVSLIM_HD inline void share_score(Text const& text, row_group const& group, index_t first,
-                                  reduce how, score_view scores, index_t rank) {
+KVSLIM_HD inline void share_score(Text const& text, share_rule const& rule, index_t first,
+                                  score_view scores, index_t rank) {
   auto const& e = text.extents();
-  float sum = how == reduce::maximum ? -INFINITY : 0.0f;
+  float sum = rule.how == reduce::maximum ? -INFINITY : 0.0f;
   index_t holders = 0;
-  auto const each = [&](auto const& use) {
-    for (index_t m = 0; m < group.size(); ++m) {
-      index_t const r = group.member_row(e, first, m);
+  auto const each = [&](index_t members, auto const& use) {
+    for (index_t m = 0; m < members; ++m) {
+      index_t const r = rule.rows.member_row(e, first, m);
       if (rank < text.tokens(r / e.kv_heads, r % e.kv_heads)) use(scores.row(r)[rank]);
     }
   };
-  each([&](float x) {
-    sum = detail::reduce_step(how, sum, x);
+  each(rule.leads ? rule.rows.kv_heads : rule.rows.size(), [&](float x) {
+    sum = detail::reduce_step(rule.how, sum, x);
     ++holders;
   });
-  float const shared = detail::reduce_end(how, sum, holders);
-  each([&](float& x) { x = shared; });
+  float const shared = holders == 0 ? -INFINITY : detail::reduce_end(rule.how, sum, holders);
+  each(rule.rows.size(), [&](float& x) { x = shared; });
 }
 
 }  // namespace ops
@@ -106,12 +113,12 @@ struct implementation<ops::gather_scores_op, Exec> {
 template <host_executor Exec>
 struct implementation<ops::share_scores_op, Exec> {
   template <class Text>
-  static status run(Exec const& exec, Text const& text, row_group group, reduce how,
+  static status run(Exec const& exec, Text const& text, ops::share_rule const& rule,
                     score_view scores) {
     auto const& e = text.extents();
-    exec.for_each(group.groups(e), [=](index_t g) {
-      index_t const first = group.group_row(e, g);
-      for (index_t i = 0; i < e.tokens; ++i) ops::share_score(text, group, first, how, scores, i);
+    exec.for_each(rule.rows.groups(e), [=](index_t g) {
+      index_t const first = rule.rows.group_row(e, g);
+      for (index_t i = 0; i < e.tokens; ++i) ops::share_score(text, rule, first, scores, i);
     });
     return {};
   }

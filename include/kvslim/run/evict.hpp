@@ -56,7 +56,7 @@ template <class Exec, class Scorer, class Text>
   stored_columns<column_of<Scorer>, packed> const columns{text.cells.packed};
   if (auto const s = ops::score_gated(exec, scorer, text, columns, scratch, out); !s) return s;
   if constexpr (is_shared<Scorer>)
-    return ops::share_scores(exec, text, scorer.rows, scorer.how, out);
+    return ops::share_scores(exec, text, {scorer.rows, scorer.how, scorer.leads}, out);
   else
     return {};
 }

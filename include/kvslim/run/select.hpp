@@ -122,7 +122,7 @@ template <class Exec, class Plan, class Text, class Evidence>
     done = ops::score_gated(exec, scorer, text, mine, scratch, out);
   }
   if constexpr (is_shared<scorer_type>)
-    if (done) done = ops::share_scores(exec, text, scorer.rows, scorer.how, out);
+    if (done) done = ops::share_scores(exec, text, {scorer.rows, scorer.how, scorer.leads}, out);
   return done;
 }
 

@@ -21,11 +21,14 @@ template <scorer Scorer>
 struct shared : Scorer {
   row_group rows = {};
   reduce how = reduce::mean;
+  bool leads = false;  ///< only the first sequence of a group (its first layer) has a say
 };
 template <class Scorer>
 shared(Scorer, row_group) -> shared<Scorer>;
 template <class Scorer>
 shared(Scorer, row_group, reduce) -> shared<Scorer>;
+template <class Scorer>
+shared(Scorer, row_group, reduce, bool) -> shared<Scorer>;
 
 namespace detail {
 
