@@ -299,7 +299,7 @@ void test_queries(cells const& c, index_t group, index_t window, unsigned seed, 
     }
 
   std::vector<ledger> ledgers(t.all);
-  auto const observed = static_cast<std::size_t>(e.rows() * (2 * e.tokens + e.head_dim));
+  auto const observed = static_cast<std::size_t>(e.rows() * ops::observe_floats(e));
   scratch.resize(observed);
   device<ledger> const dledgers(ledgers);
   device<float> const dobserved(observed);

@@ -74,7 +74,8 @@ struct implementation<ops::observe_queries_op, cuda> {
     index_t const group = queries.heads / e.kv_heads, all = queries.tokens * group;
     index_t const stretch = detail::tile_threads * detail::min(8, detail::div_up(all, 64));
     index_t const stretches = detail::div_up(e.tokens, stretch);
-    index_t together = detail::max(1, (e.tokens + e.head_dim) / (2 * stretches));
+    index_t const floats = ops::observe_floats(e);
+    index_t together = detail::max(1, (floats - e.tokens) / (2 * stretches));
     if (together > group) together -= together % group;
     for (index_t first = 0; first < all; first += together) {
       detail::softmax_tile<Text> const tile{text,
@@ -86,7 +87,7 @@ struct implementation<ops::observe_queries_op, cuda> {
                                             detail::logit_scale(logit, e.head_dim),
                                             logit.soft_cap,
                                             scratch + e.tokens,
-                                            2 * e.tokens + e.head_dim,
+                                            floats,
                                             stretch,
                                             stretches};
       if (auto const s = detail::launch_softmax(exec, tile); !s) return s;

@@ -4,6 +4,7 @@
 
 #include <kvslim/core/fingerprint.hpp>
 #include <kvslim/core/pipeline.hpp>
+#include <kvslim/ops/observe.hpp>
 #include <kvslim/quant/dense.hpp>
 #include <kvslim/score/shared.hpp>
 #include <kvslim/store/packed_layout.hpp>
@@ -284,7 +285,7 @@ class compression_plan {
   [[nodiscard]] constexpr index_t score_floats() const noexcept {
     index_t floats = 0;
     if constexpr (scores_in_bulk) floats = stage<scorer_tag>().scratch_floats(extents_);
-    if constexpr (observes) floats = detail::max(floats, 2 * extents_.tokens + extents_.head_dim);
+    if constexpr (observes) floats = detail::max(floats, ops::observe_floats(extents_));
     if constexpr (gates) floats = detail::max(floats, 3 * extents_.tokens);
     return floats;
   }
