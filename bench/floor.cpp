@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// attend() against a plain read of the bytes it stores, and compress() against memcpy of its input,
-// sampled alternately in one run. Cold data: several caches are rotated so that every call reads
-// from memory. Prints medians and quartiles of per-round ratios.
+// attend() against a plain read of the bytes it stores, on every path that the processor has, and
+// compress() against memcpy of its input, sampled alternately in one run. Cold data: copies of a
+// cache are rotated so that every call reads from memory. Prints medians and quartiles of per-round
+// ratios of processor time. Arguments: --smoke, or words that a row's name must hold one of.
 
 #include "support/floor.hpp"
 
 #include "support/data.hpp"
+#include "support/read.hpp"
 
-#include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 #include <string>
 
 // The instruction set of the library's inline namespace: which path the figures are of.
@@ -22,44 +24,43 @@ namespace {
 
 using namespace kvslim;
 
+/// Of the processor, so that others who take turns on it do not count.
 double seconds(auto const& body) {
-  auto const begin = std::chrono::steady_clock::now();
+  std::clock_t const begin = std::clock();
   body();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
 }
 
 std::uint64_t volatile sink;
 
-/// Sums memory with eight independent streams: as fast as one thread reads.
-void plain_read(std::byte const* data, std::size_t bytes) {
-  auto const* const words = reinterpret_cast<std::uint64_t const*>(data);
-  std::uint64_t sum[64] = {};
-  for (std::size_t i = 0; i + 64 <= bytes / 8; i += 64)
-    for (std::size_t j = 0; j < 64; ++j) sum[j] += words[i + j];
-  std::uint64_t all = 0;
-  for (auto s : sum) all += s;
-  sink = all;
-}
+struct settings {
+  std::size_t cold_bytes;
+  int rounds;
+};
 
 template <class Policy>
-void measure(char const* name, Policy const& policy, index_t tokens, std::size_t cold_bytes,
-             int rounds) {
+void measure(char const* name, Policy const& policy, index_t tokens, settings const& how) {
   bench::cache const c({1, 8, tokens, 128}, 32);
+  bench::run<Policy> const first(policy, c);
+  if (!first.compress(c)) std::abort();
+  std::size_t const bytes = first.packed.bytes();
   std::vector<std::unique_ptr<bench::run<Policy>>> sets;
-  std::size_t held = 0;
-  do {
+  for (std::size_t held = 0; held < how.cold_bytes || sets.size() < 2; held += bytes) {
     sets.push_back(std::make_unique<bench::run<Policy>>(policy, c));
-    if (!sets.back()->compress(c)) return;
-    held += sets.back()->packed.bytes();
-  } while (held < cold_bytes);
+    std::memcpy(sets.back()->storage.data(), first.storage.data(), bytes);
+  }
+  // A sample is a share of the sets, so that what is compared lies close in time.
+  std::size_t const share = std::max<std::size_t>(1, sets.size() / 16);
+  std::size_t at = 0;
+  auto const next = [&]() -> bench::run<Policy> const& { return *sets[at++ % sets.size()]; };
   std::vector<float> out(32 * 128);
-  bench::buffer const scratch(attend_bytes(sets.front()->packed.layout(), 32));
-  auto const attend_all = [&] {
-    for (auto const& s : sets)
-      if (!bench::attend(s->packed, c, out, scratch)) std::abort();
+  bench::buffer const scratch(attend_bytes(first.packed.layout(), 32));
+  auto const attend_share = [&] {
+    for (std::size_t i = 0; i < share; ++i)
+      if (!bench::attend(next().packed, c, out, scratch)) std::abort();
   };
-  auto const read_all = [&] {
-    for (auto const& s : sets) plain_read(s->storage.data(), s->packed.bytes());
+  auto const read_share = [&] {
+    for (std::size_t i = 0; i < share; ++i) sink = bench::plain_read(next().storage.data(), bytes);
   };
   std::vector<std::byte> copy(c.k.size() * 4);
   auto const copy_source = [&] {
@@ -68,37 +69,54 @@ void measure(char const* name, Policy const& policy, index_t tokens, std::size_t
     sink = static_cast<std::uint64_t>(copy[copy.size() / 2]);
   };
   auto const encode = [&] {
-    if (!sets.front()->compress(c)) std::abort();
+    if (!first.compress(c)) std::abort();
   };
-  std::vector<double> floor, input, gigabytes;
-  for (int i = 0; i < rounds; ++i) {
-    double const a = seconds(attend_all), r = seconds(read_all), m = seconds(copy_source),
-                 e = seconds(encode);
-    floor.push_back(r / a);
-    input.push_back(m / e);
-    gigabytes.push_back(static_cast<double>(held) / a * 1e-9);
+  std::vector<isa::path> paths;
+  for (auto wanted : {isa::path::portable, isa::path::avx2, isa::path::avx512})
+    if (isa::use(wanted) == wanted) paths.push_back(wanted);
+  std::vector<bench::floor_rounds> results(paths.size());
+  for (int i = 0; i < how.rounds; ++i) {
+    double const m = seconds(copy_source), e = seconds(encode);
+    for (std::size_t p = 0; p < paths.size(); ++p) {
+      isa::use(paths[p]);
+      double const before = seconds(read_share), a = seconds(attend_share),
+                   after = seconds(read_share);
+      results[p].attend.push_back((before + after) / 2 / a);
+      results[p].encode.push_back(m / e);
+      results[p].gigabytes.push_back(static_cast<double>(share * bytes) / a * 1e-9);
+    }
   }
-  bench::print_floor(
-      name, tokens, static_cast<double>(sets.front()->packed.bytes()) / static_cast<double>(tokens),
-      {floor, input, gigabytes});
+  for (std::size_t p = 0; p < paths.size(); ++p)
+    bench::print_floor((std::string(name) + ' ' + isa::name_of(paths[p])).c_str(), tokens,
+                       static_cast<double>(bytes) / static_cast<double>(tokens), results[p]);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   bool const smoke = argc > 1 && std::string(argv[1]) == "--smoke";
-  std::size_t const cold = smoke ? std::size_t{1} << 20 : std::size_t{256} << 20;
-  int const rounds = smoke ? 3 : 9;
-  std::printf("one thread, 32 query and 8 KV heads of 128, K and V together; compiled as %s\n",
-              KVSLIM_BENCH_TEXT(KVSLIM_DETAIL_ABI));
+  settings const how =
+      smoke ? settings{std::size_t{1} << 20, 3} : settings{std::size_t{700} << 20, 15};
+  auto const wanted = [&](std::string const& name) {
+    bool any = smoke || argc < 2;
+    for (int i = 1; i < argc; ++i) any = any || name.find(argv[i]) != std::string::npos;
+    return any;
+  };
+  std::printf(
+      "one thread, 32 query and 8 KV heads of 128, K and V together; compiled as %s; "
+      "attention takes %s here\n",
+      KVSLIM_BENCH_TEXT(KVSLIM_DETAIL_ABI), isa::name_of(isa::current()));
   bench::print_floor_head();
+  auto const row = [&](char const* name, auto const& policy, index_t tokens) {
+    if (wanted(name)) measure(name, policy, tokens, how);
+  };
   for (index_t tokens : smoke ? std::vector<index_t>{512} : std::vector<index_t>{4096, 16384}) {
-    measure("f16", dense<f16>{}, tokens, cold, rounds);
-    measure("int8 per token", int_per_token<8>{}, tokens, cold, rounds);
-    measure("int4 per token", int_per_token<4>{}, tokens, cold, rounds);
-    measure("KIVI 8 bit", kivi<8>{}, tokens, cold, rounds);
-    measure("KIVI 4 bit", kivi<4>{}, tokens, cold, rounds);
-    measure("KIVI 2 bit", kivi<2>{}, tokens, cold, rounds);
+    row("f16", dense<f16>{}, tokens);
+    row("int8 per token", int_per_token<8>{}, tokens);
+    row("int4 per token", int_per_token<4>{}, tokens);
+    row("KIVI 8 bit", kivi<8>{}, tokens);
+    row("KIVI 4 bit", kivi<4>{}, tokens);
+    row("KIVI 2 bit", kivi<2>{}, tokens);
   }
   return 0;
 }

@@ -34,7 +34,8 @@ if [ -x build/bench-build/bench/cuda/bench_cuda_floor ]; then
 else
   on_gpu=true
 fi
-build/bench-build/bench/bench_floor $smoke
+build/bench-build/bench/bench_floor_native $smoke
+build/bench-build/bench/bench_floor_baseline $smoke
 $on_gpu $smoke
 if [ -n "$against" ]; then
   build/bench-build/bench/against/bench_against $smoke

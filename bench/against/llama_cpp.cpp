@@ -9,6 +9,7 @@
 
 #include "support/data.hpp"
 #include "support/floor.hpp"
+#include "support/read.hpp"
 
 #include <kvslim/exec/openmp.hpp>
 
@@ -89,14 +90,8 @@ struct plain_read final : rival {
     openmp{threads}.for_each(parts, [&](index_t i) {
       auto const [data, size] = memory[static_cast<std::size_t>(i / threads)];
       auto const part = size / static_cast<std::size_t>(threads);
-      auto const* const words = reinterpret_cast<std::uint64_t const*>(
-          data + part / 64 * 64 * static_cast<std::size_t>(i % threads));
-      std::uint64_t sum[64] = {};
-      for (std::size_t w = 0; w + 64 <= part / 8; w += 64)
-        for (std::size_t j = 0; j < 64; ++j) sum[j] += words[w + j];
-      std::uint64_t all = 0;
-      for (auto s : sum) all += s;
-      sink = all;
+      auto const begin = part / 64 * 64 * static_cast<std::size_t>(i % threads);
+      sink = bench::plain_read(data + begin, part);
     });
   }
 };

@@ -28,13 +28,13 @@ struct floor_rounds {
 };
 
 inline void print_floor_head() {
-  std::printf("%-16s %7s %10s %22s %9s %23s\n", "stored as", "tokens", "B/token",
+  std::printf("%-24s %7s %10s %22s %9s %23s\n", "stored as", "tokens", "B/token",
               "attend: of plain read", "GB/s", "encode: of memcpy rate");
 }
 inline void print_floor(char const* name, kvslim::index_t tokens, double bytes_per_token,
                         floor_rounds const& rounds) {
   auto const a = quartiles(rounds.attend), e = quartiles(rounds.encode);
-  std::printf("%-16s %7lld %10.1f %8.1f %% [%4.1f-%4.1f] %9.2f %9.1f %% [%4.1f-%4.1f]\n", name,
+  std::printf("%-24s %7lld %10.1f %8.1f %% [%4.1f-%4.1f] %9.2f %9.1f %% [%4.1f-%4.1f]\n", name,
               static_cast<long long>(tokens), bytes_per_token, 100 * a.median, 100 * a.low,
               100 * a.high, quartiles(rounds.gigabytes).median, 100 * e.median, 100 * e.low,
               100 * e.high);

@@ -89,6 +89,7 @@ struct channel_key {
     index_t const dim = at.dim, t0 = at.first % detail::unit_tokens;
     auto const* const codes = detail::codes_of(block) + detail::key_unit<Bits>(at.first, 0, dim);
     auto const stored = parameters(block, dim);
+    if (detail::dot_channels<Bits>(codes, stored.scale, stored.low, at, q, heads, scores)) return;
     detail::by_heads(heads, [&](auto count, index_t h0) {
       constexpr index_t n = decltype(count)::value;
       float const* const heads_q = q + h0 * dim;

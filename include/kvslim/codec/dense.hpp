@@ -5,6 +5,7 @@
 // Exact storage: what dense is made of, and the tail of other codecs.
 
 #include <kvslim/codec/form.hpp>
+#include <kvslim/isa/attend_kernels.hpp>
 #include <kvslim/isa/convert.hpp>
 #include <kvslim/isa/lanes.hpp>
 
@@ -53,6 +54,7 @@ struct dense_key {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
+    if (detail::dot_tiles<T>(block, at, q, heads, scores)) return;
     index_t const dim = at.dim;
     for (index_t done = 0; done < at.n;) {
       index_t const t0 = (at.first + done) % tile, n = detail::min(at.n - done, tile - t0);
@@ -123,6 +125,7 @@ struct dense_value {
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
+    if (detail::accumulate_rows<T>(block, at, p, heads, out)) return;
     index_t d = 0;
     for (; d + 32 <= at.dim; d += 32)
       detail::by_heads(heads, [&](auto count, index_t h) {

@@ -11,6 +11,7 @@
 
 #include <kvslim/codec/affine.hpp>
 #include <kvslim/codec/form.hpp>
+#include <kvslim/isa/attend_kernels.hpp>
 #include <kvslim/isa/convert.hpp>
 #include <kvslim/isa/lanes.hpp>
 #include <kvslim/ops/pack.hpp>

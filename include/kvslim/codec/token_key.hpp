@@ -90,7 +90,10 @@ struct token_key {
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
     index_t const dim = at.dim;
-    auto const stored = parameters(block, dim).from(at.first);
+    auto const all = parameters(block, dim);
+    if (detail::dot_tokens<Bits>(detail::codes_of(block), all.scale, all.low, at, q, heads, scores))
+      return;
+    auto const stored = all.from(at.first);
     detail::by_heads(heads, [&](auto count, index_t h0) {
       constexpr index_t n = decltype(count)::value;
       float const* const heads_q = q + h0 * dim;

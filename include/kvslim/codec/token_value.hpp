@@ -96,17 +96,10 @@ struct token_value {
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
     index_t const dim = at.dim, channels = width(dim);
-    for (index_t d = 0; d < dim; d += detail::unit_channels) {
-      index_t const end = d + detail::unit_channels;
-      bool const one_group = end <= dim && d / channels == (end - 1) / channels;
-      detail::by_heads(heads, [&](auto count, index_t h0) {
-        constexpr index_t n = decltype(count)::value;
-        if (one_group)
-          add_unit<n>(block, at, d, p + h0 * run_tokens, out + h0 * dim);
-        else
-          add_mixed_unit<n>(block, at, d, p + h0 * run_tokens, out + h0 * dim);
-      });
-    }
+    detail::value_blocks const blocks{
+        block, block_bytes(dim), code_bytes(dim), dim, channels, at.first, at.n};
+    if (detail::accumulate_blocks<Bits, Param>(blocks, at, p, heads, out)) return;
+    add_units(block, at, p, heads, out);
   }
 
  private:
@@ -166,6 +159,23 @@ struct token_value {
       ops::unpack_words<Bits>(detail::codes_of(here) + detail::value_unit<Bits>(d), words);
       for (index_t t = (at.first + i) % block_tokens; t < block_tokens && i < at.n; ++t, ++i)
         f(i, t, words, stored.from(t * groups));
+    }
+  }
+  /// What accumulate does, by plain loops.
+  KVSLIM_HD KVSLIM_DETAIL_APART void add_units(std::byte const* block, site const& at,
+                                               float const* p, index_t heads,
+                                               float* out) const noexcept {
+    index_t const dim = at.dim, channels = width(dim);
+    for (index_t d = 0; d < dim; d += detail::unit_channels) {
+      index_t const end = d + detail::unit_channels;
+      bool const one_group = end <= dim && d / channels == (end - 1) / channels;
+      detail::by_heads(heads, [&](auto count, index_t h0) {
+        constexpr index_t n = decltype(count)::value;
+        if (one_group)
+          add_unit<n>(block, at, d, p + h0 * run_tokens, out + h0 * dim);
+        else
+          add_mixed_unit<n>(block, at, d, p + h0 * run_tokens, out + h0 * dim);
+      });
     }
   }
   /// Adds 32 channels, all in one group: its scale folds into the weight.

@@ -92,6 +92,8 @@ struct site {
   run_positions positions = {};      ///< [n]; after eviction only where traits.positions
   std::byte const* state = nullptr;  ///< what fit() stored for the half, null without one
   void const* table = nullptr;       ///< what the cache binds for the codec (a basis, a codebook)
+  std::byte const* next = nullptr;   ///< what attention reads after this; kernels fetch it early
+  index_t next_bytes = 0;
 };
 
 namespace detail {

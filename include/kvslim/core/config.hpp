@@ -30,6 +30,13 @@
 #define KVSLIM_HD
 #endif
 
+// A function of its own, so that the stack holds its arrays only while it runs.
+#if defined(__CUDACC__)
+#define KVSLIM_DETAIL_APART
+#else
+#define KVSLIM_DETAIL_APART __attribute__((noinline))
+#endif
+
 #if !defined(KVSLIM_ASSERT)
 #if defined(KVSLIM_DEBUG)
 #include <cassert>

@@ -8,7 +8,7 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-#if defined(__AVX512F__) && defined(__F16C__) && !defined(__CUDACC__)
+#if !defined(__CUDACC__)
 /// A mask of all lanes in the integer type that the compiler's builtin takes; g++ and clang, old
 /// and new, differ in its sign.
 struct all_lanes {

@@ -92,18 +92,14 @@ KVSLIM_HD inline void fold_stretch(attend_piece& piece, index_t dim, float const
   }
 }
 
-// Kept apart, so that the stack holds the codec's arrays of one step at a time.
-#if defined(__CUDACC__)
-#define KVSLIM_DETAIL_APART
-#else
-#define KVSLIM_DETAIL_APART __attribute__((noinline))
-#endif
-
 /// scores[h][i] += q[h] . key of slot + i; n at most the half's reach.
 template <class Half>
 KVSLIM_HD KVSLIM_DETAIL_APART void dot_step(Half const& keys, index_t slot, index_t n,
-                                            float const* q, index_t heads, float* scores) {
-  keys.visit(slot, n, [&](auto const& codec, std::byte const* block, site const& at) {
+                                            coded_bytes const& next, float const* q, index_t heads,
+                                            float* scores) {
+  keys.visit(slot, n, [&](auto const& codec, std::byte const* block, site at) {
+    at.next = next.at;
+    at.next_bytes = next.size;
     codec.dot(block, at, q, heads, scores);
   });
 }
@@ -111,8 +107,11 @@ KVSLIM_HD KVSLIM_DETAIL_APART void dot_step(Half const& keys, index_t slot, inde
 /// out[h] += sum of p[h][i] * value of slot + i; n at most the half's reach.
 template <class Half>
 KVSLIM_HD KVSLIM_DETAIL_APART void accumulate_step(Half const& values, index_t slot, index_t n,
-                                                   float const* p, index_t heads, float* out) {
-  values.visit(slot, n, [&](auto const& codec, std::byte const* block, site const& at) {
+                                                   coded_bytes const& next, float const* p,
+                                                   index_t heads, float* out) {
+  values.visit(slot, n, [&](auto const& codec, std::byte const* block, site at) {
+    at.next = next.at;
+    at.next_bytes = next.size;
     codec.accumulate(block, at, p, heads, out);
   });
 }
@@ -139,7 +138,7 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
   for (index_t t = begin; t < end;) {
     index_t const n = min(end - t, keys.reach(t));
     for (index_t i = 0; i < heads * run_tokens; ++i) scores[i] = 0.0f;
-    dot_step(keys, t, n, piece.q, heads, scores);
+    dot_step(keys, t, n, values.coded_at(t, n), piece.q, heads, scores);
     for (index_t h = 0; h < heads; ++h) {
       float* const x = scores + h * run_tokens;
       if (soft_cap > 0.0f)
@@ -153,11 +152,13 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
         }
       if (piece.logits[h] != nullptr)
         for (index_t i = 0; i < n; ++i) piece.logits[h][t + i] = x[i];
-      float high = most[h];
-      for (index_t i = 0; i < n; ++i) high = x[i] > high ? x[i] : high;
-      if (high == -INFINITY) {  // nothing visible yet: every logit so far is -inf
-        for (index_t i = 0; i < n; ++i) x[i] = 0.0f;
-        continue;
+      float high = most[h], sum = 0.0f;
+      if (!soften(x, n, high, sum)) {
+        for (index_t i = 0; i < n; ++i) high = x[i] > high ? x[i] : high;
+        // Nothing visible yet: every logit so far is -inf.
+        for (index_t i = 0; i < n; ++i)
+          x[i] = high == -INFINITY ? 0.0f : ops::exp_nonpositive(x[i] - high);
+        sum = ops::sum_run(x, n);
       }
       if (high > most[h]) {
         float const shrink = most[h] == -INFINITY ? 0.0f : std::exp(most[h] - high);
@@ -165,12 +166,12 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
         for (index_t d = 0; d < dim; ++d) piece.local[h * dim + d] *= shrink;
         most[h] = high;
       }
-      for (index_t i = 0; i < n; ++i) x[i] = ops::exp_nonpositive(x[i] - high);
-      total[h] += ops::sum_run(x, n);
+      total[h] += sum;
     }
+    coded_bytes const next = keys.coded_at(t + n, n);
     for (index_t done = 0; done < n;) {
       index_t const m = min(n - done, values.reach(t + done));
-      accumulate_step(values, t + done, m, scores + done, heads, piece.local);
+      accumulate_step(values, t + done, m, next, scores + done, heads, piece.local);
       done += m;
     }
     t += n;

@@ -8,6 +8,12 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
+/// Stored bytes that will be read; about where, and about how many.
+struct coded_bytes {
+  std::byte const* at = nullptr;
+  index_t size = 0;
+};
+
 /// One half (K or V) of one packed row: blocks, then a ring of exact slots. Rows of a group use the
 /// blocks and the state of their first one; rings are their own.
 template <class Codec, class Tail>
@@ -49,6 +55,12 @@ struct packed_half {
       f(tail, exact + p / tail_sizes.block_tokens * tail_sizes.block_bytes,
         at(p % tail_sizes.block_tokens, n, slot));
     }
+  }
+  /// Where blocks hold slots [slot, slot + n); nothing for those in the ring.
+  [[nodiscard]] KVSLIM_HD coded_bytes coded_at(index_t slot, index_t n) const noexcept {
+    if (slot >= coded) return {};
+    return {blocks + slot * sizes.block_bytes / sizes.block_tokens,
+            min(n, coded - slot) * sizes.block_bytes / sizes.block_tokens};
   }
   /// One channel of a slot.
   [[nodiscard]] KVSLIM_HD float decode(index_t slot, index_t d) const noexcept {

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+/// The CPU kernels of attention over the stored forms that ship, and the choice among them. A codec
+/// asks for one in its dot or accumulate and runs its plain loop where the answer is no: another
+/// processor, another compiler, a shape that no kernel serves.
+
+#include <kvslim/core/codec.hpp>
+#include <kvslim/isa/convert.hpp>
+#include <kvslim/isa/path.hpp>
+#include <kvslim/ops/pack.hpp>
+
+#include <cmath>
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace detail {
+
+/// V in planar units as accumulate meets it: blocks of four tokens, tokens [first, first + n).
+struct value_blocks {
+  std::byte const* block;
+  index_t block_bytes, code_bytes, dim, group, first, n;
+};
+
+#if KVSLIM_DETAIL_KERNELS
+
+/// Fetches what is read next, some lines at every step of a kernel.
+struct lookahead {
+  std::byte const* at;
+  std::byte const* end;
+  index_t lines;
+
+  lookahead(site const& s, index_t steps) noexcept
+      : at(s.next), end(s.next + s.next_bytes), lines(s.next_bytes / 64 / steps + 1) {}
+  [[gnu::always_inline]] void fetch() noexcept {
+    if (at >= end) return;
+    for (index_t i = 0; i < lines; ++i, at += 64) __builtin_prefetch(at);
+  }
+};
+
+#if defined(__clang__)
+#define KVSLIM_ISA_UNROLL _Pragma("unroll")
+#define KVSLIM_ISA_KEEP(x) static_cast<void>(0)
+#else
+#define KVSLIM_ISA_UNROLL _Pragma("GCC unroll 16")
+// Keeps a sum where it is: g++ would move some of them to memory.
+#define KVSLIM_ISA_KEEP(x) asm("" : "+v"(x))
+#endif
+#define KVSLIM_ISA_INLINE [[gnu::always_inline, KVSLIM_ISA_TARGET]] static
+#define KVSLIM_ISA_CALL [[gnu::noinline, KVSLIM_ISA_TARGET]] static
+
+/// Calls f(number of heads as a constant) for the numbers that kernels are made for.
+template <class F>
+inline void by_kernel_heads(index_t heads, F const& f) noexcept {
+  switch (heads) {
+    case 1:
+      return f(std::integral_constant<index_t, 1>{});
+    case 2:
+      return f(std::integral_constant<index_t, 2>{});
+    case 3:
+      return f(std::integral_constant<index_t, 3>{});
+    case 4:
+      return f(std::integral_constant<index_t, 4>{});
+    case 6:
+      return f(std::integral_constant<index_t, 6>{});
+    default:
+      return f(std::integral_constant<index_t, 8>{});
+  }
+}
+
+#include <kvslim/isa/avx2.inc>
+#include <kvslim/isa/avx512.inc>
+
+#undef KVSLIM_ISA_UNROLL
+#undef KVSLIM_ISA_KEEP
+#undef KVSLIM_ISA_INLINE
+#undef KVSLIM_ISA_CALL
+
+/// Calls f(kernels, number of heads, first head) until all heads are served; false where there are
+/// no kernels.
+template <class F>
+inline bool with_kernels(index_t heads, F const& f) noexcept {
+  auto const served = [&](auto kernels) {
+    for (index_t h = 0; h < heads;) {
+      constexpr index_t at_once[] = {0, 1, 2, 3, 4, 3, 6, 4};
+      index_t const left = heads - h, m = left < run_heads ? at_once[left] : run_heads;
+      f(kernels, m, h);
+      h += m;
+    }
+    return true;
+  };
+  switch (isa::current()) {
+    case isa::path::avx512:
+      return served(avx512{});
+    case isa::path::avx2:
+      return served(avx2{});
+    default:
+      return false;
+  }
+}
+
+/// K in tiles of 16 tokens, T[dim][16] each.
+template <class T>
+[[nodiscard]] inline bool dot_tiles(std::byte const* block, site const& at, float const* q,
+                                    index_t heads, float* scores) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    decltype(kernels)::template dot_tiles<T>(array_at<T>(block), at, q + h * at.dim, m,
+                                             scores + h * run_tokens,
+                                             lookahead(at, at.dim / 4 + 1));
+  });
+}
+/// V as T[dim], token after token.
+template <class T>
+[[nodiscard]] inline bool accumulate_rows(std::byte const* block, site const& at, float const* p,
+                                          index_t heads, float* out) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    decltype(kernels)::template accumulate_dense<T>(array_at<T>(block) + at.first * at.dim, at.dim,
+                                                    at.n, p + h * run_tokens, m, out + h * at.dim,
+                                                    lookahead(at, at.n * (at.dim / 64 + 1)));
+  });
+}
+/// K in planar units of one run of 32 tokens, parameters per token; they are the block's.
+template <int Bits, class Param>
+[[nodiscard]] inline bool dot_tokens(std::uint8_t const* codes, Param const* scale,
+                                     Param const* low, site const& at, float const* q,
+                                     index_t heads, float* scores) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    decltype(kernels)::template dot_tokens<Bits, Param>(codes, scale, low, at, q + h * at.dim, m,
+                                                        scores + h * run_tokens,
+                                                        lookahead(at, at.dim / 4));
+  });
+}
+/// The same with parameters per channel; codes are of the run that holds at.first.
+template <int Bits, class Param>
+[[nodiscard]] inline bool dot_channels(std::uint8_t const* codes, Param const* scale,
+                                       Param const* low, site const& at, float const* q,
+                                       index_t heads, float* scores) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    decltype(kernels)::template dot_scaled_channels<Bits, Param>(
+        codes, scale, low, at, q + h * at.dim, m, scores + h * run_tokens,
+        lookahead(at, at.dim / 4));
+  });
+}
+/// V in planar units. Groups that are not whole vectors of channels are not served.
+template <int Bits, class Param>
+[[nodiscard]] inline bool accumulate_blocks(value_blocks const& v, site const& at, float const* p,
+                                            index_t heads, float* out) noexcept {
+  if (v.group % 16 != 0 && v.group != v.dim) return false;
+  // Kernels take eight blocks, which more than a run begun inside of a block may touch.
+  value_blocks head = v, rest = v;
+  head.n = min(v.n, run_tokens - v.first);
+  rest.block += run_tokens / 4 * v.block_bytes;
+  rest.first = 0;
+  rest.n = v.n - head.n;
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    using isa = decltype(kernels);
+    lookahead const next(at, (v.n + 3) / 4 * (v.dim / 32 + 1));
+    isa::template accumulate_planar<Bits, Param>(head, p + h * run_tokens, m, out + h * v.dim,
+                                                 next);
+    if (rest.n > 0)
+      isa::template accumulate_planar<Bits, Param>(rest, p + h * run_tokens + head.n, m,
+                                                   out + h * v.dim, next);
+  });
+}
+/// The weights e^(x - high) of n logits, in place, where `high` becomes the largest of itself and
+/// them; their sum in `sum`.
+[[nodiscard]] inline bool soften(float* x, index_t n, float& high, float& sum) noexcept {
+  switch (isa::current()) {
+    case isa::path::avx512:
+      sum = avx512::soften(x, n, high);
+      return true;
+    case isa::path::avx2:
+      sum = avx2::soften(x, n, high);
+      return true;
+    default:
+      return false;
+  }
+}
+
+#else
+
+template <class T, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool dot_tiles(Args const&...) noexcept {
+  return false;
+}
+template <class T, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool accumulate_rows(Args const&...) noexcept {
+  return false;
+}
+template <int Bits, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool dot_tokens(Args const&...) noexcept {
+  return false;
+}
+template <int Bits, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool dot_channels(Args const&...) noexcept {
+  return false;
+}
+template <int Bits, class Param, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool accumulate_blocks(Args const&...) noexcept {
+  return false;
+}
+[[nodiscard]] KVSLIM_HD constexpr bool soften(float*, index_t, float&, float&) noexcept {
+  return false;
+}
+
+#endif
+
+}  // namespace detail
+
+KVSLIM_END_NAMESPACE

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+/// Which instruction set the CPU kernels of attention use. It is found out at run time: functions
+/// carry targets of their own, so that a program compiled for the oldest processor of its kind is
+/// as fast as one compiled for the processor that it runs on.
+
+#include <kvslim/core/config.hpp>
+
+#if !defined(__CUDACC__) && defined(__GNUC__) && defined(__x86_64__)
+#define KVSLIM_DETAIL_KERNELS 1
+#else
+#define KVSLIM_DETAIL_KERNELS 0
+#endif
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace isa {
+
+/// `portable`: plain loops and the compiler's flags, on every processor. `avx2`: with FMA and F16C.
+/// `avx512`: F, BW, DQ and VL. NVIDIA's compiler and other architectures have `portable` alone.
+enum class path : int { portable = 1, avx2 = 2, avx512 = 3 };
+
+[[nodiscard]] constexpr char const* name_of(path p) noexcept {
+  return p == path::avx512 ? "avx512" : p == path::avx2 ? "avx2" : "portable";
+}
+
+}  // namespace isa
+
+namespace detail {
+
+/// Best of what this processor and its operating system allow.
+[[nodiscard]] inline isa::path probe_path() noexcept {
+#if KVSLIM_DETAIL_KERNELS
+  __builtin_cpu_init();
+  unsigned eax = 1, ebx, ecx = 0, edx;
+  // Compilers differ in whether they can be asked for this one.
+  asm("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+  bool const f16c = (ecx & (1u << 29)) != 0;
+  if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+      return isa::path::avx512;
+    return isa::path::avx2;
+  }
+#endif
+  return isa::path::portable;
+}
+
+inline int chosen_path = 0;  // 0: not asked yet. Every thread that asks finds the same
+
+}  // namespace detail
+
+namespace isa {
+
+/// The path that attention takes in this program.
+[[nodiscard]] inline path current() noexcept {
+#if KVSLIM_DETAIL_KERNELS
+  int chosen = __atomic_load_n(&detail::chosen_path, __ATOMIC_RELAXED);
+  if (chosen == 0) {
+    chosen = static_cast<int>(detail::probe_path());
+    __atomic_store_n(&detail::chosen_path, chosen, __ATOMIC_RELAXED);
+  }
+  return static_cast<path>(chosen);
+#else
+  return path::portable;
+#endif
+}
+
+/// For tests and measurements: takes `wanted` from now on, or the best that there is if the
+/// processor lacks it; returns what is taken. Units compiled with other flags keep their own.
+inline path use(path wanted) noexcept {
+#if KVSLIM_DETAIL_KERNELS
+  path const best = detail::probe_path();
+  auto const taken =
+      static_cast<int>(static_cast<int>(wanted) < static_cast<int>(best) ? wanted : best);
+  __atomic_store_n(&detail::chosen_path, taken, __ATOMIC_RELAXED);
+#else
+  static_cast<void>(wanted);
+#endif
+  return current();
+}
+
+}  // namespace isa
+
+KVSLIM_END_NAMESPACE

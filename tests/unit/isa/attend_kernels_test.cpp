@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+
+// attend() on every path that this processor has: against attention in double, and the paths
+// against each other.
+
+#include "support/catch.hpp"
+#include "support/life.hpp"
+#include "support/oracle.hpp"
+#include "support/tolerance.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+using namespace kvslim;
+
+namespace {
+
+constexpr isa::path every[] = {isa::path::portable, isa::path::avx2, isa::path::avx512};
+
+/// Calls f(path) for what the processor has; the choice is undone.
+template <class F>
+void on_each_path(F const& f) {
+  isa::path const before = isa::current();
+  for (auto const wanted : every)
+    if (isa::use(wanted) == wanted) {
+      INFO("path " << isa::name_of(wanted));
+      f(wanted);
+    }
+  isa::use(before);
+}
+
+double distance(std::vector<float> const& a, std::vector<float> const& b) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    error += std::pow(static_cast<double>(a[i]) - static_cast<double>(b[i]), 2);
+    norm += std::pow(static_cast<double>(b[i]), 2);
+  }
+  return norm > 0 ? std::sqrt(error / norm) : std::sqrt(error);
+}
+
+/// Spans that begin and end anywhere, in blocks and between them.
+struct scattered {
+  std::vector<std::int32_t> begin_end, counts;
+  scattered(index_t rows, index_t slots) {
+    for (index_t r = 0; r < rows; ++r) {
+      std::int32_t n = 0;
+      for (index_t at = r % 5; n < 6; ++n) {
+        index_t const end = std::min(slots, at + 1 + (at * 7 + r) % 41);
+        begin_end.push_back(static_cast<std::int32_t>(std::min(at, slots)));
+        begin_end.push_back(static_cast<std::int32_t>(end));
+        at = end + 1 + at % 3;
+      }
+      while (n > 0 && begin_end[begin_end.size() - 2 * static_cast<std::size_t>(7 - n)] >= slots)
+        --n;
+      counts.push_back(n);
+    }
+  }
+};
+
+template <class Policy>
+void check(char const* name, Policy const& policy, data::shape const& shape, index_t appended = 5) {
+  INFO(name << ", dim " << shape.head_dim << ", values " << shape.value_width() << ", group "
+            << shape.group << ", tokens " << shape.tokens);
+  data::cache const c(shape);
+  data::compressed const run(policy, c.view(), evidence{window_queries{c.queries(16)}},
+                             {.append_tokens = appended});
+  INFO(run.result.message);
+  REQUIRE(run.result.ok());
+  data::life life(run.packed, c);
+  for (index_t i = 0; i < appended; ++i) {
+    REQUIRE(life.append().ok());
+    REQUIRE(life.settle().ok());
+  }
+  auto const rows = c.shape.sequences * c.shape.kv_heads;
+  scattered const some(rows, run.packed.slots(0, 0));
+  std::vector<float> whole, part;
+  on_each_path([&](isa::path) {
+    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
+    CHECK(oracle::attend_error(run.packed, c, 3) <= tolerance::attend);
+    oracle::asked all(run.packed, c.queries(1), true);
+    data::buffer scratch(attend_bytes(run.packed.layout(), all.request.q.heads));
+    REQUIRE(attend(cpu{}, run.packed, all.request, scratch).ok());
+    oracle::asked seen(run.packed, c.queries(1));
+    seen.request.visible = {some.begin_end.data(), some.counts.data(), 6};
+    REQUIRE(attend(cpu{}, run.packed, seen.request, scratch).ok());
+    CHECK(oracle::error_of(run.packed, seen.request) <= tolerance::attend);
+    if (whole.empty()) {
+      whole = all.out;
+      part = seen.out;
+    }
+    CHECK(distance(all.out, whole) <= 2 * tolerance::attend);
+    CHECK(distance(seen.out, part) <= 2 * tolerance::attend);
+  });
+  CHECK(run.intact());
+}
+
+template <class Policy>
+void check_shapes(char const* name, Policy const& policy) {
+  for (index_t const dim : {64, 80, 96, 112, 128, 256, 20})
+    check(name, policy,
+          {.kv_heads = 2, .group = dim == 128 ? 4 : 3, .tokens = 75, .head_dim = dim});
+  for (index_t const group : {1, 2, 3, 4, 5, 6, 7, 8, 11, 16})
+    check(name, policy, {.kv_heads = 1, .group = group, .tokens = 67, .head_dim = 64});
+  for (index_t const tokens : {1, 15, 16, 31, 32, 33, 47, 64, 65, 161})
+    check(name, policy, {.kv_heads = 1, .group = 4, .tokens = tokens, .head_dim = 32}, 3);
+}
+
+}  // namespace
+
+TEST_CASE("the path in use has a name, and can be chosen", "[isa]") {
+  isa::path const best = isa::current();
+  CHECK(isa::current() == best);
+  CHECK(std::strlen(isa::name_of(best)) > 0);
+  CHECK(isa::use(isa::path::portable) == isa::path::portable);
+  CHECK(isa::current() == isa::path::portable);
+  CHECK(isa::use(isa::path::avx512) == detail::probe_path());
+#if KVSLIM_DETAIL_KERNELS && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+  CHECK(best == isa::path::avx512);
+#elif KVSLIM_DETAIL_KERNELS && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+  CHECK(best >= isa::path::avx2);
+#elif !KVSLIM_DETAIL_KERNELS
+  CHECK(best == isa::path::portable);
+#endif
+  CHECK(isa::use(best) == best);
+}
+
+TEST_CASE("every path serves exact forms", "[isa][attend]") {
+  check_shapes("f16", dense<f16>{});
+  check("bf16", dense<bf16>{}, {.kv_heads = 2, .group = 4, .tokens = 70, .head_dim = 72});
+  check("f32", dense<float>{}, {.kv_heads = 2, .group = 4, .tokens = 70, .head_dim = 72});
+  check("odd dim", dense<f16>{}, {.kv_heads = 1, .group = 3, .tokens = 70, .head_dim = 37});
+  check("e4m3", dense<e4m3>{}, {.kv_heads = 2, .group = 4, .tokens = 70, .head_dim = 72});
+  check("e5m2", dense<e5m2>{}, {.kv_heads = 2, .group = 4, .tokens = 70, .head_dim = 72});
+}
+
+TEST_CASE("every path serves integers per token", "[isa][attend]") {
+  check_shapes("int8", int_per_token<8>{});
+  check_shapes("int4", int_per_token<4>{});
+  check_shapes("int4, exact tail", int_per_token<4>{{.residual = 21}});
+}
+
+TEST_CASE("every path serves KIVI", "[isa][attend]") {
+  for (index_t const group : {8, 16, 32}) {
+    auto const at = [&](auto const& policy, index_t dim) {
+      check("kivi", policy, {.kv_heads = 1, .group = 4, .tokens = 140, .head_dim = dim}, 40);
+    };
+    for (index_t const dim : {64, 96, 128, 160}) {
+      at(kivi<8>{{.residual = 32, .value_group = group}}, dim);
+      at(kivi<4>{{.residual = 32, .value_group = group}}, dim);
+      at(kivi<2>{{.residual = 32, .value_group = group}}, dim);
+    }
+  }
+  for (index_t const dim : {80, 112, 40})  // groups of 8 take plain loops
+    check("kivi", kivi<2>{{.residual = 64, .value_group = dim == 80 ? 16 : 8}},
+          {.kv_heads = 2, .group = 2, .tokens = 150, .head_dim = dim}, 3);
+  check("groups of 128 tokens",
+        kivi<4, 8, bf16>{{.group = 128, .residual = 128, .value_group = 16}},
+        {.kv_heads = 1, .group = 8, .tokens = 300, .head_dim = 80}, 20);
+  check("float parameters", kivi<2, 4, f16, float>{{.residual = 32}},
+        {.kv_heads = 1, .group = 5, .tokens = 130, .head_dim = 64}, 20);
+  check("bf16 parameters", kivi<2, 4, f16, bf16>{{.residual = 32}},
+        {.kv_heads = 1, .group = 5, .tokens = 130, .head_dim = 128}, 20);
+}
+
+TEST_CASE("every path serves what pipelines store", "[isa][attend]") {
+  check("merged",
+        pipeline{snapkv{{.window = 16}}, top_k{{.budget = 70, .sinks = 4}},
+                 kvmerger{{.threshold = 0.5f, .mass_bias = true}}, kivi<2>{{.residual = 32}}},
+        {.kv_heads = 2, .group = 4, .tokens = 150, .head_dim = 64}, 20);
+  check("narrow values", int_per_token<4>{},
+        {.kv_heads = 1, .group = 4, .tokens = 90, .head_dim = 96, .value_dim = 40});
+}
+
+TEST_CASE("outlier channels and great logits stay within the bound on every path",
+          "[isa][attend]") {
+  data::cache c({.kv_heads = 1, .group = 4, .tokens = 90, .head_dim = 64});
+  for (index_t t = 0; t < 90; ++t) c.k[static_cast<std::size_t>(t * 64 + 7)] *= 40.0f;
+  auto const at = [&](char const* name, auto const& policy) {
+    INFO(name);
+    data::compressed const run(policy, c.view());
+    REQUIRE(run.result.ok());
+    on_each_path([&](isa::path) {
+      double const norm = 64.0 * 4.0 * 40.0;
+      CHECK(oracle::attend_error(run.packed, c) <=
+            std::max(tolerance::attend, tolerance::attend_terms * norm));
+    });
+  };
+  at("f16", dense<f16>{});
+  at("int8", int_per_token<8>{});
+  at("kivi", kivi<4>{{.residual = 32}});
+}
