@@ -157,6 +157,39 @@ void above_a_bound() {
   }
 }
 
+/// A streaming head gives up the token that leaves its window, a retrieval head none: the same
+/// table in either memory.
+void classes_of_heads() {
+  char const* const name = "classes of heads";
+  std::vector<std::uint8_t> const classes{0, 1, 1, 0};
+  device<std::uint8_t> const memory(classes);
+  extents const e{2, 2, 90, 32};
+  plan_options const options{.append_tokens = 40, .evicts = true};
+  auto const policy = [&]<class Space>(Space, std::uint8_t const* at) {
+    return pipeline{streaming_llm{},
+                    head_classes<Space>{
+                        {.retrieval = at, .layers = 2, .kv_heads = 2, .sinks = 3, .recent = 20}}};
+  };
+  auto const x = make_living(policy(host_space{}, classes.data()), e, options);
+  auto const on_gpu = make_plan(policy(cuda_space{}, memory.get()), e, options);
+  cells const c(e, {}, 31);
+  x->s.compress(c, evidence<>{}, evidence<>{}, name, on_gpu);
+  for (int i = 0; i < 40; ++i) {
+    passed(x->append(1, name), name);
+    passed(choose_victims(cpu{}, x->s.plan, x->s.on_host, x->victims.data(), x->victim_memory),
+           name);
+    passed(choose_victims(gpu, on_gpu, x->s.on_gpu, x->device_victims.get(), x->victim_scratch),
+           name);
+    synchronized("choose_victims ran", name);
+    check(x->device_victims.host() == x->victims, "the same victims", name);
+    check(x->victims[0] >= 0 && x->victims[1] == -1, "only streaming heads give up", name);
+    passed(kvslim::evict(cpu{}, x->s.on_host, x->victims.data()), name);
+    passed(kvslim::evict(gpu, x->s.on_gpu, x->device_victims.get()), name);
+    x->settle(name);
+  }
+  x->s.same(name);
+}
+
 /// Tokens whose attention varies may not go.
 void gated() {
   char const* const name = "a gate";
@@ -398,6 +431,7 @@ int main() {
   fixed_budget("heavy hitters, kivi 4",
                pipeline{policies::heavy{}, keep, kivi<4>{{.residual = 32}}}, e, 210);
   above_a_bound();
+  classes_of_heads();
   gated();
   drafts("drafts, int 8", int_per_token<8>{}, {});
   drafts("drafts, f16, stored positions", dense<f16>{}, {.positions = true});
