@@ -46,6 +46,7 @@
 #include <kvslim/score/knorm.hpp>
 #include <kvslim/score/kvzip.hpp>
 #include <kvslim/score/lagkv.hpp>
+#include <kvslim/score/laq.hpp>
 #include <kvslim/score/lazy_eviction.hpp>
 #include <kvslim/score/qfilters.hpp>
 #include <kvslim/score/random_scores.hpp>

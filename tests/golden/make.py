@@ -37,6 +37,7 @@ parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--duo", help="mit-han-lab/duo-attention")
 parser.add_argument("--lagkv", help="AI-Lab-China-Merchants-Bank/LagKV")
 parser.add_argument("--kvzip", help="snu-mllab/KVzip")
+parser.add_argument("--laq", help="noforit/Lookahead_Q-Cache")
 parser.add_argument("--qfilters", help="NathanGodey/qfilters")
 parser.add_argument("--dynamickv", help="DreamMr/DynamicKV")
 parser.add_argument("--lazy", help="WeianMao/triattention, with LazyEviction/model")
@@ -386,6 +387,29 @@ def criticalkv():
             score = CriticalKVPress(base, first_stage_ratio=percent / 100).score(module, hidden, k, v, None, still)
             g.put(f"score_{name}_{percent}", score)
             g.put(f"kept_{name}_{percent}", score.topk(30, dim=-1).indices.sort(dim=-1)[0])
+
+
+def laq():
+    torch.manual_seed(26)
+    H, T, D, N = 3, 90, 16, 8
+    q, k = torch.randn(1, H, 2 * N, D), torch.randn(1, H, T, D)
+    # Their mask hides the newest keys from queries that may see them. So that it hides nothing, no query looks at these.
+    q[..., 0], k[:, :, -2 * N :, 0] = 30, -30
+    path = os.path.join(arguments.laq, "pyramidkv", "pyramidkv_utils.py")
+    source = open(path).read()
+    begin = source.index("class SnapKVCluster")
+    text = "".join(line for line in source[begin : source.index("class L2NormCluster")].splitlines(True) if "print(" not in line)
+    space = {"torch": torch, "nn": nn, "F": nn.functional, "math": math}
+    exec(compile(text, path, "exec"), space)
+    g = Golden("laq", f"noforit/Lookahead_Q-Cache 74612bd pyramidkv/pyramidkv_utils.py SnapKVCluster.update_kv_LAQ; seed 26, H = G = {H}, T {T}, D {D}, "
+               f"pseudo queries {N}, capacity 40, pool 7; make.py --laq")
+    g.put("q", q)
+    g.put("k", k)
+    for window in (8, 0):
+        for pooling in ("maxpool", "avgpool"):
+            cluster = space["SnapKVCluster"](window_size=window, max_capacity_prompt=40, kernel_size=7, pooling=pooling, lookahead_size=N)
+            kept = cluster.update_kv_LAQ(k, q, indices_as_values(H, T, D), None, 1)[1][..., 0].long()
+            g.put(f"kept_{pooling}_{window}", kept.sort(dim=-1)[0])
 
 
 def kvzip():
@@ -1147,6 +1171,7 @@ MAKERS = [
     (arguments.kvpress, (keydiff, expected_attention, finch, curdkv, criticalkv)),
     (arguments.lagkv and arguments.kvpress, (lagkv,)),
     (arguments.kvzip and arguments.kvpress, (kvzip,)),
+    (arguments.laq, (laq,)),
     (arguments.qfilters and arguments.kvpress, (qfilters,)),
     (arguments.tova and arguments.kvpress, (tova,)),
     (arguments.h2o, (h2o,)),

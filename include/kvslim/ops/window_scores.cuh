@@ -98,7 +98,9 @@ struct implementation<ops::window_scores_op, cuda> {
     auto const& e = text.extents();
     index_t const floats = ops::window_scratch_floats(e, queries.tokens),
                   stretch = detail::window_stretch(queries.tokens),
-                  stretches = detail::div_up(e.tokens, stretch), group = queries.heads / e.kv_heads;
+                  // queries may stand behind all tokens (probed_text)
+        stretches = detail::div_up(e.tokens + queries.tokens, stretch),
+                  group = queries.heads / e.kv_heads;
     float const scale = 1.0f / std::sqrt(static_cast<float>(e.head_dim));
     for (index_t g = 0; g < group; ++g) {
       detail::softmax_tile<Text> const tile{
