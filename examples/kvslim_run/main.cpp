@@ -179,7 +179,8 @@ void run(arguments const& a) {
   double const score_ms = timed([&] {
     if (c.scorer == nullptr) return;
     scores = c.scorer->score(p);
-    if (c.shared) share(p, *c.shared, c.how, scores);
+    if (c.rescorer != nullptr) c.rescorer->rescore(p, scores);
+    if (c.shared) share(p, *c.shared, scores);
   });
   selection chosen_rows;
   double const select_ms = timed([&] { chosen_rows = select(p, c, scores); });
@@ -199,7 +200,8 @@ int main(int argc, char** argv) try {
   app.add_option("--out", a.out, "safetensors file to write: scores, kept, k, v, out, lse, ...");
   app.add_option("--settings", a.settings, "the whole run as JSON, or @file");
   app.add_option("--preset", a.preset, "a pipeline by name");
-  for (char const* stage : {"score", "select", "keep", "merge", "reposition", "quant", "index"}) {
+  for (char const* stage :
+       {"score", "rescore", "select", "keep", "merge", "reposition", "quant", "index"}) {
     app.add_option("--" + std::string(stage), a.names[stage], "a method by name");
     app.add_option("--" + std::string(stage) + "-options", a.options[stage],
                    "its options as JSON, or @file");

@@ -65,17 +65,15 @@ struct method {
   virtual ~method() = default;
 };
 
-/// Scores of every row by rank, what the scorer protects at the end of a row.
-struct ranked {
-  std::vector<float> scores;  // [rows, tokens]
-  index_t recent = 0;
-  std::vector<kvslim::row_statistics> statistics;  // [rows], of a scorer that states them
-};
-
 struct scorer_method : method {
   [[nodiscard]] virtual bool states_statistics() const = 0;
   /// Refuses what the file lacks.
   [[nodiscard]] virtual ranked score(problem const&) const = 0;
+};
+
+/// What wraps a scorer; it asks for scores alone.
+struct rescorer_method : method {
+  virtual void rescore(problem const&, ranked&) const = 0;
 };
 
 struct quota_method : method {
@@ -148,6 +146,7 @@ void add(table<Stage>& all, char const* name, char const* source, char const* wh
 inline constexpr auto no_options = [](auto&) { return options{}; };
 
 table<scorer_method> scorers();
+table<rescorer_method> rescorers();
 table<quota_method> quotas();
 table<keep_method> keep_rules();
 table<merger_method> mergers();

@@ -163,6 +163,7 @@ problem read_problem(std::string const& path) {
                                                         "probe_keys",
                                                         "probe_stretches",
                                                         "query_filters",
+                                                        "output_projection",
                                                         "query_mean",
                                                         "query_covariance",
                                                         "positions",
@@ -213,6 +214,7 @@ problem read_problem(std::string const& path) {
   p.probe_keys = read_queries(file, "probe_keys", e);
   if (has("probe_stretches")) p.probe_stretches = read_stretches(file);
   p.filters = read_table(file, "query_filters");
+  p.projection = read_table(file, "output_projection");
   p.mean = read_table(file, "query_mean");
   p.covariance = read_table(file, "query_covariance");
   if (has("query_positions")) {

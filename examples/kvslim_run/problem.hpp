@@ -61,12 +61,20 @@ struct problem {
   std::vector<kvslim::probe_stretch> probe_stretches;
   queries filters;           ///< query_filters
   queries mean, covariance;  ///< query_mean, query_covariance
+  queries projection;        ///< output_projection
   std::vector<float> given;  ///< scores [rows, cells]
   std::vector<std::int32_t> asked_positions;
   kvslim::logit_rule logit;
 
   [[nodiscard]] index_t held() const;     ///< tokens in all rows
   [[nodiscard]] index_t longest() const;  ///< tokens of the longest row
+};
+
+/// Scores of every row by rank, what the scorer protects at the end of a row.
+struct ranked {
+  std::vector<float> scores;  // [rows, tokens]
+  index_t recent = 0;
+  std::vector<kvslim::row_statistics> statistics;  // [rows], of a scorer that states them
 };
 
 /// Reads and checks the tensors of a file. Throws refusal or safetensors_error.

@@ -20,6 +20,7 @@
 #include <kvslim/score/lazy_eviction.hpp>
 #include <kvslim/score/qfilters.hpp>
 #include <kvslim/score/random_scores.hpp>
+#include <kvslim/score/roco.hpp>
 #include <kvslim/score/scissorhands.hpp>
 #include <kvslim/score/snapkv.hpp>
 #include <kvslim/score/streaming_llm.hpp>
@@ -178,6 +179,14 @@ table<scorer_method> scorers() {
             {"window", &p.opt.window, "tokens whose norms are compared; 0: all (kvpress)"},
             {"kind", choice(p.opt.kind, {"product", "key", "value", "average"}),
              "of K's and V's share (kvpress)"}};
+      });
+  add_scorer<kvslim::roco>(
+      all, "roco", "arXiv:2402.06262", "mean attention, of what does not vary most", [](auto& p) {
+        return options{
+            {"budget", tokens_to{&p.opt.budget}, "tokens that the quota keeps of a row"},
+            {"recent_part", &p.opt.recent_part, "of it, narrows what may go (authors)"},
+            {"sinks", &p.opt.sinks, "first tokens, which never go (authors' prompts: 4)"},
+            {"last", &p.opt.last, "newest tokens, which never go (authors)"}};
       });
   add_scorer<kvslim::scissorhands<>>(all, "scissorhands", "arXiv:2305.17118",
                                      "how often the last 256 queries paid it its share",

@@ -21,6 +21,7 @@
 #include <kvslim/select/one_budget.hpp>
 #include <kvslim/select/pyramidkv.hpp>
 #include <kvslim/select/top_k.hpp>
+#include <kvslim/select/windowkv.hpp>
 
 namespace example {
 
@@ -220,6 +221,19 @@ table<quota_method> quotas() {
                        {"kept", &p.opt.kept, "no layer keeps more of its tokens"},
                        {"sinks", &p.opt.sinks, "first tokens, kept first (kvpress)"},
                        {"recent", &p.opt.recent, "newest tokens, kept next (kvpress)"}};
+      });
+  add<quota_of<kvslim::windowkv>>(
+      all, "windowkv", "arXiv:2503.17922", "more whole windows for lower layers, for chunkkv",
+      [](auto& p) {
+        return options{
+            {"budget", tokens_to{&p.opt.budget}, "tokens per head on average, without the newest"},
+            {"layers", sequences_to{&p.opt.layers},
+             "of the model: the file's sequences are layers"},
+            {"kv_heads", heads_to{&p.opt.kv_heads}, "of a layer"},
+            {"group_layers", &p.opt.group_layers, "layers that keep the same (authors)"},
+            {"size", &p.opt.size, "tokens of a window (authors 8 to 32)"},
+            {"beta", &p.opt.beta, "the last group's part (authors)"},
+            {"recent", &p.opt.recent, "newest tokens, kept beside the budget (authors)"}};
       });
   return all;
 }

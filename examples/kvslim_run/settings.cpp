@@ -189,10 +189,11 @@ void assign(options const& all, json const& settings, char const* stage, problem
 }
 
 /// Options of `shared` and `logit`, which belong to no method.
-options shared_options(kvslim::row_group& rows, kvslim::reduce& how) {
-  return {{"sequences", sequences_to{&rows.sequences}, "consecutive ones that keep one set"},
-          {"kv_heads", heads_to{&rows.kv_heads}, "likewise"},
-          {"how", choice(how, {"mean", "sum", "maximum"}), "scores are reduced"}};
+options shared_options(sharing& by) {
+  return {{"sequences", sequences_to{&by.rows.sequences}, "consecutive ones that keep one set"},
+          {"kv_heads", heads_to{&by.rows.kv_heads}, "likewise"},
+          {"how", choice(by.how, {"mean", "sum", "maximum"}), "scores are reduced"},
+          {"leads", &by.leads, "only the first sequence of a group has a say"}};
 }
 options logit_options(kvslim::logit_rule& rule) {
   return {{"scale", &rule.scale, "before q . k; 0: 1 / sqrt(head_dim)"},
@@ -236,14 +237,15 @@ json described(method const* m) {
 methods::methods() = default;
 
 chosen methods::choose(json const& settings, problem& p) {
-  static std::vector<std::string> const stages{"score",      "shared", "select", "keep", "merge",
-                                               "reposition", "quant",  "index",  "logit"};
+  static std::vector<std::string> const stages{"score", "rescore",    "shared", "select", "keep",
+                                               "merge", "reposition", "quant",  "index",  "logit"};
   if (!settings.is_object()) throw refusal("the settings must be an object");
   for (auto const& [key, x] : settings.items())
     if (std::find(stages.begin(), stages.end(), key) == stages.end())
       throw refusal("there is no stage " + key + ": there are " + listed(stages));
   chosen c;
   c.scorer = pick(scorers_, settings, "score", p);
+  c.rescorer = pick(rescorers_, settings, "rescore", p);
   c.quota = pick(quotas_, settings, "select", p);
   c.keep = pick(keep_rules_, settings, "keep", p);
   c.merger = pick(mergers_, settings, "merge", p);
@@ -262,12 +264,14 @@ chosen methods::choose(json const& settings, problem& p) {
   if (c.quota != nullptr && c.quota->reads_statistics() && !c.scorer->states_statistics())
     throw refusal(c.quota->name + " reads statistics of rows that " + c.scorer->name +
                   " does not state: score with cake_scores");
+  if (c.rescorer != nullptr && c.scorer == nullptr)
+    throw refusal(c.rescorer->name + " needs scores: name a method with \"score\"");
   if (c.merger != nullptr && c.scorer == nullptr)
     throw refusal("a merger needs scores: name a method with \"score\"");
   if (settings.contains("shared") && !settings["shared"].is_null()) {
     if (c.scorer == nullptr) throw refusal("\"shared\" needs scores: name a method with \"score\"");
-    c.shared = {1, p.data.extent.kv_heads};
-    assign(shared_options(*c.shared, c.how), settings, "shared", p);
+    c.shared = sharing{{1, p.data.extent.kv_heads}};
+    assign(shared_options(*c.shared), settings, "shared", p);
   }
   assign(logit_options(p.logit), settings, "logit", p);
   return c;
@@ -276,10 +280,10 @@ chosen methods::choose(json const& settings, problem& p) {
 json methods::resolved(chosen const& c, problem const& p) const {
   json out = json::object();
   if (c.scorer != nullptr) out["score"] = described(c.scorer);
+  if (c.rescorer != nullptr) out["rescore"] = described(c.rescorer);
   if (c.shared) {
-    auto rows = *c.shared;
-    auto how = c.how;
-    for (option const& o : shared_options(rows, how)) out["shared"][o.name] = value_of(o);
+    sharing by = *c.shared;
+    for (option const& o : shared_options(by)) out["shared"][o.name] = value_of(o);
   }
   if (c.quota != nullptr) {
     out["select"] = described(c.quota);
@@ -298,10 +302,10 @@ json methods::resolved(chosen const& c, problem const& p) const {
 std::string methods::list() const {
   std::string text;
   list_stage(scorers_, "score", text);
-  kvslim::row_group rows{};
-  kvslim::reduce how{};
+  list_stage(rescorers_, "rescore: what wraps a scorer", text);
+  sharing by;
   text += "shared: rows that keep one set\n";
-  list_options(shared_options(rows, how), text);
+  list_options(shared_options(by), text);
   list_stage(quotas_, "select", text);
   list_stage(keep_rules_, "keep", text);
   list_stage(mergers_, "merge", text);

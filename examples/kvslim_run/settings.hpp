@@ -30,6 +30,7 @@ class methods {
 
  private:
   table<scorer_method> scorers_ = scorers();
+  table<rescorer_method> rescorers_ = rescorers();
   table<quota_method> quotas_ = quotas();
   table<keep_method> keep_rules_ = keep_rules();
   table<merger_method> mergers_ = mergers();

@@ -2,6 +2,8 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #include "stages.hpp"
 
+#include "scores_by_rank.hpp"
+
 #include <kvslim/run/encode.hpp>
 
 #include <algorithm>
@@ -14,31 +16,6 @@ namespace {
 using kvslim::status;
 
 // Policies that ask an object what they are: one pipeline then serves all methods of a stage.
-
-/// Scores that were made before, by rank.
-struct scores_by_rank {
-  static constexpr kvslim::scorer_traits<> traits{.bulk = true, .states = true};
-  float const* data;
-  index_t recent;
-  kvslim::row_statistics const* statistics;
-
-  [[nodiscard]] status check(kvslim::extents const&) const { return {}; }
-  template <class Text, class Evidence>
-  [[nodiscard]] status check(Text const&, Evidence const&) const {
-    return {};
-  }
-  [[nodiscard]] index_t protected_recent() const { return recent; }
-  [[nodiscard]] index_t scratch_floats(kvslim::extents const&) const { return 0; }
-  template <class Exec, class Text, class Evidence>
-  [[nodiscard]] status score(Exec const&, Text const& text, Evidence const&, kvslim::score_view out,
-                             float*) const {
-    auto const& e = text.extents();
-    for (index_t r = 0; r < e.rows(); ++r) std::copy_n(data + r * e.tokens, e.tokens, out.row(r));
-    if (out.statistics != nullptr && statistics != nullptr)
-      std::copy_n(statistics, e.rows(), out.statistics);
-    return {};
-  }
-};
 
 struct any_quota {
   static constexpr kvslim::quota_traits traits{.contests = true, .statistics = true};
@@ -206,9 +183,8 @@ void each_token(problem const& p, F const& f) {
 
 }  // namespace
 
-void share(problem const& p, kvslim::row_group rows, kvslim::reduce how, ranked& scores) {
-  kvslim::pipeline const pipe{
-      kvslim::shared{scores_by_rank{scores.scores.data(), scores.recent, nullptr}, rows, how}};
+void share(problem const& p, sharing const& by, ranked& scores) {
+  kvslim::pipeline const pipe{kvslim::shared{scores_by_rank{scores}, by.rows, by.how, by.leads}};
   auto const plan = kvslim::make_plan(pipe, p.data.extent);
   demand(plan.check());
   std::vector<float> out(scores.scores.size());
@@ -228,8 +204,7 @@ selection select(problem const& p, chosen const& c, ranked const& scores) {
   using namespace kvslim;
   auto const view = p.data.view();
   auto const& e = view.extents();
-  scores_by_rank const scored{scores.scores.data(), scores.recent,
-                              scores.statistics.empty() ? nullptr : scores.statistics.data()};
+  scores_by_rank const scored{scores};
   any_quota const quota{c.quota};
   any_keep const keep{c.keep};
   any_merger const merger{c.merger};

@@ -8,17 +8,24 @@
 
 namespace example {
 
+/// Rows that keep one set.
+struct sharing {
+  kvslim::row_group rows;
+  kvslim::reduce how = kvslim::reduce::mean;
+  bool leads = false;
+};
+
 /// The methods of a run; null: the stage is left out.
 struct chosen {
   scorer_method const* scorer = nullptr;
+  rescorer_method const* rescorer = nullptr;
   quota_method const* quota = nullptr;
   keep_method const* keep = nullptr;
   merger_method const* merger = nullptr;
   mover_method const* mover = nullptr;
   codec_method const* codec = nullptr;
   index_method const* index = nullptr;
-  std::optional<kvslim::row_group> shared;
-  kvslim::reduce how = kvslim::reduce::mean;
+  std::optional<sharing> shared;
 };
 
 /// What stays, and the rows to store: those of the file, or those that a merger or a repositioner
@@ -35,7 +42,7 @@ struct selection {
 };
 
 /// Scores that rows of a group share.
-void share(problem const&, kvslim::row_group, kvslim::reduce, ranked&);
+void share(problem const&, sharing const&, ranked&);
 
 selection select(problem const&, chosen const&, ranked const&);
 

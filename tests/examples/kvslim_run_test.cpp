@@ -357,7 +357,7 @@ namespace {
 /// A run by names equals compress() with the pipeline in one type: kept cells, bytes and values.
 template <class Policy>
 void check_as_compressed(scene const& s, folder& at, std::string const& words, Policy const& policy,
-                         index_t window) {
+                         index_t window, rows_view<float const> projection = {}) {
   INFO(words);
   int const code = at.run(words);
   INFO(at.error());
@@ -368,7 +368,8 @@ void check_as_compressed(scene const& s, folder& at, std::string const& words, P
   rows_view<float const> const newest{
       s.c.q.data() + (all - window) * d,         shape.sequences, shape.q_heads(), window, d,
       {shape.q_heads() * all * d, all * d, d, 1}};
-  data::compressed const whole(policy, s.cells.view(), evidence{window_queries{newest}});
+  data::compressed const whole(policy, s.cells.view(),
+                               evidence{window_queries{newest}, output_projection{projection}});
   REQUIRE(whole.result.ok());
   CHECK(x.line["bytes"].get<std::size_t>() == whole.packed.bytes());
   auto const k = x.file.floats("k"), v = x.file.floats("v");
@@ -400,7 +401,10 @@ TEST_CASE("kvslim_run stores what the pipeline in one type stores", "[kvslim_run
   folder at;
   scene const s({.sequences = 2, .kv_heads = 2, .group = 4, .tokens = 150, .head_dim = 64}, true,
                 61);
-  at.write(s.file());
+  data::cache const weights({.sequences = 1, .kv_heads = 8, .tokens = 64, .head_dim = 24}, 62);
+  auto file = s.file();
+  file.add("output_projection", {1, 8, 64, 24}, std::span<float const>(weights.k));
+  at.write(file);
   std::string const snap = "--score snapkv --score-options '{\"window\": 16}' ";
   snapkv const window{{.window = 16}};
   check_as_compressed(s, at, snap + "--budget 50 --quant int_per_token8",
@@ -528,6 +532,8 @@ TEST_CASE("kvslim_run refuses in one sentence and writes nothing", "[kvslim_run]
           "out of range");
   refused("--score given_scores", "given_scores reads scores");
   refused("--score qfilters", "qfilters reads query_filters");
+  refused("--rescore criticalkv", "criticalkv needs scores");
+  refused("--score knorm --rescore criticalkv", "criticalkv reads output_projection");
   refused("--score kvzip", "kvzip reads probes");
   refused("--score expected_attention", "expected_attention reads raw_queries");
   refused("--score expected_attention_stored", "reads query");
