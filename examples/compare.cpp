@@ -39,13 +39,17 @@ void progress(std::string const& what) { std::fprintf(stderr, "  %s\n", what.c_s
 int main(int argc, char** argv) try {
   std::string model_path = KVSLIM_REFERENCE_MODEL, text_path = KVSLIM_HELDOUT_TEXT, out_dir = ".";
   int texts = 4, keys = 16;
+  bool heads = false;
   index_t context = 0, scored = 192;
   CLI::App app{"Compresses a real model's KV cache with every pipeline and compares them."};
   app.add_option("--model", model_path, "llama-architecture GGUF in f32, f16, bf16 or q8_0");
   app.add_option("--text", text_path, "text to prefill");
   app.add_option("--out", out_dir, "folder for report.json and report.dat");
-  app.add_option("--texts", texts, "texts scored")->check(CLI::Range(1, 100));
-  app.add_option("--keys", keys, "pass keys asked")->check(CLI::Range(1, 100));
+  app.add_option("--texts", texts, "texts scored (default: 4, with --heads 24)")
+      ->check(CLI::Range(1, 100));
+  app.add_flag("--heads", heads, "compare who chooses: each KV head, or the heads of a layer");
+  app.add_option("--keys", keys, "pass keys asked (default: 16, with --heads none)")
+      ->check(CLI::Range(0, 100));
   app.add_option("--context", context, "tokens of context (default: 2048 or what the model has)");
   app.add_option("--scored", scored, "tokens scored after compression")
       ->check(CLI::Range(1, 100000));
@@ -72,7 +76,10 @@ int main(int argc, char** argv) try {
                static_cast<long long>(shape.head_dim), static_cast<long long>(context));
 
   index_t const pool = snapkv_pool(shape.vocabulary == 256);
-  auto const list = methods(model, shape.vocabulary == 256);
+  auto const list = heads ? head_methods(model, shape.vocabulary == 256)
+                          : methods(model, shape.vocabulary == 256);
+  if (heads && app.count("--texts") == 0) texts = 24;
+  if (heads && app.count("--keys") == 0) keys = 0;
   std::vector<result> results(list.size());
 
   index_t const length = context - scored;
@@ -96,6 +103,7 @@ int main(int argc, char** argv) try {
       r.peak_bytes = std::max(r.peak_bytes, static_cast<double>(run->size().peak_bytes));
       r.compress_ms += run->size().compress_ms / texts;
       std::vector<double> times;
+      double kl = 0;
       for (index_t t = 0; t < scored; ++t) {
         auto const start = std::chrono::steady_clock::now();
         auto const logits = run->decode(model, tokens[static_cast<std::size_t>(length + t)]);
@@ -103,14 +111,16 @@ int main(int argc, char** argv) try {
             std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start)
                 .count());
         auto const p = log_softmax(logits);
-        double const share = 1.0 / static_cast<double>(scored) / texts;
+        double const share = 1.0 / static_cast<double>(scored);
         r.bits_per_byte -=
             p[static_cast<std::size_t>(tokens[static_cast<std::size_t>(length + t + 1)])] /
             std::log(2.0) / static_cast<double>(bytes) / texts;
         if (m == 0) exact.push_back(p);
         auto const& q = exact[static_cast<std::size_t>(t)];
-        for (std::size_t v = 0; v < q.size(); ++v) r.kl += std::exp(q[v]) * (q[v] - p[v]) * share;
+        for (std::size_t v = 0; v < q.size(); ++v) kl += std::exp(q[v]) * (q[v] - p[v]) * share;
       }
+      r.kl += kl / texts;
+      r.text_kl.push_back(kl);
       std::nth_element(times.begin(), times.begin() + std::ssize(times) / 2, times.end());
       r.decode_ms += times[times.size() / 2] / texts;
     }
@@ -152,6 +162,7 @@ int main(int argc, char** argv) try {
   report["scored_tokens"] = scored * texts;
   report["methods"] = to_json(list, results);
   print_table(list, results);
+  print_pairings(list, results);
   std::printf(
       "\nexact cache: %.3f bits per byte on held-out text. Stored bytes count everything but room "
       "reserved for decoding; ratio is to an\n"

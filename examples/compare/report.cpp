@@ -92,6 +92,39 @@ void print_table(std::vector<method> const& list, std::vector<result> const& res
   }
 }
 
+std::vector<pairing> pairings(std::vector<method> const& list, std::vector<result> const& results) {
+  std::vector<pairing> out;
+  for (std::size_t m = 0; m < list.size(); ++m) {
+    auto const other = std::find_if(list.begin(), list.end(),
+                                    [&](method const& o) { return o.name == list[m].against; });
+    if (other == list.end()) continue;
+    auto const& a = results[m].text_kl;
+    auto const& b = results[static_cast<std::size_t>(other - list.begin())].text_kl;
+    auto const n = static_cast<double>(a.size());
+    pairing pair{.row = m};
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      pair.more += (a[i] - b[i]) / n;
+      pair.texts_more += a[i] > b[i] ? 1 : 0;
+    }
+    double square = 0;
+    for (std::size_t i = 0; i < a.size(); ++i) square += std::pow(a[i] - b[i] - pair.more, 2);
+    pair.error = std::sqrt(square / (n * (n - 1)));
+    out.push_back(pair);
+  }
+  return out;
+}
+
+void print_pairings(std::vector<method> const& list, std::vector<result> const& results) {
+  auto const pairs = pairings(list, results);
+  if (pairs.empty()) return;
+  std::printf("\n%-32s %-16s %10s %10s %7s %10s\n", "KL of", "less that of", "difference",
+              "std error", "errors", "texts more");
+  for (auto const& pair : pairs)
+    std::printf("%-32s %-16s %+10.5f %10.5f %+7.1f %6d/%d\n", list[pair.row].name.c_str(),
+                list[pair.row].against.c_str(), pair.more, pair.error, pair.more / pair.error,
+                pair.texts_more, static_cast<int>(results[pair.row].text_kl.size()));
+}
+
 nlohmann::json to_json(std::vector<method> const& list, std::vector<result> const& results) {
   nlohmann::json out;
   for (std::size_t m = 0; m < list.size(); ++m) {
@@ -109,6 +142,10 @@ nlohmann::json to_json(std::vector<method> const& list, std::vector<result> cons
          {"decode_ms_per_token", r.decode_ms},
          {"compress_ms", r.compress_ms}});
   }
+  for (auto const& pair : pairings(list, results))
+    out[pair.row]["kl_against"] = {{"method", list[pair.row].against},
+                                   {"difference", pair.more},
+                                   {"standard_error", pair.error}};
   return out;
 }
 
@@ -139,6 +176,15 @@ void write_plot_data(std::string const& path, std::vector<method> const& list,
             [&](std::size_t a, std::size_t b) { return results[a].ratio < results[b].ratio; });
   out << "\n\n# the best points\n";
   for (auto m : best) write(m);
+  // Labels keep off that line.
+  for (std::size_t i = 1; i < best.size(); ++i) {
+    auto const a = place(best[i - 1]), b = place(best[i]);
+    double const steps = std::ceil(2.0 * std::max(std::abs(b.x - a.x), std::abs(b.y - a.y)));
+    for (double k = 0; k <= steps; k += 1.0) {
+      double const x = a.x + (b.x - a.x) * k / steps, y = a.y + (b.y - a.y) * k / steps;
+      taken.push_back({x - 0.3, x + 0.3, y - 0.2, y + 0.2});
+    }
+  }
   // The best points' labels first, so that they find room; one that finds none nearby is left out.
   best.insert(best.end(), rest.begin(), rest.end());
   std::ostringstream right_of_points, left_of_points, leaders;

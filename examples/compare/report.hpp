@@ -14,10 +14,21 @@ namespace example {
 struct result {
   double stored_bytes = 0, ratio = 0, peak_bytes = 0, bits_per_byte = 0, kl = 0, decode_ms = 0,
          compress_ms = 0;
+  std::vector<double> text_kl;  ///< the same KL, text by text
   int seen_right = 0, unseen_right = 0, asked = 0;
 };
 
 void print_table(std::vector<method> const& list, std::vector<result> const& results);
+
+/// A row that names another one, against it: both over the same texts, so that what makes a text
+/// hard cancels.
+struct pairing {
+  std::size_t row;
+  double more = 0, error = 0;  ///< of its KL, mean of the texts' differences, and standard error
+  int texts_more = 0;          ///< texts in which its KL is the larger
+};
+std::vector<pairing> pairings(std::vector<method> const& list, std::vector<result> const& results);
+void print_pairings(std::vector<method> const& list, std::vector<result> const& results);
 
 /// The methods as JSON, in the table's order.
 nlohmann::json to_json(std::vector<method> const& list, std::vector<result> const& results);

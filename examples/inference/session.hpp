@@ -15,6 +15,7 @@
 #include <memory>
 #include <new>
 #include <stdexcept>
+#include <vector>
 
 namespace example {
 
@@ -95,6 +96,9 @@ struct session_options {
   bool layers_together = false;  ///< all layers in one call: for quotas and scores across layers
   bool evicts = false;           ///< tokens leave at every step, back to the policy's quota
   index_t window = 32;           ///< newest queries that scorers look at
+  /// Scores [layer, kv_head, length] for policies that take them as given; may be null.
+  std::vector<float> (*scores)(prefilled const&, index_t layer, index_t layers,
+                               index_t length) = nullptr;
 };
 
 template <class Policy>
@@ -126,8 +130,11 @@ class policy_session final : public session {
     for (index_t l = 0; l < s.layers; l += per_cache_) {
       storage_.emplace_back(plan_.packed_bytes());
       caches_.emplace_back(plan_, storage_.back());
+      std::vector<float> given;
+      if (options.scores != nullptr) given = options.scores(text, l, per_cache_, length);
       kvslim::evidence const evidence{
-          kvslim::window_queries{text.window(l, per_cache_, length, options.window)}};
+          kvslim::window_queries{text.window(l, per_cache_, length, options.window)},
+          kvslim::token_scores<>{given.data()}};
       require(kvslim::compress(kvslim::cpu{}, plan_, text.cache(l, per_cache_, length), evidence,
                                caches_.back(), scratch));
       sizes_.stored_bytes += caches_.back().live_bytes();
