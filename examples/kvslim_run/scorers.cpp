@@ -17,6 +17,7 @@
 #include <kvslim/score/knorm.hpp>
 #include <kvslim/score/kvzip.hpp>
 #include <kvslim/score/lagkv.hpp>
+#include <kvslim/score/laq.hpp>
 #include <kvslim/score/lazy_eviction.hpp>
 #include <kvslim/score/qfilters.hpp>
 #include <kvslim/score/random_scores.hpp>
@@ -98,10 +99,14 @@ struct scorer_of final : scorer_method {
       throw refusal(name + " reads q [B, query heads, window, head_dim], which the file lacks");
     index_t n = p.window.tokens;
     if constexpr (requires { policy.opt.window; }) {
-      n = policy.opt.window;
-      if (n > p.window.tokens)
-        throw refusal(name + "'s window is " + std::to_string(n) + ", but q has " +
-                      std::to_string(p.window.tokens) + " queries only");
+      auto const fits = [&](index_t count) {
+        if (count > p.window.tokens)
+          throw refusal(name + "'s window is " + std::to_string(count) + ", but q has " +
+                        std::to_string(p.window.tokens) + " queries only");
+        return count;
+      };
+      n = fits(policy.opt.window);
+      if constexpr (requires { policy.opt.pseudo; }) n = fits(n + fits(policy.opt.pseudo));
     }
     return p.window.newest(n < 1 ? p.window.tokens : n);  // the library refuses n < 1
   }
@@ -166,6 +171,15 @@ table<scorer_method> scorers() {
       });
   add_scorer<kvslim::corm>(all, "corm", "arXiv:2404.15949",
                            "how long ago a query paid a fair share", no_options);
+  add_scorer<kvslim::laq>(
+      all, "laq", "arXiv:2505.20334",
+      "attention of the last queries and of drafted ones, which end q", [](auto& p) {
+        return options{{"window", &p.opt.window, "newest tokens, always kept (authors; 0: LAQ)"},
+                       {"pseudo", &p.opt.pseudo, "drafted queries (authors)"},
+                       {"pool", &p.opt.pool, "pooling kernel, odd (authors)"},
+                       {"kind", choice(p.opt.kind, {"average", "maximum"}), "pooling (authors)"},
+                       {"heads", choice(p.opt.heads, reductions), "of a KV head's query heads"}};
+      });
   add_scorer<kvslim::finch>(
       all, "finch", "TACL 2024", "attention of the question's queries", [](auto& p) {
         return options{
