@@ -5,6 +5,7 @@
 // kvslim.hpp and the CUDA backend.
 
 #include <kvslim/kvslim.hpp>
+#include <kvslim/ops/blend_scores.cuh>
 #include <kvslim/ops/chunks.cuh>
 #include <kvslim/ops/code_distance.cuh>
 #include <kvslim/ops/compact.cuh>

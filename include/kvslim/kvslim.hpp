@@ -34,6 +34,7 @@
 #include <kvslim/run/select.hpp>
 #include <kvslim/run/select_pages.hpp>
 #include <kvslim/run/settle.hpp>
+#include <kvslim/score/blend.hpp>
 #include <kvslim/score/cake_scores.hpp>
 #include <kvslim/score/corm.hpp>
 #include <kvslim/score/criticalkv.hpp>

@@ -163,6 +163,10 @@ void every_method(problem const& p) {
           bytes);
   compare(p, "laq", pipeline{laq{{.window = 7, .pseudo = 9, .pool = 3}}, keep}, bytes);
   compare(p, "laq without a window", pipeline{laq{{.window = 0, .pseudo = 16}}, keep}, bytes);
+  for (bool const standard : {false, true})
+    compare(p, "blend",
+            pipeline{blend{kvzip{}, keydiff{}, {.first = 2.0f, .standard = standard}}, keep},
+            bytes);
   compare(p, "h2o", pipeline{h2o<>{}, keep}, bytes);
   compare(p, "tova", pipeline{shared{tova{}, row_group{1, heads}}, keep}, bytes);
   for (auto const safe : {safeguard::exact, safeguard::authors, safeguard::pin})
