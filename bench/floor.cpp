@@ -114,6 +114,8 @@ int main(int argc, char** argv) {
     row("f16", dense<f16>{}, tokens);
     row("int8 per token", int_per_token<8>{}, tokens);
     row("int4 per token", int_per_token<4>{}, tokens);
+    row("ggml q8_0", ggml<ggml_block::q8_0>{}, tokens);
+    row("ggml q4_0", ggml<ggml_block::q4_0>{}, tokens);
     row("KIVI 8 bit", kivi<8>{}, tokens);
     row("KIVI 4 bit", kivi<4>{}, tokens);
     row("KIVI 2 bit", kivi<2>{}, tokens);

@@ -6,6 +6,7 @@
 
 #include <kvslim/codec/form.hpp>
 #include <kvslim/codec/ggml_block.hpp>
+#include <kvslim/isa/attend_kernels.hpp>
 #include <kvslim/isa/lanes.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -74,6 +75,7 @@ struct ggml_rows {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
+    if (detail::dot_rows<format>(block, row_bytes(at.dim), at, q, heads, scores)) return;
     detail::by_heads(heads, [&](auto count, index_t h0) {
       constexpr index_t n = decltype(count)::value;
       for (index_t i = 0; i < at.n; ++i)
@@ -83,6 +85,7 @@ struct ggml_rows {
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
+    if (detail::add_rows<format>(block, row_bytes(at.dim), at, p, heads, out)) return;
     for (index_t d = 0; d < at.dim; d += channels)
       detail::by_heads(heads, [&](auto count, index_t h) {
         constexpr index_t m = decltype(count)::value;

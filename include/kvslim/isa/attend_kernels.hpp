@@ -163,6 +163,30 @@ template <int Bits, class Param>
                                                    out + h * v.dim, next);
   });
 }
+/// K as rows of ggml's blocks; Format: codec/ggml_block.hpp.
+template <class Format>
+[[nodiscard]] inline bool dot_rows(std::byte const* block, index_t row_bytes, site const& at,
+                                   float const* q, index_t heads, float* scores) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    lookahead const next(at, at.n);
+    by_kernel_heads(m, [&](auto count) {
+      decltype(kernels)::template dot_block_rows<Format, decltype(count)::value>(
+          block, row_bytes, at.dim, at.n, q + h * at.dim, scores + h * run_tokens, next);
+    });
+  });
+}
+/// V as rows of ggml's blocks.
+template <class Format>
+[[nodiscard]] inline bool add_rows(std::byte const* block, index_t row_bytes, site const& at,
+                                   float const* p, index_t heads, float* out) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    lookahead const next(at, at.n * (at.dim / 32));
+    by_kernel_heads(m, [&](auto count) {
+      decltype(kernels)::template add_block_rows<Format, decltype(count)::value>(
+          block, row_bytes, at.dim, at.n, p + h * run_tokens, out + h * at.dim, next);
+    });
+  });
+}
 /// The weights e^(x - high) of n logits, in place, where `high` becomes the largest of itself and
 /// them; their sum in `sum`.
 [[nodiscard]] inline bool soften(float* x, index_t n, float& high, float& sum) noexcept {
@@ -198,6 +222,14 @@ template <int Bits, class... Args>
 }
 template <int Bits, class Param, class... Args>
 [[nodiscard]] KVSLIM_HD constexpr bool accumulate_blocks(Args const&...) noexcept {
+  return false;
+}
+template <class Format, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool dot_rows(Args const&...) noexcept {
+  return false;
+}
+template <class Format, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool add_rows(Args const&...) noexcept {
   return false;
 }
 [[nodiscard]] KVSLIM_HD constexpr bool soften(float*, index_t, float&, float&) noexcept {

@@ -163,6 +163,20 @@ TEST_CASE("every path serves KIVI", "[isa][attend]") {
         {.kv_heads = 1, .group = 5, .tokens = 130, .head_dim = 128}, 20);
 }
 
+TEST_CASE("every path serves ggml's types", "[isa][attend]") {
+  auto const at = [](auto const& policy) {
+    for (index_t const dim : {32, 64, 96, 544})
+      check("ggml", policy, {.kv_heads = 1, .group = 3, .tokens = 45, .head_dim = dim});
+    for (index_t const group : {1, 2, 4, 5, 6, 7, 8, 16})
+      check("ggml", policy, {.kv_heads = 1, .group = group, .tokens = 37, .head_dim = 128});
+  };
+  at(ggml<ggml_block::q8_0>{});
+  at(ggml<ggml_block::q5_0, ggml_block::q5_1>{{.residual = 20}});
+  at(ggml<ggml_block::q4_0, ggml_block::q4_1>{});
+  at(ggml<ggml_block::q4_1, ggml_block::q5_0>{});
+  at(ggml<ggml_block::q5_1, ggml_block::q4_0>{});
+}
+
 TEST_CASE("every path serves what pipelines store", "[isa][attend]") {
   check("merged",
         pipeline{snapkv{{.window = 16}}, top_k{{.budget = 70, .sinks = 4}},
