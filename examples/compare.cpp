@@ -78,6 +78,8 @@ int main(int argc, char** argv) try {
   index_t const pool = snapkv_pool(shape.vocabulary == 256);
   auto const list = heads ? head_methods(model, shape.vocabulary == 256)
                           : methods(model, shape.vocabulary == 256);
+  if (heads && shape.kv_heads == 1)
+    throw std::runtime_error("--heads needs a model with more KV heads than one: " + model_path);
   if (heads && app.count("--texts") == 0) texts = 24;
   if (heads && app.count("--keys") == 0) keys = 0;
   std::vector<result> results(list.size());
