@@ -8,6 +8,8 @@
 // h2o_hf/utils_real_drop/modify_llama.py. GQA form: Zefan-Cai/KVCache-Factory c97f9d7,
 // H2OKVCluster; averaged form: NVIDIA/kvpress 0.5.5, observed_attention_press.py.
 //
+// kvpress's ObservedAttention is a setting of this: `h2o<>{{.per_query = true}}`.
+//
 // Fidelity: the rule is the one of the paper's algorithm and of the authors' code that really
 // drops: after each step, `heavy` best of all but the newest `recent`, and these. As a pipeline,
 // `h2o<>{}, top_k{{.budget = heavy + recent, .recent = recent}}`. The paper's accuracy was measured

@@ -7,6 +7,10 @@
 // Generation", arXiv:2404.14469, section 4 and listing 1. Authors' code: FasterDecoding/SnapKV
 // e216ddc, snapkv_utils.py; GQA form: NVIDIA/kvpress, snapkv_press.py.
 //
+// SAGE-KV (arXiv:2503.08879) goes by the last query alone, which is a setting of this,
+// `snapkv{{.window = 1, .pool = 1}}, top_k{{.budget = n, .sinks = 4, .recent = m}}`, as far as its
+// abstract tells: no code of the authors' was found to compare with.
+//
 // Fidelity: the authors expand K and V to the query heads and select per query head, which saves
 // nothing under GQA; this
 //   file follows kvpress and reduces the query heads of a KV head (mean by default) after pooling.
