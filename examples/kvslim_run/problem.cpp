@@ -242,6 +242,9 @@ kept_cells all_of(cells const& rows) {
   return all;
 }
 
-kvslim::keep_set kept_cells::set() { return {.begins = begins.data(), .cells = cells.data()}; }
+kvslim::keep_set kept_cells::set() {
+  cells.reserve(1);  // a set of nothing has memory too
+  return {.begins = begins.data(), .cells = cells.data()};
+}
 
 }  // namespace example

@@ -109,7 +109,10 @@ struct mover_of final : mover_method {
 /// Entries of a table with one for each layer and head.
 template <class Policy>
 std::function<index_t()> of_heads(Policy& p) {
-  return [&p] { return p.opt.layers * p.opt.kv_heads; };
+  return [&p] {
+    index_t count = 0;
+    return __builtin_mul_overflow(p.opt.layers, p.opt.kv_heads, &count) ? -1 : count;
+  };
 }
 
 char const* const budget_note = "tokens kept per KV head, on average; protected ones count";

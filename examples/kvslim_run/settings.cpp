@@ -111,8 +111,7 @@ void check_lists(method const& m) {
                             if (*to.data != nullptr && std::ssize(*to.values) != to.size())
                               throw refusal(m.name + "'s " + o.name + " has " +
                                             std::to_string(to.values->size()) +
-                                            " entries, layers * kv_heads are " +
-                                            std::to_string(to.size()));
+                                            " entries, it needs layers * kv_heads");
                           },
                           [](auto const&) {}},
                o.to);

@@ -470,6 +470,31 @@ TEST_CASE("kvslim_run reads the pages that Quest reads", "[kvslim_run]") {
   CHECK(std::sqrt(error) <= tolerance::attend * std::sqrt(norm));
 }
 
+TEST_CASE("kvslim_run takes rows without tokens", "[kvslim_run]") {
+  folder at;
+  scene const s({.sequences = 2, .kv_heads = 2, .group = 2, .tokens = 70, .head_dim = 64}, false,
+                68);
+  for (std::int32_t first : {0, 70}) {
+    auto file = s.file();
+    std::vector<std::int32_t> const lengths{first, 0};
+    file.add("lengths", {2}, std::span<std::int32_t const>(lengths));
+    at.write(file);
+    for (char const* words :
+         {"--quant kivi4", "--score knorm --budget 9",
+          "--score knorm --budget 9 --merge kvmerger --reposition rerotate --index quest"}) {
+      int const code = at.run(words);
+      INFO(words << ", first row " << first << ": " << at.error());
+      REQUIRE(code == 0);
+      result const x(at, 4);
+      CHECK(x.line["tokens"] == 2 * first);
+      CHECK(x.begins[2] == x.line["kept"]);
+      auto const lse = x.file.floats("lse");
+      for (std::size_t i = lse.size() / 2; i < lse.size(); ++i)
+        REQUIRE(lse[i] == -std::numeric_limits<float>::infinity());
+    }
+  }
+}
+
 TEST_CASE("kvslim_run refuses in one sentence and writes nothing", "[kvslim_run]") {
   folder at;
   scene const s({.sequences = 1, .kv_heads = 2, .group = 2, .tokens = 80, .head_dim = 64}, false,
@@ -525,7 +550,7 @@ TEST_CASE("kvslim_run refuses in one sentence and writes nothing", "[kvslim_run]
   refused("--score knorm --select cake --budget 9", "cake reads statistics of rows that knorm");
   refused("--score knorm --select adakv --budget 9 --select-options '{\"kv_heads\": 3}'", "group");
   refused("--score knorm --select head_table --select-options '{\"counts\": [3], \"most\": 4}'",
-          "head_table's counts has 1 entries, layers * kv_heads are 2");
+          "head_table's counts has 1 entries, it needs layers * kv_heads");
   refused("--score knorm --select head_table --select-options '{\"counts\": [3, \"4\"]}'",
           "must be a whole number");
   refused("--score knorm --select head_classes --select-options '{\"retrieval\": [1, 300]}'",
