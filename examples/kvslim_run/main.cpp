@@ -179,7 +179,8 @@ void run(arguments const& a) {
   double const score_ms = timed([&] {
     if (c.scorer == nullptr) return;
     scores = c.scorer->score(p);
-    if (c.rescorer != nullptr) c.rescorer->rescore(p, scores);
+    if (c.rescorer != nullptr)
+      c.rescorer->rescore(p, scores, c.other == nullptr ? ranked{} : c.other->score(p));
     if (c.shared) share(p, *c.shared, scores);
   });
   selection chosen_rows;
@@ -201,7 +202,7 @@ int main(int argc, char** argv) try {
   app.add_option("--settings", a.settings, "the whole run as JSON, or @file");
   app.add_option("--preset", a.preset, "a pipeline by name");
   for (char const* stage :
-       {"score", "rescore", "select", "keep", "merge", "reposition", "quant", "index"}) {
+       {"score", "rescore", "other", "select", "keep", "merge", "reposition", "quant", "index"}) {
     app.add_option("--" + std::string(stage), a.names[stage], "a method by name");
     app.add_option("--" + std::string(stage) + "-options", a.options[stage],
                    "its options as JSON, or @file");

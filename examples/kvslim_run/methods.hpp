@@ -73,7 +73,9 @@ struct scorer_method : method {
 
 /// What wraps a scorer; it asks for scores alone.
 struct rescorer_method : method {
-  virtual void rescore(problem const&, ranked&) const = 0;
+  [[nodiscard]] virtual bool takes_two() const { return false; }
+  /// `other`: of a second scorer, where it takes two.
+  virtual void rescore(problem const&, ranked&, ranked const& other) const = 0;
 };
 
 struct quota_method : method {

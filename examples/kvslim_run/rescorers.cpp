@@ -7,6 +7,7 @@
 #include "scores_by_rank.hpp"
 
 #include <kvslim/run/select.hpp>
+#include <kvslim/score/blend.hpp>
 #include <kvslim/score/criticalkv.hpp>
 
 namespace example {
@@ -16,7 +17,7 @@ namespace {
 struct criticalkv_over_scores final : rescorer_method {
   kvslim::criticalkv_options policy;
 
-  void rescore(problem const& p, ranked& scores) const override {
+  void rescore(problem const& p, ranked& scores, ranked const&) const override {
     if (!p.projection.given())
       throw refusal(name +
                     " reads output_projection [layers, query heads, value_dim, width], "
@@ -34,6 +35,23 @@ struct criticalkv_over_scores final : rescorer_method {
   }
 };
 
+struct blend_of_scores final : rescorer_method {
+  kvslim::blend_options policy;
+
+  [[nodiscard]] bool takes_two() const override { return true; }
+  void rescore(problem const& p, ranked& scores, ranked const& other) const override {
+    kvslim::pipeline const pipe{
+        kvslim::blend{scores_by_rank{scores}, scores_by_rank{other}, policy}};
+    auto const plan = kvslim::make_plan(pipe, p.data.extent, {.logit = p.logit});
+    demand(plan.check());
+    std::vector<float> out(scores.scores.size());
+    std::vector<std::byte> scratch(plan.select_bytes() + plan.keep_bytes());
+    demand(kvslim::score(kvslim::cpu{}, plan, p.data.view(), kvslim::evidence<>{},
+                         kvslim::score_view{out.data(), p.data.extent.tokens}, scratch));
+    scores = {std::move(out), plan.protected_recent(), {}};
+  }
+};
+
 }  // namespace
 
 table<rescorer_method> rescorers() {
@@ -44,6 +62,13 @@ table<rescorer_method> rescorers() {
         return options{{"budget", tokens_to{&p.budget}, "tokens that the quota keeps of a row"},
                        {"first_stage", &p.first_stage, "part that goes by the scores (kvpress)"},
                        {"epsilon", &p.epsilon, "added before scores are weighed (kvpress)"}};
+      });
+  add<blend_of_scores>(
+      all, "blend", "-", "the weighted sum with another scorer's, \"other\"", [](auto& p) {
+        return options{
+            {"first", &p.first, "weight of the scorer"},
+            {"second", &p.second, "weight of the other"},
+            {"standard", &p.standard, "each row's scores less their mean, over their deviation"}};
       });
   return all;
 }

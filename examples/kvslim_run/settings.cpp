@@ -236,8 +236,9 @@ json described(method const* m) {
 methods::methods() = default;
 
 chosen methods::choose(json const& settings, problem& p) {
-  static std::vector<std::string> const stages{"score", "rescore",    "shared", "select", "keep",
-                                               "merge", "reposition", "quant",  "index",  "logit"};
+  static std::vector<std::string> const stages{"score",  "rescore", "other", "shared",
+                                               "select", "keep",    "merge", "reposition",
+                                               "quant",  "index",   "logit"};
   if (!settings.is_object()) throw refusal("the settings must be an object");
   for (auto const& [key, x] : settings.items())
     if (std::find(stages.begin(), stages.end(), key) == stages.end())
@@ -245,6 +246,12 @@ chosen methods::choose(json const& settings, problem& p) {
   chosen c;
   c.scorer = pick(scorers_, settings, "score", p);
   c.rescorer = pick(rescorers_, settings, "rescore", p);
+  c.other = pick(others_, settings, "other", p);
+  bool const two = c.rescorer != nullptr && c.rescorer->takes_two();
+  if (two && c.other == nullptr)
+    throw refusal(c.rescorer->name + " needs a second scorer: name a method with \"other\"");
+  if (c.other != nullptr && !two)
+    throw refusal("\"other\" is the second scorer of blend: name it with \"rescore\"");
   c.quota = pick(quotas_, settings, "select", p);
   c.keep = pick(keep_rules_, settings, "keep", p);
   c.merger = pick(mergers_, settings, "merge", p);
@@ -280,6 +287,7 @@ json methods::resolved(chosen const& c, problem const& p) const {
   json out = json::object();
   if (c.scorer != nullptr) out["score"] = described(c.scorer);
   if (c.rescorer != nullptr) out["rescore"] = described(c.rescorer);
+  if (c.other != nullptr) out["other"] = described(c.other);
   if (c.shared) {
     sharing by = *c.shared;
     for (option const& o : shared_options(by)) out["shared"][o.name] = value_of(o);

@@ -30,6 +30,7 @@ class methods {
 
  private:
   table<scorer_method> scorers_ = scorers();
+  table<scorer_method> others_ = scorers();  // with options of their own
   table<rescorer_method> rescorers_ = rescorers();
   table<quota_method> quotas_ = quotas();
   table<keep_method> keep_rules_ = keep_rules();

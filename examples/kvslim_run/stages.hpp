@@ -19,6 +19,7 @@ struct sharing {
 struct chosen {
   scorer_method const* scorer = nullptr;
   rescorer_method const* rescorer = nullptr;
+  scorer_method const* other = nullptr;  ///< of a rescorer that takes two
   quota_method const* quota = nullptr;
   keep_method const* keep = nullptr;
   merger_method const* merger = nullptr;

@@ -412,6 +412,13 @@ TEST_CASE("kvslim_run stores what the pipeline in one type stores", "[kvslim_run
   check_as_compressed(
       s, at, snap + "--select adakv --budget 40 --quant kivi4 --quant-options '{\"residual\": 32}'",
       pipeline{window, adakv{{.budget = 40, .kv_heads = 2}}, kivi<4>{{.residual = 32}}}, 16);
+  check_as_compressed(s, at,
+                      snap +
+                          "--rescore blend --rescore-options '{\"standard\": true}' "
+                          "--other knorm --budget 44 --quant int_per_token8",
+                      pipeline{blend{window, knorm{}, {.standard = true}}, top_k{{.budget = 44}},
+                               int_per_token<8>{}},
+                      16);
   check_as_compressed(
       s, at,
       snap +
@@ -557,6 +564,8 @@ TEST_CASE("kvslim_run refuses in one sentence and writes nothing", "[kvslim_run]
           "out of range");
   refused("--score given_scores", "given_scores reads scores");
   refused("--score qfilters", "qfilters reads query_filters");
+  refused("--score knorm --rescore blend", "blend needs a second scorer");
+  refused("--score knorm --other keydiff", "\"other\" is the second scorer of blend");
   refused("--rescore criticalkv", "criticalkv needs scores");
   refused("--score knorm --rescore criticalkv", "criticalkv reads output_projection");
   refused("--score kvzip", "kvzip reads probes");
