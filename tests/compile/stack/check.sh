@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
-# check.sh SOURCE INCLUDE BINARY COMPILER: no function of run/attend.hpp, nor of a codec it calls, has a frame above 8 KiB.
+# check.sh SOURCE INCLUDE BINARY COMPILER: no function of run/attend.hpp, nor of a codec or a kernel that it calls, has a frame above 8 KiB.
 set -eu
 source=$1 include=$2 binary=$3 compiler=$4
 mkdir -p "$binary"
@@ -15,10 +15,11 @@ rm -f ./*.su
 # FILE:LINE:COLUMN:SIGNATURE<tab>BYTES<tab>KIND
 cat ./*.su | awk -F'\t' '
   $1 ~ /run\/attend\.hpp:/ { ++attend }
-  $1 ~ /(run\/attend|codec\/[a-z_]*|store\/packed_half|ops\/softmax)\.hpp:/ {
+  $1 ~ /(run\/attend|codec\/[a-z_]*|isa\/[a-z_]*|store\/packed_half|ops\/softmax)\.(hpp|inc):/ {
+    kernels += $1 ~ /isa\/[a-z_]*\.inc:/
     if ($2 + 0 > most) { most = $2 + 0; name = $1 }
   }
   END {
-    printf "%d frames of attend.hpp; the largest of all is %d bytes: %s\n", attend, most, substr(name, 1, 200)
+    printf "%d frames of attend.hpp, %d of kernels; the largest of all is %d bytes: %s\n", attend, kernels, most, substr(name, 1, 200)
     exit attend == 0 || most > 8192
   }'
