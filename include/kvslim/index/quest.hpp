@@ -48,7 +48,7 @@ requires(sizeof(T) >= 2) [[nodiscard]] KVSLIM_HD
 /// page of a KV head.
 template <element T = f16>
 requires(sizeof(T) >= 2) struct quest {
-  static constexpr index_traits<T> traits{.id = 0x10000u + static_cast<std::uint32_t>(dtype_of<T>),
+  static constexpr index_traits<T> traits{.id = 0x10000u + detail::element_number<T>(),
                                           .fields = 2};
 
   struct options {

@@ -277,7 +277,10 @@ TEST_CASE("an index is stored, joined and read again", "[quest][join]") {
                              {.append_tokens = 10});
   reader x(run.plan, run.packed, 1, 1, 2);
   REQUIRE((x.update().ok() && x.choose().ok()));
-  // 5.6 pages of 2 * 32 numbers of two bytes, for each of four rows.
+  auto const layout = run.plan.layout();
+  CHECK(layout.sides[layout.find(side_kind::page)].meaning == 0x10001);
+  CHECK(quest<float>::traits.id == 0x10003);
+  // Five pages and a part of 2 * 32 numbers of two bytes, for each of four rows.
   data::compressed const plain(dense<f16>{}, c.view(), evidence<>{}, {.append_tokens = 10});
   CHECK(run.packed.bytes() == plain.packed.bytes() + 4 * 6 * 128);
   std::vector<std::byte> file(serialized_bytes(run.packed));
