@@ -67,8 +67,8 @@ struct implementation<ops::projected_norms_op, Exec> {
  private:
   /// Outputs [first, first + n) of one head's projection, as [channel, output].
   template <class Space>
-  static void take(rows<Space> const& weights, index_t layer, index_t head, index_t first,
-                   index_t n, float* out) {
+  KVSLIM_HD static void take(rows<Space> const& weights, index_t layer, index_t head, index_t first,
+                             index_t n, float* out) {
     for (index_t d = 0; d < weights.tokens; ++d)
       weights.visit(layer, head, d, [&](auto const* w) {
         for (index_t i = 0; i < n; ++i)
