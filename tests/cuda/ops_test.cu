@@ -257,9 +257,10 @@ void test_scores(cells const& c, unsigned seed, char const* name) {
             "gather_scores runs", name);
       check(same(dout.host(), out), "gather_scores", name);
       row_group const group{e.sequences, e.kv_heads};
-      check(ops::share_scores(host, t.on_host, group, how, a) &&
-                ops::share_scores(gpu, t.on_gpu, group, how, b),
-            "share_scores runs", name);
+      ops::share_rule const rule{group, how, scores_kind == kind::special};
+      check(
+          ops::share_scores(host, t.on_host, rule, a) && ops::share_scores(gpu, t.on_gpu, rule, b),
+          "share_scores runs", name);
       auto const got = dout.host();
       bool equal = true;  // two NaN are as good as each other
       for (std::size_t i = 0; i < out.size(); ++i)

@@ -19,13 +19,14 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(summary_threads)
   if (!is_filled(packed) || !is_active(at, e, r)) return;
   packed_row& x = packed.raw_row(r);
   auto const keys = packed.keys(r);
-  each_stale_page(index, x, [&](index_t page) {
+  for (index_t page = stale_page(x, unit, 0); page * unit < x.slots;
+       page = stale_page(x, unit, page + 1)) {
     index_t const begin = page * unit, n = min(unit, x.slots - begin);
     auto* const fields = page_fields<Index>(packed, r, page);
     for (index_t d = threadIdx.x; d < e.head_dim; d += summary_threads)
       write_fields(index, fields, e.head_dim, d,
                    page_channel{[&](index_t t) { return keys.decode(begin + t, d); }, n});
-  });
+  }
   __syncthreads();  // every thread has read the counts
   if (threadIdx.x == 0) count_summarized(x, unit);
 }

@@ -46,6 +46,13 @@ template <class Index, class Packed>
       static_cast<void*>(all + page * layout.sides[layout.find(side_kind::page)].bytes));
 }
 
+/// One channel of rows that lie behind each other.
+struct staged_channel {
+  float const* first;
+  index_t dim;
+  [[nodiscard]] KVSLIM_HD float operator()(index_t t) const noexcept { return first[t * dim]; }
+};
+
 /// Summarises one channel of a page.
 template <class Index, class Read>
 KVSLIM_HD inline void write_fields(Index const& index, index_element<Index>* page, index_t dim,
@@ -56,14 +63,12 @@ KVSLIM_HD inline void write_fields(Index const& index, index_element<Index>* pag
     page[f * dim + d] = from_float<index_element<Index>>(fields[f]);
 }
 
-/// Pages of a row that must be summarised anew: those whose codes are new since the last time, then
-/// those that grew. Calls refresh(page).
-template <class Index, class Refresh>
-KVSLIM_HD inline void each_stale_page(Index const& index, packed_row const& x,
-                                      Refresh const& refresh) {
-  index_t const unit = index.page_tokens(), coded = div_up(x.key_coded, unit);
-  for (index_t p = x.indexed / unit; p < coded; ++p) refresh(p);
-  for (index_t p = max(coded, x.summarized / unit); p * unit < x.slots; ++p) refresh(p);
+/// The first page from `page` on that must be summarised anew: pages whose codes are new since the
+/// last time, then those that grew. Behind the row's slots: none is left.
+[[nodiscard]] KVSLIM_HD inline index_t stale_page(packed_row const& x, index_t unit,
+                                                  index_t page) noexcept {
+  index_t const coded = div_up(x.key_coded, unit), next = max(page, x.indexed / unit);
+  return next < coded ? next : max(next, max(coded, x.summarized / unit));
 }
 
 KVSLIM_HD inline void count_summarized(packed_row& x, index_t unit) noexcept {
@@ -233,14 +238,15 @@ status update_index(Exec const& exec, Plan const& plan,
     packed_row& x = packed.raw_row(r);
     auto const keys = packed.keys(r);
     float* const rows = all + i * floats;
-    detail::each_stale_page(index, x, [&](index_t page) {
+    for (index_t page = detail::stale_page(x, unit, 0); page * unit < x.slots;
+         page = detail::stale_page(x, unit, page + 1)) {
       index_t const begin = page * unit, n = detail::min(unit, x.slots - begin);
       for (index_t t = 0; t < n; ++t) keys.load(begin + t, rows + t * dim);
       auto* const fields = detail::page_fields<index_type>(packed, r, page);
       for (index_t d = 0; d < dim; ++d)
         detail::write_fields(index, fields, dim, d,
-                             page_channel{[=](index_t t) { return rows[t * dim + d]; }, n});
-    });
+                             page_channel<detail::staged_channel>{{rows + d, dim}, n});
+    }
     detail::count_summarized(x, unit);
   });
   return {};
