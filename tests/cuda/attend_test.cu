@@ -5,6 +5,7 @@
 // 77 (skipped) where there is no GPU.
 
 #include "both.hpp"
+#include "support/own_basis.hpp"
 
 #include <memory>
 
@@ -186,6 +187,12 @@ int main() {
       .lengths = true, .positions = true, .valid = true, .bias = true, .per_head = true};
   every_field<f16>({"any order", {3, 2, 150, 32}, odd}, "int 8", int_per_token<8>{}, true);
   every_field<bf16>({"narrow V", {2, 2, 150, 32, 17}}, "dense f16", dense<f16>{}, true);
+  using own_basis::turn, own_basis::turned;
+  every_field<f16>({"any order", {3, 2, 150, 40, 24}, odd}, "a basis of one's own",
+                   codec_pair{turned<>{turn::padded, 5}, turned<>{turn::pairs, 5}}, true);
+  ask_all({"wide", {1, 2, 300, 256}}, "a basis of one's own",
+          codec_pair{turned<>{turn::reversed, 40}, turned<>{turn::reversed, 40}}, false,
+          {{.group = 8}, {.group = 3, .splits = 2}});
   ask_all({"latent", {1, 1, 130, 576, 512}}, "dense f16", dense<f16>{}, false,
           {{.group = 16}, {.group = 3, .splits = 2}});
   ask_all({"latent", {1, 1, 130, 576, 512}}, "a slice of K",

@@ -7,6 +7,7 @@
 
 #include "both.hpp"
 #include "own_codecs.hpp"
+#include "support/own_basis.hpp"
 #include "support/policies.hpp"
 
 using namespace on_device;
@@ -250,6 +251,20 @@ void grouped(problem const& p) {
   compare(p, "codecs over two sequences", paired_sequences{}, exactness::bytes);
 }
 
+/// Sums in a basis of the codec's, of as many coordinates as channels, of more and of fewer.
+void other_bases(problem const& p) {
+  using own_basis::turn, own_basis::turned;
+  top_k const keep{{.budget = p.e.tokens / 2 + 1, .sinks = 4, .recent = 8}};
+  for (turn const kind : {turn::reversed, turn::padded, turn::pairs})
+    compare(p, "a basis of one's own",
+            pipeline{given_scores{}, keep, codec_pair{turned<>{kind, 9}, turned<>{kind, 9}}},
+            exactness::bytes);
+  compare(p, "a fitted basis", codec_pair{turned<true>{turn::pairs}, token_value<4>{}},
+          exactness::bytes);
+  compare(p, "V in a fitted basis", codec_pair{channel_key<4>{.residual = 32}, turned<true>{}},
+          exactness::bytes);
+}
+
 /// Positions that are moved, with and without merged rows before.
 void moved(problem const& p) {
   top_k const keep{{.budget = p.e.tokens / 2 + 1, .sinks = 4, .recent = 8}};
@@ -277,6 +292,7 @@ int main() {
                 5}}) {
     every_method(p);
     baselines(p);
+    other_bases(p);
   }
   grouped({"plain", {2, 3, 90, 32}, {}, 1});
   moved({"plain", {2, 2, 150, 64}, {}, 1});

@@ -172,8 +172,8 @@ double attend_error(Packed const& packed, data::cache const& c, index_t queries 
   auto const on_stack = kvslim::attend(kvslim::cpu{}, packed, plain.request);
   auto const in_scratch = kvslim::attend(kvslim::cpu{}, packed, roomy.request, scratch);
   if (!in_scratch || !scratch.intact()) return 1e9;
-  auto const& e = packed.extents();
-  bool const wide = e.head_dim + 2 * e.value_width() > kvslim::detail::attend_stack_floats;
+  bool const wide = kvslim::detail::attend_head_floats(packed.layout(), false) >
+                    kvslim::detail::attend_stack_floats;
   if (!on_stack && !wide) return 1e9;
   return std::max(on_stack ? error_of(packed, plain.request) : 0.0,
                   error_of(packed, roomy.request));

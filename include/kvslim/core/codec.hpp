@@ -35,8 +35,14 @@ struct form {
   friend constexpr bool operator==(form const&, form const&) = default;
 };
 
-/// Whether a codec's sums are over the head's own channels or in a space of the codec's. Only
-/// `channels` is served today; `own` is reserved, because it changes the attention kernel's shape.
+/// Whether a codec's scores and sums are over the head's channels or in a space of its own, which
+/// codec_sizes::own_dim coordinates span: a rotation, latents of a low rank. Then attention
+/// prepares each query once a row and finishes each sum once, and the codec has
+/// - prepare(q, at, own) (K): own[own_dim] from q[dim], so that own . coordinates = q . k;
+/// - finish(sum, at, out) (V): out[dim] += what sum[own_dim] is in channels; may overwrite sum;
+/// - coordinate(block, at, j): one coordinate of token at.first, as decode gives a channel;
+/// - load(block, at, out): all channels of token at.first;
+/// and its encode may overwrite the rows it is given.
 enum class basis : std::uint8_t { channels, own };
 
 /// Everything about a codec that is known at compile time: `static constexpr codec_traits traits`.
@@ -60,6 +66,7 @@ struct codec_sizes {
   index_t settle_by = 1;          ///< the others are coded in multiples of this many
   index_t state_bytes = 0;        ///< of a fitted codec
   index_t fit_floats = 0;         ///< scratch of fit
+  index_t own_dim = 0;            ///< coordinates of a token, where the basis is the codec's own
 
   /// Of n tokens, how many are in blocks.
   [[nodiscard]] KVSLIM_HD constexpr index_t coded(index_t n) const noexcept {
@@ -114,6 +121,24 @@ inline constexpr bool has_fit = requires(C const c, index_t i, site const at, st
   c.fit(no_rows{}, i, at, state, scratch);
 };
 
+/// Whether attention reads a codec's blocks in coordinates of its own.
+template <class C>
+inline constexpr bool in_own_basis = std::remove_cvref_t<C>::traits.space == basis::own;
+template <class C>
+inline constexpr bool has_prepare = requires(C const c, float const* q, site const at, float* own) {
+  c.prepare(q, at, own);
+};
+template <class C>
+inline constexpr bool has_finish = requires(C const c, float* sum, site const at, float* out) {
+  c.finish(sum, at, out);
+};
+template <class C>
+inline constexpr bool has_coordinates = requires(C const c, std::byte const* block, site const at,
+                                                 index_t j, float* out) {
+  { c.coordinate(block, at, j) } -> std::same_as<float>;
+  c.load(block, at, out);
+};
+
 }  // namespace detail
 
 /// What both kinds of codec promise. Blocks lie next to each other; dot and accumulate are handed
@@ -124,7 +149,7 @@ inline constexpr bool has_fit = requires(C const c, index_t i, site const at, st
 /// options.
 template <class C>
 concept codec = std::is_trivially_copyable_v<C> &&
-    requires(C const c, C& out, form const& f, index_t i, site const at, float const* rows,
+    requires(C const c, C& out, form const& f, index_t i, site const at, float* rows,
              std::byte* block, std::byte const* stored) {
   requires std::same_as<decltype(C::traits), codec_traits const>;
   typename C::tail_type;                           // element type of the exact tail
@@ -137,7 +162,8 @@ concept codec = std::is_trivially_copyable_v<C> &&
   { c.decode(stored, at, i) } -> std::same_as<float>;  // block, token, channel
 };
 
-/// dot(block, at, q, heads, scores): scores[h][i] += q[h] . k[at.first + i]; q is [heads, dim].
+/// dot(block, at, q, heads, scores): scores[h][i] += q[h] . k[at.first + i]; q is [heads, dim], or
+/// prepared [heads, own_dim].
 template <class C>
 concept key_codec = codec<C> &&
     requires(C const c, std::byte const* b, site const at, float const* q, float* out, index_t i) {
@@ -145,7 +171,7 @@ concept key_codec = codec<C> &&
 };
 
 /// accumulate(block, at, p, heads, out): out[h] += sum_i p[h][i] * v[at.first + i]; out is
-/// [heads, dim].
+/// [heads, dim], or to be finished [heads, own_dim].
 template <class C>
 concept value_codec = codec<C> &&
     requires(C const c, std::byte const* b, site const at, float const* p, float* out, index_t i) {
@@ -171,8 +197,17 @@ struct check_codec {
   static_assert(
       !C::traits.shares_keys || requires(C const c) { c.key_dim; },
       "kvslim: a codec that says .shares_keys names the key_dim it reads from");
-  static_assert(C::traits.space == basis::channels,
-                "kvslim: attention serves only codecs whose basis is the channels");
+  static constexpr bool own = in_own_basis<C>;
+  static_assert(!own || has_prepare<C> || !key_codec<C>,
+                "kvslim: a key codec in a basis of its own has no `prepare(q, at, own)`");
+  static_assert(!own || has_finish<C> || !value_codec<C>,
+                "kvslim: a value codec in a basis of its own has no `finish(sum, at, out)`");
+  static_assert(!own || has_coordinates<C>,
+                "kvslim: a codec in a basis of its own has no `coordinate(block, at, j)` or no "
+                "`load(block, at, out)`");
+  static_assert(
+      own || !(has_prepare<C> || has_finish<C>),
+      "kvslim: this codec has prepare() or finish() and does not say .space = basis::own");
   static constexpr bool value = true;
 };
 

@@ -27,17 +27,25 @@ struct attend_cut {
 
 /// Shared memory of a block: queries [head_dim, heads], weights of a step [threads, heads], sums
 /// and what they lost to rounding, both [heads, parts, value_dim], every warp's largest logit
-/// [warps, heads], and the positions that each head sees.
-[[nodiscard]] KVSLIM_HD constexpr index_t attend_shared_floats(extents const& e,
+/// [warps, heads], and the positions that each head sees. Codecs in a basis of their own add their
+/// queries [key_own_dim, heads] and sums, and a staging place of each warp.
+template <class Layout>
+[[nodiscard]] KVSLIM_HD constexpr index_t attend_shared_floats(Layout const& layout,
                                                                index_t heads) noexcept {
-  index_t const width = e.value_width();
-  return heads * (e.head_dim + attend_threads + 2 * value_parts(width) * width + attend_warps + 2);
+  auto const& e = layout.extent;
+  index_t const width = e.value_width(), key_own = layout.key_own_dim(),
+                own = layout.value_own_dim();
+  index_t const staged = max(key_own > 0 ? e.head_dim + key_own : 0, own > 0 ? width + own : 0);
+  return heads * (e.head_dim + attend_threads + 2 * value_parts(width) * width + attend_warps + 2 +
+                  key_own + 2 * value_parts(own) * own) +
+         attend_warps * staged;
 }
 
 /// Heads that one block serves: as many as are asked for and shared memory has room for.
-[[nodiscard]] constexpr int attend_heads(extents const& e, index_t virtual_heads) noexcept {
+template <class Layout>
+[[nodiscard]] constexpr int attend_heads(Layout const& layout, index_t virtual_heads) noexcept {
   auto const fits = [&](index_t heads) {
-    return attend_shared_floats(e, heads) * static_cast<index_t>(sizeof(float)) <=
+    return attend_shared_floats(layout, heads) * static_cast<index_t>(sizeof(float)) <=
            most_shared_bytes;
   };
   return virtual_heads > 4 && fits(8) ? 8 : virtual_heads > 1 && fits(4) ? 4 : 1;
@@ -97,6 +105,90 @@ __device__ inline void write_nothing(extents const& e, attend_request<cuda_space
   }
 }
 
+/// Queries of keys in a basis of their own: own[j, heads] from q[dim, heads], a warp for each head.
+template <int Heads, class Packed>
+__device__ void prepare_queries(Packed const& packed, index_t r, float const* q, float* own,
+                                float* staging) {
+  using codec = typename Packed::key_codec_type;
+  auto const keys = packed.keys(r);
+  if (keys.coded == 0) return;
+  int const dim = static_cast<int>(keys.dim), width = static_cast<int>(keys.sizes.own_dim),
+            lane = lane_of_warp(), warp = static_cast<int>(threadIdx.x) / warp_threads;
+  float* const from = staging + warp * (dim + width);
+  float* const to = from + dim;
+  for (int h = warp; h < Heads; h += attend_warps) {
+    for (int d = lane; d < dim; d += warp_threads) from[d] = q[d * Heads + h];
+    __syncwarp();
+    warp_codec<codec>::prepare(keys.codec, from, keys.whole(), to);
+    __syncwarp();
+    for (int j = lane; j < width; j += warp_threads) own[j * Heads + h] = to[j];
+    __syncwarp();
+  }
+}
+
+/// Adds what values' blocks summed up in a basis of their own, own[heads, parts, own_dim] and what
+/// it lost to rounding, to the first parts of the sums in channels; a warp for each head.
+template <class Packed>
+__device__ void finish_sums(Packed const& packed, index_t r, int heads, float const* own,
+                            float const* own_lost, float* sums, float* lost, float* staging) {
+  using codec = typename Packed::value_codec_type;
+  auto const values = packed.values(r);
+  if (values.coded == 0) return;
+  int const width = static_cast<int>(values.dim), wide = static_cast<int>(values.sizes.own_dim),
+            lane = lane_of_warp(), warp = static_cast<int>(threadIdx.x) / warp_threads;
+  int const parts = value_parts(width), own_parts = value_parts(wide);
+  float* const from = staging + warp * (width + wide);
+  float* const to = from + wide;
+  for (int h = warp; h < heads; h += attend_warps) {
+    for (int j = lane; j < wide; j += warp_threads) {
+      double sum = 0.0;
+      for (int part = 0; part < own_parts; ++part) {
+        int const at = (h * own_parts + part) * wide + j;
+        sum += static_cast<double>(own[at]) + static_cast<double>(own_lost[at]);
+      }
+      from[j] = static_cast<float>(sum);
+    }
+    for (int d = lane; d < width; d += warp_threads) to[d] = 0.0f;
+    __syncwarp();
+    warp_codec<codec>::finish(values.codec, from, values.whole(), to);
+    __syncwarp();
+    for (int d = lane; d < width; d += warp_threads) {
+      int const at = h * parts * width + d;
+      add_exactly(sums[at], lost[at], 1.0f, to[d]);
+    }
+    __syncwarp();
+  }
+}
+
+/// Adds the values of slots [step, step + n), weighted, to sums in channels or, with Own, in a
+/// basis of their own: a thread to a channel, all slots (of a part of them) one after the other.
+template <bool Own, int Heads, class Half>
+__device__ void add_values(Half const& values, index_t step, int n, int width, float const* weights,
+                           float const (&shrink)[Heads], float* sums, float* lost) {
+  int const parts = value_parts(width), across = attend_threads / parts,
+            part = static_cast<int>(threadIdx.x) / across, begin_part = part * across,
+            end_part = static_cast<int>(min(n, begin_part + across));
+  for (int d = static_cast<int>(threadIdx.x) % across; d < width; d += across) {
+    float sum[Heads] = {};
+    for (int done = begin_part; done < end_part;) {
+      index_t const m = min(end_part - done, values.reach(step + done));
+      float const* const p = weights + done * Heads;
+      values.visit(step + done, m, [&](auto const& codec, std::byte const* block, site const& at) {
+        using form = std::remove_cvref_t<decltype(codec)>;
+        if constexpr (in_own_basis<form> == Own)
+          warp_codec<form>::each_token(codec, block, at, d, [&](index_t i, float v) {
+            unrolled<Heads>([&](int h) { sum[h] += p[i * Heads + h] * v; });
+          });
+      });
+      done += static_cast<int>(m);
+    }
+    unrolled<Heads>([&](int h) {
+      int const at = (h * parts + part) * width + d;
+      add_exactly(sums[at], lost[at], shrink[h], sum[h]);
+    });
+  }
+}
+
 /// One block's work. For scores a thread is a slot; for values a thread is a channel, all slots of
 /// the step one after the other (of a part of them where V has few channels).
 template <int Heads, class Packed>
@@ -118,6 +210,14 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   float* const highs = lost + Heads * parts * width;
   auto* const limit = reinterpret_cast<std::int32_t*>(highs + attend_warps * Heads);
   std::int32_t* const earliest = limit + Heads;
+  constexpr bool keys_own = in_own_basis<typename Packed::key_codec_type>,
+                 values_own = in_own_basis<typename Packed::value_codec_type>;
+  int const own_width = static_cast<int>(packed.layout().value_own_dim()),
+            own_floats = Heads * value_parts(own_width) * own_width;
+  float* const own_q = highs + (attend_warps + 2) * Heads;
+  float* const own_sums = own_q + static_cast<int>(packed.layout().key_own_dim()) * Heads;
+  float* const own_lost = own_sums + own_floats;
+  float* const staging = own_lost + own_floats;
 
   packed_row const& row = packed.raw_row(r);
   for (int i = thread; i < dim * Heads; i += attend_threads) {
@@ -126,6 +226,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
     q[d * Heads + h] = h < heads ? a.q.at(s, at.head, at.token, d) * x.scale : 0.0f;
   }
   for (int i = thread; i < 2 * Heads * parts * width; i += attend_threads) sums[i] = 0.0f;
+  for (int i = thread; i < 2 * own_floats; i += attend_threads) own_sums[i] = 0.0f;
   if (thread < Heads) {
     index_t const token = min(query_place(x, kv_head, first + thread).token, a.q.tokens - 1);
     std::int32_t const own =
@@ -147,6 +248,10 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
       for (index_t t = begin + thread; t < min(end, a.logits_stride); t += attend_threads)
         logits_of(h)[t] = -INFINITY;
   __syncthreads();
+  if constexpr (keys_own) {
+    prepare_queries<Heads>(packed, r, q, own_q, staging);
+    __syncthreads();
+  }
 
   auto const keys = packed.keys(r);
   auto const values = packed.values(r);
@@ -170,10 +275,11 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
       if (thread < n) {
         index_t const slot = step + thread;
         keys.visit(slot, 1, [&](auto const& codec, std::byte const* block, site const& at) {
-          warp_codec<std::remove_cvref_t<decltype(codec)>>::each_channel(
-              codec, block, at, [&](index_t d, float k) {
-                unrolled<Heads>([&](int h) { logit[h] += q[d * Heads + h] * k; });
-              });
+          using form = std::remove_cvref_t<decltype(codec)>;
+          float const* const mine = in_own_basis<form> ? own_q : q;
+          warp_codec<form>::each_channel(codec, block, at, [&](index_t d, float k) {
+            unrolled<Heads>([&](int h) { logit[h] += mine[d * Heads + h] * k; });
+          });
         });
         std::int32_t const position = masked ? positions[slot] : 0;
         float const bias = biases != nullptr ? biases[slot] : 0.0f;
@@ -205,32 +311,17 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
         weights[thread * Heads + h] = p;
       });
       __syncthreads();
-      int const across = attend_threads / parts, part = thread / across;
-      int const begin_part = part * across,
-                end_part = static_cast<int>(min(n, begin_part + across));
-      for (int d = thread % across; d < width; d += across) {
-        float sum[Heads] = {};
-        for (int done = begin_part; done < end_part;) {
-          index_t const m = min(end_part - done, values.reach(step + done));
-          float const* const p = weights + done * Heads;
-          values.visit(step + done, m,
-                       [&](auto const& codec, std::byte const* block, site const& at) {
-                         warp_codec<std::remove_cvref_t<decltype(codec)>>::each_token(
-                             codec, block, at, d, [&](index_t i, float v) {
-                               unrolled<Heads>([&](int h) { sum[h] += p[i * Heads + h] * v; });
-                             });
-                       });
-          done += static_cast<int>(m);
-        }
-        unrolled<Heads>([&](int h) {
-          int const at = (h * parts + part) * width + d;
-          add_exactly(sums[at], lost[at], shrink[h], sum[h]);
-        });
-      }
+      add_values<false, Heads>(values, step, n, width, weights, shrink, sums, lost);
+      if constexpr (values_own)
+        add_values<true, Heads>(values, step, n, own_width, weights, shrink, own_sums, own_lost);
     }
   }
 
   __syncthreads();
+  if constexpr (values_own) {
+    finish_sums(packed, r, heads, own_sums, own_lost, sums, lost, staging);
+    __syncthreads();
+  }
   unrolled<Heads>([&](int h) {
     double const sum = over_warp(static_cast<double>(total[h]) + static_cast<double>(total_lost[h]),
                                  [](double one, double other) { return one + other; });
@@ -351,7 +442,7 @@ status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
   }
   index_t const group = a.q.heads / e.kv_heads, all = group * a.q.tokens,
                 rows = a.q.sequences * e.kv_heads;
-  int const heads = detail::attend_heads(e, all);
+  int const heads = detail::attend_heads(packed.layout(), all);
   detail::attend_cut const x{group,
                              all,
                              detail::div_up(all, heads),
@@ -360,7 +451,8 @@ status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
                              heads,
                              detail::logit_scale(packed.layout().logit, e.head_dim)};
   auto* const partials = static_cast<float*>(static_cast<void*>(scratch.data));
-  auto const shared = detail::attend_shared_floats(e, heads) * static_cast<index_t>(sizeof(float));
+  auto const shared =
+      detail::attend_shared_floats(packed.layout(), heads) * static_cast<index_t>(sizeof(float));
   if (auto const s = detail::launch(
           exec, {rows * x.pieces * x.splits, detail::attend_threads, shared},
           detail::attend_kernel<packed_cache<Key, Value, cuda_space>>, packed, a, x, partials);

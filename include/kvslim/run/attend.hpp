@@ -5,10 +5,7 @@
 #include <kvslim/ops/exp.hpp>
 #include <kvslim/ops/finite.hpp>
 #include <kvslim/ops/observe.hpp>
-#include <kvslim/ops/softmax.hpp>
-#include <kvslim/store/packed_cache.hpp>
-
-#include <cmath>
+#include <kvslim/run/attend_piece.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -43,79 +40,6 @@ struct attend_request {
 
 namespace detail {
 
-/// Tokens whose sums are kept apart before they are added to the total: float sums stay exact
-/// enough for a million tokens.
-inline constexpr index_t attend_stretch = 1024;
-/// Rows up to this many slots need no carry.
-inline constexpr index_t attend_short = 32 * attend_stretch;
-inline constexpr index_t attend_stack_floats = 1536;  // 6 KiB
-inline constexpr index_t attend_any_floats = index_t{1} << 40;
-
-/// Query heads (of one or more query tokens) that one pass over a row serves.
-struct attend_piece {
-  float q_scale;
-  index_t heads;
-  float* q;      // [heads, head_dim], scaled
-  float* local;  // [heads, value_dim] sums of the current stretch
-  float* sum;    // [heads, value_dim]
-  float* carry;  // [heads, value_dim] what `sum` lost to rounding; null for short rows
-  std::int32_t limit[run_heads];     // a query's own position
-  std::int32_t earliest[run_heads];  // first position in its window
-  float* logits[run_heads];          // where logits go, by slot; null: nowhere
-  ops::softmax_state state[run_heads];
-};
-
-/// Adds the stretch's sums to the totals. `sum` and `carry` are relative to `folded[h]`.
-KVSLIM_HD inline void fold_stretch(attend_piece& piece, index_t dim, float const* total,
-                                   float const* most) noexcept {
-  for (index_t h = 0; h < piece.heads; ++h) {
-    auto& state = piece.state[h];
-    if (most[h] == -INFINITY) continue;
-    float const shrink = state.most == -INFINITY ? 0.0f : std::exp(state.most - most[h]);
-    state.total = state.total * static_cast<double>(shrink) + static_cast<double>(total[h]);
-    state.most = most[h];
-    float* const sum = piece.sum + h * dim;
-    float* const local = piece.local + h * dim;
-    if (piece.carry == nullptr) {
-      for (index_t d = 0; d < dim; ++d) sum[d] = sum[d] * shrink + local[d];
-    } else {
-      float* const carry = piece.carry + h * dim;
-      for (index_t d = 0; d < dim; ++d) {
-        float const before = sum[d] * shrink, add = local[d] + carry[d] * shrink;
-        float const after = before + add;
-        float const kept = after - before;
-        carry[d] = (before - (after - kept)) + (add - kept);
-        sum[d] = after;
-      }
-    }
-    for (index_t d = 0; d < dim; ++d) local[d] = 0.0f;
-  }
-}
-
-/// scores[h][i] += q[h] . key of slot + i; n at most the half's reach.
-template <class Half>
-KVSLIM_HD KVSLIM_DETAIL_APART void dot_step(Half const& keys, index_t slot, index_t n,
-                                            coded_bytes const& next, float const* q, index_t heads,
-                                            float* scores) {
-  keys.visit(slot, n, [&](auto const& codec, std::byte const* block, site at) {
-    at.next = next.at;
-    at.next_bytes = next.size;
-    codec.dot(block, at, q, heads, scores);
-  });
-}
-
-/// out[h] += sum of p[h][i] * value of slot + i; n at most the half's reach.
-template <class Half>
-KVSLIM_HD KVSLIM_DETAIL_APART void accumulate_step(Half const& values, index_t slot, index_t n,
-                                                   coded_bytes const& next, float const* p,
-                                                   index_t heads, float* out) {
-  values.visit(slot, n, [&](auto const& codec, std::byte const* block, site at) {
-    at.next = next.at;
-    at.next_bytes = next.size;
-    codec.accumulate(block, at, p, heads, out);
-  });
-}
-
 /// Streams slots [begin, end) of row r through one piece, step by step, with one running maximum
 /// per head. `masked`: slots may be holes or hidden from some queries.
 template <class Packed>
@@ -124,7 +48,8 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
   auto const keys = packed.keys(r);
   auto const values = packed.values(r);
   auto const& layout = packed.layout();
-  index_t const dim = layout.extent.value_width(), heads = piece.heads;
+  index_t const dim = layout.extent.value_width(), own = layout.value_own_dim(),
+                heads = piece.heads;
   float const soft_cap = layout.logit.soft_cap;
   float const* const biases = packed.biases(r);
   run_positions const positions = packed.positions(r);
@@ -138,7 +63,7 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
   for (index_t t = begin; t < end;) {
     index_t const n = min(end - t, keys.reach(t));
     for (index_t i = 0; i < heads * run_tokens; ++i) scores[i] = 0.0f;
-    dot_step(keys, t, n, values.coded_at(t, n), piece.q, heads, scores);
+    dot_step(keys, t, n, values.coded_at(t, n), piece, scores);
     for (index_t h = 0; h < heads; ++h) {
       float* const x = scores + h * run_tokens;
       if (soft_cap > 0.0f)
@@ -163,7 +88,8 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
       if (high > most[h]) {
         float const shrink = most[h] == -INFINITY ? 0.0f : std::exp(most[h] - high);
         total[h] *= shrink;
-        for (index_t d = 0; d < dim; ++d) piece.local[h * dim + d] *= shrink;
+        for (index_t d = 0; d < dim; ++d) piece.sums.local[h * dim + d] *= shrink;
+        for (index_t d = 0; d < own; ++d) piece.own.local[h * own + d] *= shrink;
         most[h] = high;
       }
       total[h] += sum;
@@ -171,18 +97,18 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
     coded_bytes const next = keys.coded_at(t + n, n);
     for (index_t done = 0; done < n;) {
       index_t const m = min(n - done, values.reach(t + done));
-      accumulate_step(values, t + done, m, next, scores + done, heads, piece.local);
+      accumulate_step(values, t + done, m, next, scores + done, piece);
       done += m;
     }
     t += n;
     in_stretch += n;
     if (in_stretch >= attend_stretch) {
-      fold_stretch(piece, dim, total, most);
+      fold_stretch(piece, dim, own, total, most);
       for (index_t h = 0; h < heads; ++h) total[h] = 0.0f;
       in_stretch = 0;
     }
   }
-  fold_stretch(piece, dim, total, most);
+  fold_stretch(piece, dim, own, total, most);
 }
 
 /// Calls attend_slots for the visible part of [begin, end).
@@ -195,41 +121,6 @@ KVSLIM_HD inline void attend_visible(Packed const& packed, index_t r, index_t be
     index_t const from = max(begin, mine[2 * i]), to = min(end, mine[2 * i + 1]);
     if (from < to) attend_slots(packed, r, from, to, masked, piece);
   }
-}
-
-/// How an attend call is cut: pieces of heads, splits of slots.
-struct attend_shape {
-  index_t group;          // query heads of a KV head
-  index_t virtual_heads;  // group * query tokens
-  index_t piece_heads, pieces, splits;
-  index_t piece_floats;  // per work item
-};
-
-/// Floats that one head of a piece works in.
-[[nodiscard]] KVSLIM_HD constexpr index_t attend_head_floats(extents const& e,
-                                                             bool carries) noexcept {
-  return e.head_dim + (carries ? 3 : 2) * e.value_width();
-}
-
-/// `floats`: what a piece may work in.
-[[nodiscard]] constexpr attend_shape shape_attend(extents const& e, index_t q_heads,
-                                                  index_t q_tokens, index_t splits, bool carries,
-                                                  index_t floats) noexcept {
-  attend_shape x{};
-  index_t const fit = floats / attend_head_floats(e, carries);
-  x.group = q_heads / e.kv_heads;
-  x.virtual_heads = x.group * q_tokens;
-  x.piece_heads = max(1, min(min(x.virtual_heads, run_heads), fit));
-  x.pieces = div_up(x.virtual_heads, x.piece_heads);
-  x.splits = splits;
-  x.piece_floats = round_up(x.piece_heads * attend_head_floats(e, carries), 16);
-  return x;
-}
-
-/// Floats of one split's partial result per virtual head: value_dim sums, the largest logit, and
-/// the total as two floats.
-[[nodiscard]] KVSLIM_HD constexpr index_t partial_floats(extents const& e) noexcept {
-  return e.value_width() + 3;
 }
 
 /// What both backends check. Host memory is also checked for NaN and infinity.
@@ -275,14 +166,20 @@ KVSLIM_HD inline void begin_piece(Packed const& packed, attend_request<host_spac
   index_t const width = e.value_width();
   piece.heads = min(x.piece_heads, x.virtual_heads - first);
   piece.q = memory;
-  piece.local = piece.q + x.piece_heads * e.head_dim;
-  piece.sum = piece.local + x.piece_heads * width;
-  piece.carry = carries ? piece.sum + x.piece_heads * width : nullptr;
+  piece.own_q = piece.q + x.piece_heads * e.head_dim;
+  index_t const key_own = packed.layout().key_own_dim(),
+                value_own = packed.layout().value_own_dim();
+  float* const rest =
+      piece.sums.carve(piece.own_q + x.piece_heads * key_own, x.piece_heads * width, carries);
+  if (value_own > 0) piece.own.carve(rest, x.piece_heads * value_own, carries);
   for (index_t i = 0; i < piece.heads; ++i) {
     index_t const v = first + i, token = v / x.group, q_head = h * x.group + v % x.group;
     float* const q = piece.q + i * e.head_dim;
     a.q.load(s, q_head, token, q);
     for (index_t d = 0; d < e.head_dim; ++d) q[d] *= scale;
+    if constexpr (in_own_basis<typename Packed::key_codec_type>)
+      if (auto const keys = packed.keys(r); keys.coded > 0)
+        keys.codec.prepare(q, keys.whole(), piece.own_q + i * key_own);
     std::int32_t const own =
         a.positions != nullptr ? a.positions[s * a.q.tokens + token]
                                : row.next_position - static_cast<std::int32_t>(a.q.tokens - token);
@@ -295,9 +192,20 @@ KVSLIM_HD inline void begin_piece(Packed const& packed, attend_request<host_spac
             : a.logits + ((s * a.q.heads + q_head) * a.q.tokens + token) * a.logits_stride;
     piece.state[i] = {};
   }
-  for (index_t i = 0; i < piece.heads * width; ++i) {
-    piece.local[i] = piece.sum[i] = 0.0f;
-    if (carries) piece.carry[i] = 0.0f;
+}
+
+/// Adds what the values' blocks summed up in a basis of their own to the sums in channels.
+template <class Packed>
+KVSLIM_HD inline void finish_piece(Packed const& packed, index_t r, attend_piece const& piece) {
+  if constexpr (in_own_basis<typename Packed::value_codec_type>) {
+    auto const values = packed.values(r);
+    index_t const own = values.sizes.own_dim;
+    for (index_t h = 0; h < piece.heads && values.coded > 0; ++h) {
+      float* const sum = piece.own.sum + h * own;
+      if (piece.own.carry != nullptr)
+        for (index_t d = 0; d < own; ++d) sum[d] += piece.own.carry[h * own + d];
+      values.codec.finish(sum, values.whole(), piece.sums.sum + h * values.dim);
+    }
   }
 }
 
@@ -339,9 +247,10 @@ KVSLIM_HD inline void attend_item(Packed const& packed, attend_request<host_spac
     for (index_t i = 0; i < piece.heads; ++i)
       for (index_t t = begin; t < end; ++t) piece.logits[i][t] = -INFINITY;
   attend_visible(packed, r, begin, end, masked, a.visible, piece);
+  finish_piece(packed, r, piece);
   for (index_t i = 0; i < piece.heads; ++i) {
-    float* const sum = piece.sum + i * width;
-    float const* const carry = carries ? piece.carry + i * width : nullptr;
+    float* const sum = piece.sums.sum + i * width;
+    float const* const carry = carries ? piece.sums.carry + i * width : nullptr;
     if (x.splits == 1) {
       write_head(a, x, r / e.kv_heads - a.first_sequence, r % e.kv_heads, first + i, piece.state[i],
                  sum, carry, width);
@@ -404,7 +313,7 @@ template <class Layout>
       q_heads > most || q_tokens > most || splits > (index_t{1} << 16))
     return 0;
   auto const x =
-      detail::shape_attend(e, q_heads, q_tokens, splits, true, detail::attend_any_floats);
+      detail::shape_attend(layout, q_heads, q_tokens, splits, true, detail::attend_any_floats);
   index_t const row = x.piece_floats + x.piece_heads * detail::partial_floats(e);
   if (x.pieces > most_floats / splits / row / e.rows()) return 0;
   index_t const items = e.rows() * x.pieces * splits;
@@ -440,7 +349,7 @@ status attend(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
   bool const carries = roomy || longest > detail::attend_short;
   if (!roomy && a.splits > 1)
     return detail::fail(errc::invalid_pointer, "kvslim: attend with splits needs scratch");
-  if (!roomy && detail::attend_head_floats(e, carries) > detail::attend_stack_floats)
+  if (!roomy && detail::attend_head_floats(packed.layout(), carries) > detail::attend_stack_floats)
     return detail::fail(errc::buffer_too_small,
                         "kvslim: attend over such wide heads needs scratch of attend_bytes()");
   if (roomy) {
@@ -450,7 +359,7 @@ status attend(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
     if (auto const s = detail::check_workspace(scratch, needed); !s) return s;
   }
   auto const x =
-      detail::shape_attend(e, a.q.heads, a.q.tokens, a.splits, carries,
+      detail::shape_attend(packed.layout(), a.q.heads, a.q.tokens, a.splits, carries,
                            roomy ? detail::attend_any_floats : detail::attend_stack_floats);
   index_t const rows = a.q.sequences * e.kv_heads, first_row = a.first_sequence * e.kv_heads;
   float* const work = static_cast<float*>(static_cast<void*>(scratch.data));

@@ -38,7 +38,7 @@ inline constexpr bool warp_encodable = !Codec::traits.fitted && !Codec::traits.g
 /// Writes n slots of a half from rows that every lane of the warp can read: blocks up to
 /// half.coded, then the ring. The caller synchronises afterwards.
 template <class Half>
-__device__ void encode_slots(Half const& half, index_t first, index_t n, float const* rows) {
+__device__ void encode_slots(Half const& half, index_t first, index_t n, float* rows) {
   for (index_t t = first; t < first + n;) {
     bool const coded = t < half.coded;
     index_t const end = coded ? min(first + n, half.coded) : first + n;
@@ -55,7 +55,7 @@ __device__ void encode_slots(Half const& half, index_t first, index_t n, float c
 /// Writes n slots into blocks, wherever half.coded is; of one block, or of several that hold fewer
 /// than run_tokens tokens. The caller synchronises afterwards.
 template <class Half>
-__device__ void encode_blocks(Half const& half, index_t slot, index_t n, float const* rows) {
+__device__ void encode_blocks(Half const& half, index_t slot, index_t n, float* rows) {
   using codec = typename Half::codec_type;
   warp_codec<codec>::encode(half.codec, rows, half.at(slot % half.sizes.block_tokens, n, slot),
                             half.block(slot));
@@ -63,7 +63,7 @@ __device__ void encode_blocks(Half const& half, index_t slot, index_t n, float c
 
 /// Writes one slot of the ring, by a warp. The caller synchronises afterwards.
 template <class Half>
-__device__ void store_exact(Half const& half, index_t slot, float const* row) {
+__device__ void store_exact(Half const& half, index_t slot, float* row) {
   index_t const p = half.place(slot), tokens = half.tail_sizes.block_tokens;
   warp_codec<std::remove_cvref_t<decltype(half.tail)>>::encode(
       half.tail, row, half.at(p % tokens, 1, slot),
@@ -73,9 +73,20 @@ __device__ void store_exact(Half const& half, index_t slot, float const* row) {
 /// Reads n slots as float rows, by a warp. The caller synchronises afterwards.
 template <class Half>
 __device__ void load_slots(Half const& half, index_t slot, index_t n, float* rows) {
-  for (index_t i = 0; i < n; ++i)
+  for (index_t i = 0; i < n; ++i) {
+    float* const row = rows + i * half.dim;
+    if constexpr (in_own_basis<typename Half::codec_type>) {
+      if (slot + i < half.coded) {
+        half.visit(slot + i, 1, [&](auto const& codec, std::byte const* block, site const& at) {
+          using form = std::remove_cvref_t<decltype(codec)>;
+          if constexpr (in_own_basis<form>) warp_codec<form>::load(codec, block, at, row);
+        });
+        continue;
+      }
+    }
     for (index_t d = lane_of_warp(); d < half.dim; d += warp_threads)
-      rows[i * half.dim + d] = half.decode(slot + i, d);
+      row[d] = half.decode(slot + i, d);
+  }
 }
 
 KVSLIM_END_CUDA_NAMESPACE

@@ -72,11 +72,17 @@ struct packed_half {
   }
   KVSLIM_HD void load(index_t slot, float* out) const noexcept {
     visit(slot, 1, [&](auto const& form, std::byte const* from, site const& one) {
-      for (index_t d = 0; d < dim; ++d) out[d] = form.decode(from, one, d);
+      if constexpr (in_own_basis<decltype(form)>)
+        form.load(from, one, out);
+      else
+        for (index_t d = 0; d < dim; ++d) out[d] = form.decode(from, one, d);
     });
   }
-  /// Writes rows [members, n, dim] into blocks; slots [slot, slot + n) must lie in one block.
-  KVSLIM_HD void encode(index_t slot, index_t n, float const* rows) const noexcept {
+  /// What prepare and finish are told: the row, not a token.
+  [[nodiscard]] KVSLIM_HD site whole() const noexcept { return at(0, coded, 0); }
+  /// Writes rows [members, n, dim] into blocks; slots [slot, slot + n) must lie in one block. The
+  /// codec may overwrite the rows.
+  KVSLIM_HD void encode(index_t slot, index_t n, float* rows) const noexcept {
     codec.encode(rows, at(slot % sizes.block_tokens, n, slot), block(slot));
   }
   /// Writes one slot of the ring.

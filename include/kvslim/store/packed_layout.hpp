@@ -44,6 +44,8 @@ struct value_tail<slice_of_key<Key>> {
 template <key_codec Key, value_codec Value>
 struct packed_layout {
   static_assert(detail::check_codec<Key>::value && detail::check_codec<Value>::value);
+  static_assert(!(Value::traits.shares_keys && detail::in_own_basis<Key>),
+                "kvslim: slice_of_key reads keys by channels, not those in a basis of their own");
   using key_codec_type = Key;
   using value_codec_type = Value;
   using key_tail_codec = detail::key_tail_of<Key>;
@@ -80,6 +82,9 @@ struct packed_layout {
       if (!(value.key.written() == key.written()) || value.key_dim != extent.head_dim)
         return detail::fail(errc::invalid_option,
                             "kvslim: slice_of_key must name the codec and width of K");
+    if (!spans(key_sizes(0), Key::traits) || !spans(value_sizes(0), Value::traits))
+      return detail::fail(errc::invalid_option,
+                          "kvslim: a codec in a basis of its own needs own_dim of 1 to 1048576");
     if (!whole(key_sizes(0), Key::traits) || !whole(value_sizes(0), Value::traits))
       return detail::fail(errc::invalid_option,
                           "kvslim: the codec writes whole blocks, yet codes a part of one");
@@ -97,6 +102,15 @@ struct packed_layout {
   }
   [[nodiscard]] KVSLIM_HD constexpr codec_sizes value_sizes(index_t tokens) const noexcept {
     return value.sizes(extent.value_width(), tokens);
+  }
+  /// Width of prepared queries, and of sums that wait to be finished; 0: channels alone.
+  [[nodiscard]] KVSLIM_HD constexpr index_t key_own_dim() const noexcept {
+    if constexpr (!detail::in_own_basis<Key>) return 0;
+    return key_sizes(0).own_dim;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t value_own_dim() const noexcept {
+    if constexpr (!detail::in_own_basis<Value>) return 0;
+    return value_sizes(0).own_dim;
   }
   /// Slots of the exact ring: what stays exact, what waits for its block, and drafts.
   [[nodiscard]] KVSLIM_HD constexpr index_t ring(codec_sizes const& z,
@@ -248,6 +262,10 @@ struct packed_layout {
   [[nodiscard]] static constexpr bool whole(codec_sizes const& z, codec_traits const& t) noexcept {
     return z.block_tokens > 0 && z.settle_by > 0 &&
            (!t.whole_blocks || (z.settle_by % z.block_tokens == 0));
+  }
+  [[nodiscard]] static constexpr bool spans(codec_sizes const& z, codec_traits const& t) noexcept {
+    return t.space == basis::own ? z.own_dim > 0 && z.own_dim <= extents::most_channels
+                                 : z.own_dim == 0;
   }
   [[nodiscard]] KVSLIM_HD static constexpr index_t block_bytes(codec_sizes const& z,
                                                                index_t capacity) noexcept {

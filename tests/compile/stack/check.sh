@@ -14,8 +14,8 @@ rm -f ./*.su
 }
 # FILE:LINE:COLUMN:SIGNATURE<tab>BYTES<tab>KIND
 cat ./*.su | awk -F'\t' '
-  $1 ~ /run\/attend\.hpp:/ { ++attend }
-  $1 ~ /(run\/attend|codec\/[a-z_]*|isa\/[a-z_]*|store\/packed_half|ops\/softmax)\.(hpp|inc):/ {
+  $1 ~ /run\/attend[a-z_]*\.hpp:/ { ++attend }
+  $1 ~ /(run\/attend[a-z_]*|codec\/[a-z_]*|isa\/[a-z_]*|store\/packed_half|ops\/softmax)\.(hpp|inc):/ {
     kernels += $1 ~ /isa\/[a-z_]*\.inc:/
     if ($2 + 0 > most) { most = $2 + 0; name = $1 }
   }
