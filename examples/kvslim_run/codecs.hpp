@@ -93,5 +93,6 @@ void add_dense(table<codec_method>&);
 void add_integers(table<codec_method>&);
 void add_kivi(table<codec_method>&);
 void add_ggml(table<codec_method>&);
+void add_minicache(table<codec_method>&);
 
 }  // namespace example

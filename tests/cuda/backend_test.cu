@@ -249,6 +249,11 @@ void baselines(problem const& p) {
 
 void grouped(problem const& p) {
   compare(p, "codecs over two sequences", paired_sequences{}, exactness::bytes);
+  compare(p, "minicache", minicache<>{{.block = 32}}, exactness::bytes, 40);
+  compare(p, "minicache, f32, after a selection",
+          pipeline{shared{given_scores{}, row_group{2, 1}}, top_k{{.budget = 70, .recent = 8}},
+                   minicache<float>{{.retained = 0.2f, .depth = 0.3f}}},
+          exactness::bytes);
 }
 
 /// Sums in a basis of the codec's, of as many coordinates as channels, of more and of fewer.

@@ -1032,6 +1032,35 @@ def lazy_eviction():
         g.put(name, torch.cat(x))
 
 
+def minicache():
+    """Two layers whose tokens point alike, more or less; one token is zero in the first layer, one the same in both."""
+    torch.manual_seed(19)
+    module = load_file(os.path.join(arguments.factory, "pyramidkv", "minicache.py"))
+    heads, tokens, dim = 2, 96, 8
+    previous = torch.randn(1, heads, tokens, dim)
+    current = 1.7 * previous + torch.rand(1, heads, tokens, 1) * 3 * torch.randn(1, heads, tokens, dim)
+    previous[0, 0, 40] = 0
+    current[0, 1, 7] = 2 * previous[0, 1, 7]
+    g = Golden("minicache", "Zefan-Cai/KVCache-Factory c97f9d7 pyramidkv/minicache.py compress_minicache_pair and restore_minicache_pair (the "
+               "authors published no code of the method); seed 19, "
+               f"two layers, G={heads} T={tokens} D={dim}, of all tokens (96) and of 32 at a time, retaining 0.05 and 0.3; make.py --factory")
+    g.put("previous", previous)
+    g.put("current", current)
+    for block, ratio in ((96, 0.05), (32, 0.05), (32, 0.3)):
+        name = f"_{block}_{round(100 * ratio)}"
+        parts = {"retained": [], "previous": [], "current": []}
+        for first in range(0, tokens, block):
+            c, p = current[:, :, first:first + block], previous[:, :, first:first + block]
+            merged = module.compress_minicache_pair(c, p, retention_ratio=ratio)
+            kept = merged[6]
+            back = module.restore_minicache_pair(*merged[:3], current_retained=merged[4], previous_retained=merged[5], retained_indices=kept)
+            parts["retained"].append(kept + first)
+            parts["current"].append(back[0])
+            parts["previous"].append(back[1])
+        for part, tensors in parts.items():
+            g.put(part + name, torch.cat(tensors, dim=2))
+
+
 def module_of(name, **names):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__dict__.update(names)
@@ -1176,6 +1205,7 @@ MAKERS = [
     (arguments.tova and arguments.kvpress, (tova,)),
     (arguments.h2o, (h2o,)),
     (arguments.kvpress and arguments.factory, (h2o_grouped,)),
+    (arguments.factory, (minicache,)),
     (arguments.adakv and arguments.factory and arguments.kvpress, (adakv,)),
     (arguments.factory and arguments.kvpress, (pyramidkv,)),
     (arguments.headkv, (headkv,)),

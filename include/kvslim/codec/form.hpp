@@ -21,6 +21,8 @@ enum class form_kind : std::uint32_t {
   token_value = 5,
   slice_of_key = 6,
   ggml_rows = 7,
+  shared_key = 12,
+  shared_value = 13,
 };
 
 template <element T>
