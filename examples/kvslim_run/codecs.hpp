@@ -92,6 +92,7 @@ inline constexpr auto residual_option = [](auto& p) {
 void add_dense(table<codec_method>&);
 void add_integers(table<codec_method>&);
 void add_kivi(table<codec_method>&);
+void add_gear(table<codec_method>&);
 void add_ggml(table<codec_method>&);
 void add_minicache(table<codec_method>&);
 

@@ -49,6 +49,7 @@ table<codec_method> codecs() {
   add_dense(all);
   add_integers(all);
   add_kivi(all);
+  add_gear(all);
   add_ggml(all);
   add_minicache(all);
   return all;

@@ -127,6 +127,9 @@ void every_method(problem const& p) {
   compare(p, "kivi 4", kivi<4>{{.residual = 32}}, bytes);
   compare(p, "kivi 2, blocks beyond shared memory",
           kivi<2>{{.group = 128, .residual = 128, .value_group = 32}}, bytes);
+  compare(p, "gear 4", gear<4>{{.group = 32, .outliers = 0.05f, .value_group = 16}}, tokens, 70);
+  compare(p, "gear_l 2", gear_l<2>{{.group = 32, .residual = 32, .rank = 3, .value_group = 16}},
+          tokens, 40);
   compare(p, "int 8", int_per_token<8>{}, bytes);
   compare(p, "int 4, a tail", int_per_token<4>{{.residual = 20}}, bytes);
   compare(p, "codecs of one's own", own_codecs{}, bytes);

@@ -46,6 +46,7 @@ parser.add_argument("--windowkv", help="optim996/WindowKV")
 parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--quest", help="mit-han-lab/Quest")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
+parser.add_argument("--gear", help="HaoKang-Timmy/GEAR")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
 parser.add_argument("--kvcrush-pages", help="program that calls OpenVINO GenAI; kvcrush_pages says how")
 arguments = parser.parse_args()
@@ -1194,7 +1195,42 @@ def ggml():
         g.put("value_" + name, torch.from_numpy(values.view(np.float32)))
 
 
+def start_of(i, c):
+    """Uniform in [0, 1) by splitmix64's finaliser of i + 1, then c + 1: what iterations start from, so that both start alike."""
+    mask = (1 << 64) - 1
+    x = (i + 1 + 0x9E3779B97F4A7C15 + c + 1) & mask
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & mask
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & mask
+    return ((x ^ (x >> 31)) >> 40) * 2.0**-24
+
+
+def gear():
+    """The authors start their iteration from torch.rand without a seed; here it returns a start that anybody can make."""
+    m = load_file(os.path.join(arguments.gear, "GenerationBench/GenerationTest/GEARLM/Simulated/compress_function.py"))
+    g = Golden("gear", "HaoKang-Timmy/GEAR efe0bfe GenerationBench/GenerationTest/GEARLM/Simulated/compress_function.py: gears_channelQ, gears_tokenQ, "
+               "gearslkivi_channelQ_new, gearslkivi_tokenQ_new, tokenwise_gearlkivi_channelQ, tokenwise_gearlkivi_tokenQ; seed 19, f16 [1,1,64,64], "
+               "group 32, 10 % outliers, rank 4, 3 rounds from start_of")
+    torch.manual_seed(19)
+    k = (torch.randn(1, 1, 64, 64) * (1 + 6 * (torch.arange(64) % 9 == 2)) + torch.randn(64)).half()
+    v = (torch.randn(1, 1, 64, 64) + torch.randn(64, 3) @ torch.randn(3, 64)).half()
+    g.put("k", k)
+    g.put("v", v)
+
+    def start(*shape):
+        return torch.tensor([[start_of(i, c) for i in range(shape[3])] for c in range(shape[2])]).expand(*shape).clone()
+
+    m.torch = types.SimpleNamespace(**{name: getattr(torch, name) for name in dir(torch) if name != "rand"}, rand=start)
+    for bits in (2, 4):
+        g.put(f"k_sparse_{bits}", m.gears_channelQ(k, bits, 32, 0.1))
+        g.put(f"v_sparse_{bits}", m.gears_tokenQ(v, bits, 32, 0.1))
+        for name, x, both, low in (("k", k, m.gearslkivi_channelQ_new, m.tokenwise_gearlkivi_channelQ),
+                                   ("v", v, m.gearslkivi_tokenQ_new, m.tokenwise_gearlkivi_tokenQ)):
+            missed = (x.double() - both(x, bits, 32, 0.1, 4, 3).double()).norm(), (x.double() - low(x.float(), bits, 32, 4, 3).double()).norm()
+            g.put(f"{name}_missed_{bits}", torch.stack(missed).float())
+
+
 MAKERS = [
+    (arguments.gear, (gear,)),
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
     (arguments.kvpress, (keydiff, expected_attention, finch, curdkv, criticalkv)),

@@ -21,6 +21,9 @@ enum class form_kind : std::uint32_t {
   token_value = 5,
   slice_of_key = 6,
   ggml_rows = 7,
+  outlier_key = 9,
+  outlier_value = 10,
+  low_rank_sum = 11,
   shared_key = 12,
   shared_value = 13,
 };
@@ -48,6 +51,11 @@ template <element Tail, element Param>
 /// Widest head and longest exact tail: far beyond any model, far from overflow.
 inline constexpr index_t most_channels = index_t{1} << 20;
 inline constexpr index_t most_residual = index_t{1} << 20;
+
+/// The bound of a codec that keeps some numbers as f16.
+[[nodiscard]] KVSLIM_HD constexpr float within_f16(float limit) noexcept {
+  return limit < 65504.0f ? limit : 65504.0f;
+}
 
 [[nodiscard]] KVSLIM_HD constexpr status check_channels(index_t dim) noexcept {
   if (dim < 1 || dim > most_channels)

@@ -1,0 +1,310 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/codec/form.hpp>
+#include <kvslim/isa/convert.hpp>
+#include <kvslim/ops/subspace.hpp>
+
+#include <cstring>
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace detail {
+
+/// A block's part of low rank: coefficients [tokens, rank] times directions [rank, dim], as f16.
+struct low_rank_factors {
+  f16 const* coefficients;
+  f16 const* directions;
+  index_t rank;
+};
+
+[[nodiscard]] KVSLIM_HD inline f16 narrow_within(float x) noexcept {
+  constexpr float most = 65504.0f;
+  return narrow<f16>(x > most ? most : x < -most ? -most : x);
+}
+/// Calls f(d, x, n) for n channels at a time, widened, n at most 16.
+template <class F>
+KVSLIM_HD inline void by_widened(f16 const* from, index_t dim, F const& f) noexcept {
+  float x[16];
+  index_t d = 0;
+  for (; d + 16 <= dim; d += 16) {
+    widen16(from + d, x);
+    f(d, x, std::integral_constant<index_t, 16>{});
+  }
+  for (; d < dim; ++d) {
+    x[0] = widen(from[d]);
+    f(d, x, std::integral_constant<index_t, 1>{});
+  }
+}
+
+}  // namespace detail
+
+/// What another codec stores, plus what it misses as far as few directions hold it. Tokens that are
+/// stored from a prompt share `rank` directions, fitted to all that the other codec misses of them;
+/// a block coded later has `grown_rank` directions of its own.
+///
+/// State: u32 tokens that share directions, 12 bytes zero, f16 directions[rank][dim]. Byte layout
+/// of a block of `tokens` tokens: the other codec's blocks, then f16 coefficients[tokens][rank] or,
+/// in a block coded later, coefficients[tokens][grown_rank] and directions[grown_rank][dim]; there
+/// is room for the larger, padded to 4 bytes. Coefficients beyond f16 are cut at 65504. Requires:
+/// a codec without an exact tail of its own whose blocks divide `tokens`; tokens a multiple of 32,
+/// at most 1024; ranks at most 16; rounds 1 to 16 (invalid_option).
+/// Cost: fit encodes the prompt once a round; a block coded later decodes itself 2 * rounds + 1
+/// times for each of its directions. Reading adds rank * (1 + dim / 32) multiplications a token and
+/// query head.
+template <class Base>
+struct low_rank_sum {
+  static_assert(codec<Base> && !Base::traits.grouped && !Base::traits.fitted &&
+                    !Base::traits.positions && !Base::traits.shares_keys,
+                "kvslim: low_rank_sum adds to a codec of single rows without a state");
+  using tail_type = typename Base::tail_type;
+  static constexpr codec_traits traits{
+      .form = form_id{static_cast<std::uint32_t>(detail::form_kind::low_rank_sum) << 16},
+      .whole_blocks = true,
+      .fitted = true};
+
+  Base base = {};
+  index_t tokens = 64;     ///< of a block
+  index_t rank = 4;        ///< directions that the prompt's tokens share
+  index_t grown_rank = 2;  ///< directions of each block coded later
+  index_t rounds = 3;      ///< of the iteration that finds them
+
+  [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
+    if (auto const s = check_options(); !s.ok()) return s;
+    if (auto const s = base.check(dim); !s.ok()) return s;
+    auto const z = base.sizes(dim, 0);
+    if (z.keep_exact != 0 || tokens % z.block_tokens != 0 || tokens % z.settle_by != 0)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: low_rank_sum needs tokens that hold whole blocks of its codec, "
+                          "and none kept exact there");
+    return {};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t) const noexcept {
+    auto const z = base.sizes(dim, 0);
+    return {.block_tokens = tokens,
+            .block_bytes = base_bytes(dim) + detail::round_up(2 * room(dim), 4),
+            .settle_by = tokens,
+            .state_bytes = state_head + 2 * rank * dim,
+            .fit_floats = (tokens + 2 * rank) * dim + detail::div_up(z.block_bytes, 4)};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
+    return detail::within_f16(base.limit());
+  }
+  [[nodiscard]] constexpr form written() const noexcept {
+    form const inner = base.written();
+    form f{traits.form.value, {inner.id}};
+    for (int i = 0; i < 4; ++i) f.words[1 + i] = inner.words[i];
+    f.words[5] = static_cast<std::uint32_t>(tokens);
+    f.words[6] = static_cast<std::uint32_t>(rank | grown_rank << 8 | rounds << 16);
+    return f;
+  }
+  [[nodiscard]] static constexpr status read(form const& f, low_rank_sum& out) noexcept {
+    if (!detail::is_form(f, traits.form, 7)) return detail::foreign_form();
+    low_rank_sum found{};
+    form const inner{f.words[0], {f.words[1], f.words[2], f.words[3], f.words[4]}};
+    if (auto const s = Base::read(inner, found.base); !s.ok()) return s;
+    found.tokens = f.words[5];
+    found.rank = f.words[6] & 255u;
+    found.grown_rank = f.words[6] >> 8 & 255u;
+    found.rounds = f.words[6] >> 16;
+    if (!found.check_options().ok()) return detail::foreign_form();
+    out = found;
+    return {};
+  }
+
+  /// The directions of a prompt of n tokens.
+  template <class Read>
+  KVSLIM_HD void fit(Read const& read, index_t n, site const& at, std::byte* state,
+                     float* scratch) const {
+    index_t const dim = at.dim;
+    float *const rows = scratch, *const basis = rows + tokens * dim,
+                 *const sums = basis + rank * dim;
+    auto* const inner = static_cast<std::byte*>(static_cast<void*>(sums + rank * dim));
+    auto const missed = [&](index_t t) -> float const* {
+      index_t const i = t % tokens;
+      if (i == 0) {
+        for (index_t j = 0; j < tokens; ++j) read(index_t{0}, t + j, rows + j * dim);
+        take_off_base(rows, dim, inner);
+      }
+      return rows + i * dim;
+    };
+    ops::leading_subspace(n, dim, rank, rounds, missed, basis, sums);
+    std::uint32_t const head[4] = {static_cast<std::uint32_t>(n)};
+    std::memcpy(state, head, sizeof head);
+    auto* const directions = detail::array_at<f16>(state + state_head);
+    for (index_t i = 0; i < rank * dim; ++i) directions[i] = detail::narrow_within(basis[i]);
+  }
+  KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
+    index_t const dim = at.dim, step = base_tokens(dim);
+    for (index_t t = 0; t < tokens; t += step)
+      base.encode(rows + t * dim, inside(at, 0, step), block + base_offset(dim, t));
+    auto* const room = detail::array_at<f16>(block + base_bytes(dim));
+    if (shares(at)) {
+      f16 const* const directions = detail::array_at<f16 const>(at.state + state_head);
+      for (index_t t = 0; t < tokens; ++t) {
+        float sum[most_rank] = {};
+        for (index_t d = 0; d < dim; ++d) {
+          float const missed = rows[t * dim + d] - decode_base(block, dim, t, d);
+          for (index_t j = 0; j < rank; ++j)
+            sum[j] += missed * detail::widen(directions[j * dim + d]);
+        }
+        for (index_t j = 0; j < rank; ++j) room[t * rank + j] = detail::narrow_within(sum[j]);
+      }
+    } else {
+      for (index_t j = 0; j < grown_rank; ++j) grow(rows, dim, block, j);
+    }
+  }
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
+                                       index_t d) const noexcept {
+    auto const f = factors(block, at);
+    float x = decode_base(block, at.dim, at.first, d);
+    for (index_t j = 0; j < f.rank; ++j)
+      x += detail::widen(f.coefficients[at.first * f.rank + j]) *
+           detail::widen(f.directions[j * at.dim + d]);
+    return x;
+  }
+  KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
+                     float* scores) const noexcept requires key_codec<Base> {
+    index_t const dim = at.dim;
+    base.dot(block + base_offset(dim, at.first), inside(at, at.first % base_tokens(dim), at.n), q,
+             heads, scores);
+    auto const f = factors(block, at);
+    for (index_t j = 0; j < f.rank; ++j) {
+      float along[run_heads] = {};
+      detail::by_widened(f.directions + j * dim, dim, [&](index_t d, float const* x, auto n) {
+        for (index_t h = 0; h < heads; ++h)
+          for (index_t c = 0; c < decltype(n)::value; ++c) along[h] += q[h * dim + d + c] * x[c];
+      });
+      for (index_t i = 0; i < at.n; ++i) {
+        float const u = detail::widen(f.coefficients[(at.first + i) * f.rank + j]);
+        for (index_t h = 0; h < heads; ++h) scores[h * run_tokens + i] += along[h] * u;
+      }
+    }
+  }
+  KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
+                            float* out) const noexcept requires value_codec<Base> {
+    index_t const dim = at.dim;
+    base.accumulate(block + base_offset(dim, at.first),
+                    inside(at, at.first % base_tokens(dim), at.n), p, heads, out);
+    auto const f = factors(block, at);
+    for (index_t j = 0; j < f.rank; ++j) {
+      float along[run_heads] = {};
+      for (index_t i = 0; i < at.n; ++i) {
+        float const u = detail::widen(f.coefficients[(at.first + i) * f.rank + j]);
+        for (index_t h = 0; h < heads; ++h) along[h] += p[h * run_tokens + i] * u;
+      }
+      detail::by_widened(f.directions + j * dim, dim, [&](index_t d, float const* x, auto n) {
+        for (index_t h = 0; h < heads; ++h)
+          for (index_t c = 0; c < decltype(n)::value; ++c) out[h * dim + d + c] += along[h] * x[c];
+      });
+    }
+  }
+
+ private:
+  static constexpr index_t state_head = 16, most_rank = 16;
+
+  [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
+    if (tokens < 32 || tokens % 32 != 0 || tokens > 1024)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: low_rank_sum needs a multiple of 32 tokens, at most 1024");
+    if (rank < 0 || rank > most_rank || grown_rank < 0 || grown_rank > most_rank || rounds < 1 ||
+        rounds > 16)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: low_rank_sum needs ranks of 0 to 16 and 1 to 16 rounds");
+    return {};
+  }
+  /// Numbers that a block has room for besides the other codec's blocks.
+  [[nodiscard]] KVSLIM_HD constexpr index_t room(index_t dim) const noexcept {
+    return detail::max(tokens * rank, (tokens + dim) * grown_rank);
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t base_tokens(index_t dim) const noexcept {
+    return base.sizes(dim, 0).block_tokens;
+  }
+  /// Where the other codec's block of token t starts.
+  [[nodiscard]] KVSLIM_HD constexpr index_t base_offset(index_t dim, index_t t) const noexcept {
+    auto const z = base.sizes(dim, 0);
+    return t / z.block_tokens * z.block_bytes;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t base_bytes(index_t dim) const noexcept {
+    return base_offset(dim, tokens);
+  }
+  [[nodiscard]] static KVSLIM_HD constexpr site inside(site at, index_t first, index_t n) noexcept {
+    at.first = first;
+    at.n = n;
+    return at;
+  }
+  [[nodiscard]] KVSLIM_HD float decode_base(std::byte const* block, index_t dim, index_t t,
+                                            index_t d) const noexcept {
+    return base.decode(block + base_offset(dim, t), {.first = t % base_tokens(dim), .dim = dim}, d);
+  }
+  /// Whether the block of this site was there when directions were fitted.
+  [[nodiscard]] KVSLIM_HD static bool shares(site const& at) noexcept {
+    std::uint32_t n = 0;
+    if (at.state != nullptr) std::memcpy(&n, at.state, sizeof n);
+    return at.token < static_cast<index_t>(n);
+  }
+  [[nodiscard]] KVSLIM_HD detail::low_rank_factors factors(std::byte const* block,
+                                                           site const& at) const noexcept {
+    f16 const* const room = detail::array_at<f16 const>(block + base_bytes(at.dim));
+    if (shares(at)) return {room, detail::array_at<f16 const>(at.state + state_head), rank};
+    return {room, room + tokens * grown_rank, grown_rank};
+  }
+  /// rows [tokens, dim] become what the other codec misses of them; `block` is one of its blocks.
+  KVSLIM_HD void take_off_base(float* rows, index_t dim, std::byte* block) const noexcept {
+    index_t const step = base_tokens(dim);
+    for (index_t t = 0; t < tokens; t += step) {
+      base.encode(rows + t * dim, {.n = step, .dim = dim}, block);
+      for (index_t i = 0; i < step; ++i)
+        for (index_t d = 0; d < dim; ++d)
+          rows[(t + i) * dim + d] -= base.decode(block, {.first = i, .dim = dim}, d);
+    }
+  }
+  /// Direction j of a block of its own, and its coefficients, after those before it: power
+  /// iteration in the block's room, on numbers that f16 holds.
+  KVSLIM_HD void grow(float const* rows, index_t dim, std::byte* block, index_t j) const noexcept {
+    auto* const coefficients = detail::array_at<f16>(block + base_bytes(dim));
+    f16* const direction = coefficients + tokens * grown_rank + j * dim;
+    auto const missed = [&](index_t t, index_t d) {
+      float x = rows[t * dim + d] - decode_base(block, dim, t, d);
+      for (index_t i = 0; i < j; ++i)
+        x -= detail::widen(coefficients[t * grown_rank + i]) *
+             detail::widen(direction[(i - j) * dim + d]);
+      return x;
+    };
+    auto const along = [&](float scale) {
+      for (index_t t = 0; t < tokens; ++t) {
+        float sum = 0.0f;
+        for (index_t d = 0; d < dim; ++d) sum += missed(t, d) * detail::widen(direction[d]);
+        coefficients[t * grown_rank + j] = detail::narrow_within(sum * scale);
+      }
+    };
+    auto const unit = [&] {
+      float sum = 0.0f;
+      for (index_t d = 0; d < dim; ++d)
+        sum += detail::widen(direction[d]) * detail::widen(direction[d]);
+      float const scale = sum > 0.0f ? 1.0f / std::sqrt(sum) : 0.0f;
+      for (index_t d = 0; d < dim; ++d)
+        direction[d] = detail::narrow_within(detail::widen(direction[d]) * scale);
+    };
+    float all = 0.0f;
+    for (index_t t = 0; t < tokens; ++t)
+      for (index_t d = 0; d < dim; ++d) all += missed(t, d) * missed(t, d);
+    float const shrink = all > 0.0f ? 1.0f / std::sqrt(all) : 0.0f;
+    for (index_t d = 0; d < dim; ++d) direction[d] = detail::narrow<f16>(ops::subspace_start(j, d));
+    unit();
+    for (index_t round = 0; round < rounds; ++round) {
+      along(shrink);
+      for (index_t d = 0; d < dim; ++d) {
+        float sum = 0.0f;
+        for (index_t t = 0; t < tokens; ++t)
+          sum += missed(t, d) * shrink * detail::widen(coefficients[t * grown_rank + j]);
+        direction[d] = detail::narrow_within(sum);
+      }
+      unit();
+    }
+    along(1.0f);
+  }
+};
+
+KVSLIM_END_NAMESPACE

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+// GEAR repairs a quantized cache: the largest and smallest values are kept exact beside the codes
+// ("sparse"), and what quantization still misses is approximated by few directions a head ("low
+// rank"). GEAR-L has the low rank only. "GEAR: An Efficient KV Cache Compression Recipe for
+// Near-Lossless Generative Inference of LLM", arXiv:2403.05527, sections 3 and 4. Authors' code:
+// HaoKang-Timmy/GEAR efe0bfe, GenerationBench/GenerationTest/GEARLM/Simulated/compress_function.py
+// (gearslkivi_channelQ_new, gearslkivi_tokenQ_new, tokenwise_gearlkivi_*): the functions that its
+// accuracy figures come from.
+//
+// Fidelity: the backbone is KIVI's grouping, as in those functions; KCVT (one group a channel or
+//   token) is theirs for values with value_group = head_dim, and not offered for keys.
+// Fidelity: outliers of K are chosen per channel of each block of `residual` tokens (theirs: of the
+//   whole prompt, as many as merged channels * share / 2 whatever its length), those of V per token
+//   and head (theirs: over all heads merged), at least one at either end. With one head and a
+//   prompt of one block the two are equal, mean in the outliers' places included.
+// Fidelity: the prompt's residual is projected on `rank` directions found by as many rounds of
+//   power iteration from a fixed start (theirs is random and not seeded). Their last half round
+//   keeps the token side orthonormal; here tokens are projected on the orthonormal channel side,
+//   which misses no more than theirs does from the same start.
+// Fidelity: outliers, directions and coefficients are f16, scales and minimums Param; theirs are
+//   simulated in float and rounded to f16 at the end.
+// Fidelity: as theirs, decoded tokens are coded `residual` at a time, each block with directions of
+//   its own of rank grown_rank. Blocks have one size, so that each has room for the larger of
+//   residual * rank and (residual + head_dim) * grown_rank numbers.
+// Fidelity: their outlier variants quantize to bits^2 - 1 steps, which is 2^bits - 1 at the 2 and 4
+//   bits that they use; here it always is 2^bits - 1.
+
+#include <kvslim/codec/low_rank_sum.hpp>
+#include <kvslim/codec/outlier_key.hpp>
+#include <kvslim/codec/outlier_value.hpp>
+#include <kvslim/core/concepts.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// Requires: group 32, 64, 96 or 128 and a divisor of residual and of head_dim (or `value_group`
+/// one); residual at most 1024; ranks 0 to 16; rounds 1 to 16; outliers in [0, 0.5]; head_dim a
+/// multiple of 4, at most 65536 (invalid_option, invalid_shape).
+/// Cost: encoding reads the prompt 2 + rounds times and quantizes it 1 + rounds times, one thread a
+/// row on CUDA. Bytes per token, head and half: those of kivi, 6 * head_dim * outliers (GEAR), and
+/// 2 * max(rank, (1 + head_dim / residual) * grown_rank); per head and half 2 * rank * head_dim.
+/// Source: arXiv:2403.05527; defaults from the authors' scripts (group, buffer 64, rank 4 and 2,
+/// three rounds, 2 % outliers).
+template <int KeyBits, int ValueBits = KeyBits, element Tail = f16, affine_parameter Param = f16>
+struct gear {
+  static_assert((KeyBits == 2 || KeyBits == 4 || KeyBits == 8) &&
+                    (ValueBits == 2 || ValueBits == 4 || ValueBits == 8),
+                "kvslim: gear's codes have 2, 4 or 8 bits");
+  static constexpr quantizer_traits traits{};
+
+  struct options {
+    index_t group = 64;       ///< tokens per key group and channels per value group
+    index_t residual = 64;    ///< tokens that are coded together, exact until then
+    index_t rank = 4;         ///< directions of the prompt's residual, per head
+    index_t grown_rank = 2;   ///< of each block coded later
+    index_t rounds = 3;       ///< of power iteration
+    float outliers = 0.02f;   ///< share of values kept aside
+    index_t value_group = 0;  ///< channels per value group; 0: same as group
+    kvslim::rounding rounding = kvslim::rounding::precise;
+  };
+  options opt = {};
+
+  [[nodiscard]] KVSLIM_HD constexpr auto key_codec() const noexcept {
+    using base = outlier_key<KeyBits, Tail, Param>;
+    return low_rank_sum<base>{{{opt.group, opt.residual, opt.rounding}, opt.outliers},
+                              opt.residual,
+                              opt.rank,
+                              opt.grown_rank,
+                              opt.rounds};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr auto value_codec() const noexcept {
+    using base = outlier_value<ValueBits, Tail, Param>;
+    index_t const group = opt.value_group == 0 ? opt.group : opt.value_group;
+    return low_rank_sum<base>{{{group, 0, opt.rounding}, opt.residual, opt.outliers},
+                              opt.residual,
+                              opt.rank,
+                              opt.grown_rank,
+                              opt.rounds};
+  }
+};
+static_assert(quantizer<gear<2>> && quantizer<gear<4, 2, bf16>>);
+
+/// GEAR-L: the low rank without outliers. Requires, cost and source as gear.
+template <int KeyBits, int ValueBits = KeyBits, element Tail = f16, affine_parameter Param = f16>
+struct gear_l {
+  static_assert((KeyBits == 2 || KeyBits == 4 || KeyBits == 8) &&
+                    (ValueBits == 2 || ValueBits == 4 || ValueBits == 8),
+                "kvslim: gear_l's codes have 2, 4 or 8 bits");
+  static constexpr quantizer_traits traits{};
+
+  struct options {
+    index_t group = 64;
+    index_t residual = 64;
+    index_t rank = 4;
+    index_t grown_rank = 2;
+    index_t rounds = 3;
+    index_t value_group = 0;
+    kvslim::rounding rounding = kvslim::rounding::precise;
+  };
+  options opt = {};
+
+  [[nodiscard]] KVSLIM_HD constexpr auto key_codec() const noexcept {
+    return low_rank_sum<channel_key<KeyBits, Tail, Param>>{{opt.group, opt.residual, opt.rounding},
+                                                           opt.residual,
+                                                           opt.rank,
+                                                           opt.grown_rank,
+                                                           opt.rounds};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr auto value_codec() const noexcept {
+    index_t const group = opt.value_group == 0 ? opt.group : opt.value_group;
+    return low_rank_sum<token_value<ValueBits, Tail, Param>>{
+        {group, 0, opt.rounding}, opt.residual, opt.rank, opt.grown_rank, opt.rounds};
+  }
+};
+static_assert(quantizer<gear_l<2>> && quantizer<gear_l<4, 2, bf16>>);
+
+KVSLIM_END_NAMESPACE
