@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")/../.."
 seconds=${1:-600}
 mkdir -p build/fuzz
-for parser in serialize gguf safetensors; do
+for parser in serialize gguf safetensors llama_cpp; do
   extra=""
   [ $parser = gguf ] && extra="examples/inference/gguf.cpp examples/inference/tokenizer.cpp"
   [ $parser = safetensors ] && extra="examples/kvslim_run/safetensors.cpp"

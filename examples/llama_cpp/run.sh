@@ -1,0 +1,49 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The kvslim authors
+# kvslim inside llama.cpp, unforked: obtains the engine, builds the programs and runs them all.
+#   --engine PATH   an installed llama.cpp (a CMake prefix) instead of building one
+#   --model FILE    any GGUF that llama.cpp loads; default: the reference model
+# Other arguments go to the programs (--context, --scored, --texts, --threads).
+set -eu
+cd "$(dirname "$0")/../.."
+version=0.3.36 # of llama-cpp-python, whose source distribution holds llama.cpp's sources
+engine=""
+model=""
+while [ $# -gt 0 ]; do
+  case $1 in
+    --engine) engine=$(cd "$2" && pwd) && shift 2 ;;
+    --model) model=$(cd "$(dirname "$2")" && pwd)/$(basename "$2") && shift 2 ;;
+    *) break ;;
+  esac
+done
+out=$PWD/build/llama_cpp
+mkdir -p "$out/saved"
+if [ -z "$engine" ]; then
+  engine=$out/engine
+  sh cmake/packages.sh g++ cmake ninja-build nlohmann-json3-dev libcli11-dev python3-pip python3-venv
+  if [ ! -e "$engine/lib/cmake/llama/llama-config.cmake" ]; then
+    if [ ! -e "$out/llama_cpp_python-$version.tar.gz" ]; then
+      echo "fetching the sources of llama-cpp-python $version"
+      python3 -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest "$out" \
+        "llama-cpp-python==$version"
+    fi
+    tar -xzf "$out/llama_cpp_python-$version.tar.gz" -C "$out"
+    echo "building llama.cpp, about 7 minutes on 2 cores"
+    cmake -S "$out/llama_cpp_python-$version/vendor/llama.cpp" -B "$out/engine-build" -G Ninja \
+      -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$engine" -DCMAKE_INSTALL_LIBDIR=lib \
+      -DCMAKE_INSTALL_RPATH='$ORIGIN' -DGGML_NATIVE=ON -DGGML_OPENMP=OFF -DLLAMA_BUILD_APP=OFF \
+      -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF \
+      -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF >"$out/engine-configure.log"
+    cmake --build "$out/engine-build"
+    cmake --install "$out/engine-build" >/dev/null
+  fi
+fi
+cmake -S . -B "$out/build" -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_BENCHMARKS=OFF \
+  -DKVSLIM_CUDA=OFF -DCMAKE_PREFIX_PATH="$engine"
+cmake --build "$out/build" --target llama_cpp_programs
+bin=$out/build/examples/llama_cpp
+[ -z "$model" ] || set -- --model "$model" "$@"
+echo "== save_compressed: saved, stored in kvslim's codecs, restored in a new process"
+"$bin/save_compressed" save "$out/saved" "$@"
+"$bin/save_compressed" restore "$out/saved" "$@"
