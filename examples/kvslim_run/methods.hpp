@@ -98,12 +98,22 @@ struct keep_method : method {
 };
 
 struct merger_method : method {
+  [[nodiscard]] virtual bool assigns() const = 0;
   [[nodiscard]] virtual kvslim::status check() const = 0;
-  [[nodiscard]] virtual kvslim::run_rule joins() const = 0;
   [[nodiscard]] virtual bool mass_bias() const = 0;
   [[nodiscard]] virtual bool grows() const = 0;
+  // Of one that folds runs.
+  [[nodiscard]] virtual kvslim::run_rule joins() const = 0;
   [[nodiscard]] virtual float fact(kvslim::fold_member const&) const = 0;
   [[nodiscard]] virtual kvslim::fold_weights weigh(kvslim::fold_member const&) const = 0;
+  // Of one that assigns.
+  [[nodiscard]] virtual bool folds_keys() const = 0;
+  [[nodiscard]] virtual index_t span() const = 0;
+  [[nodiscard]] virtual index_t scratch_floats(kvslim::extents const&) const = 0;
+  [[nodiscard]] virtual kvslim::status assign(kvslim::text<cache> const&, kvslim::score_view,
+                                              kvslim::fate const*, kvslim::folding const&,
+                                              float*) const = 0;
+  [[nodiscard]] virtual kvslim::fold_share share(float) const = 0;
 };
 
 struct mover_method : method {

@@ -7,7 +7,6 @@
 
 #include <kvslim/keep/chunkkv.hpp>
 #include <kvslim/keep/kvcrush.hpp>
-#include <kvslim/merge/kvmerger.hpp>
 #include <kvslim/ops/select.hpp>
 #include <kvslim/reposition/rerotate.hpp>
 #include <kvslim/select/adakv.hpp>
@@ -76,20 +75,6 @@ struct keep_of final : keep_method {
                                     kvslim::slice<kvslim::quota const> quotas, kvslim::fate* fates,
                                     std::byte* scratch) const override {
     return policy.keep(kvslim::cpu{}, text, scores, quotas, fates, scratch);
-  }
-};
-
-template <class Merger>
-struct merger_of final : merger_method {
-  Merger policy;
-
-  [[nodiscard]] kvslim::status check() const override { return policy.check(); }
-  [[nodiscard]] kvslim::run_rule joins() const override { return policy.joins(); }
-  [[nodiscard]] bool mass_bias() const override { return policy.mass_bias(); }
-  [[nodiscard]] bool grows() const override { return policy.grows(); }
-  [[nodiscard]] float fact(kvslim::fold_member const& m) const override { return policy.fact(m); }
-  [[nodiscard]] kvslim::fold_weights weigh(kvslim::fold_member const& m) const override {
-    return policy.weigh(m);
   }
 };
 
@@ -260,21 +245,6 @@ table<keep_method> keep_rules() {
   add<keep_of<kvslim::chunkkv>>(all, "chunkkv", "arXiv:2502.00299", "whole chunks", [](auto& p) {
     return options{{"size", &p.opt.size, "tokens of a chunk (kvpress; paper 10 to 20)"}};
   });
-  return all;
-}
-
-table<merger_method> mergers() {
-  table<merger_method> all;
-  add<merger_of<kvslim::kvmerger>>(
-      all, "kvmerger", "arXiv:2407.08454", "similar neighbours become one", [](auto& p) {
-        return options{
-            {"threshold", &p.opt.threshold, "cosine above which neighbours join (paper)"},
-            {"sigma", &p.opt.sigma, "width of the Gaussian (paper); 0: from the mean distance"},
-            {"recent", &p.opt.recent, "newest tokens that never merge, without a quota"},
-            {"sinks", &p.opt.sinks, "first tokens that never merge, without a quota"},
-            {"value_scale_n", &p.opt.value_scale_n, "the paper's factor on merged values"},
-            {"mass_bias", &p.opt.mass_bias, "store the members' mass as a logit bias"}};
-      });
   return all;
 }
 

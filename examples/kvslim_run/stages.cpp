@@ -64,6 +64,26 @@ struct any_merger {
   }
 };
 
+struct any_assigner {
+  static constexpr kvslim::merger_traits traits{.assigns = true};
+  merger_method const* self;
+
+  [[nodiscard]] status check() const { return self->check(); }
+  [[nodiscard]] bool mass_bias() const { return self->mass_bias(); }
+  [[nodiscard]] bool grows() const { return self->grows(); }
+  [[nodiscard]] bool folds_keys() const { return self->folds_keys(); }
+  [[nodiscard]] index_t span() const { return self->span(); }
+  [[nodiscard]] index_t scratch_floats(kvslim::extents const& e) const {
+    return self->scratch_floats(e);
+  }
+  [[nodiscard]] status assign(kvslim::cpu const&, kvslim::text<cache> const& text,
+                              kvslim::score_view scores, kvslim::fate const* fates,
+                              kvslim::folding const& out, float* scratch) const {
+    return self->assign(text, scores, fates, out, scratch);
+  }
+  [[nodiscard]] kvslim::fold_share share(float strength) const { return self->share(strength); }
+};
+
 struct any_mover {
   static constexpr kvslim::position_traits traits{};
   mover_method const* self;
@@ -226,7 +246,12 @@ selection select(problem const& p, chosen const& c, ranked const& scores) {
     index_t const n = (p.asked.given() ? p.asked : p.window).tokens;
     if (n > 1 && out.asked_positions.empty()) out.asked_positions = newest_positions(view, n);
   };
-  if (c.merger != nullptr && c.quota != nullptr)
+  if (c.merger != nullptr && c.quota != nullptr && c.merger->assigns())
+    fold(make_plan(pipeline{scored, quota, keep, any_assigner{c.merger}, dense<float>{}}, e,
+                   out.options));
+  else if (c.merger != nullptr && c.merger->assigns())
+    demand({errc::invalid_option, "this merger folds what a budget evicts: give one"});
+  else if (c.merger != nullptr && c.quota != nullptr)
     fold(make_plan(pipeline{scored, quota, keep, merger, dense<float>{}}, e, out.options));
   else if (c.merger != nullptr)
     fold(make_plan(pipeline{scored, merger, dense<float>{}}, e, out.options));

@@ -14,6 +14,7 @@
 #include <kvslim/keep/chunkkv.hpp>
 #include <kvslim/keep/kvcrush.hpp>
 #include <kvslim/merge/kvmerger.hpp>
+#include <kvslim/merge/lookm.hpp>
 #include <kvslim/merge/minicache.hpp>
 #include <kvslim/ops/compact.hpp>
 #include <kvslim/quant/codec_pair.hpp>

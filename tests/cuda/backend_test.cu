@@ -223,6 +223,11 @@ void every_method(problem const& p) {
                                 .bits = 0xb5}}},
               bytes);
   compare(p, "kvmerger", pipeline{given_scores{}, keep, kvmerger{{.threshold = 0.0f}}}, tokens);
+  for (auto const filter : {fold_filter::none, fold_filter::mean, fold_filter::places})
+    compare(p, "lookm",
+            pipeline{given_scores{}, keep,
+                     lookm{{.merge = lookm_merge::weighted, .filter = filter, .mass_bias = true}}},
+            tokens);
   tables(p);
 }
 

@@ -33,6 +33,7 @@ parser.add_argument("--tova", help="schwartz-lab-NLP/TOVA")
 parser.add_argument("--h2o", help="FMInference/H2O")
 parser.add_argument("--adakv", help="FFY0/AdaKV")
 parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
+parser.add_argument("--lookm", help="SUSTechBruce/LOOK-M")
 parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--duo", help="mit-han-lab/duo-attention")
 parser.add_argument("--lagkv", help="AI-Lab-China-Merchants-Bank/LagKV")
@@ -1033,6 +1034,43 @@ def lazy_eviction():
         g.put(name, torch.cat(x))
 
 
+def lookm():
+    """The authors' classes hold 128 channels in writing; here they have `dim`. The averaging one filters where rows go, not the rows, which
+    then go to places of others; here it filters neither, as its sister for text does in effect."""
+    torch.manual_seed(20)
+    heads, tokens, dim, best, recent = 2, 60, 16, 14, 8
+    path = os.path.join(arguments.lookm, "LLaVA-mix_merge_v1", "llava", "model", "kv_token_merge", "modify_llama.py")
+    text = open(path).read()
+    text = text[text.index("class PivotKVCache_LayerWise"):text.index("class TextPivotMerge_LayerWise")].replace("128", str(dim))
+    cut = text.index("class AVGMergeKVCache_LayerWise"), text.index("class WeightedMergeKVCache_LayerWise")
+    text = text[:cut[0]] + text[cut[0]:cut[1]].replace("[..., filter_indices]", "").replace("[..., filter_indices, :]", "") + text[cut[1]:]
+    names = {"torch": torch, "nn": nn, "print": lambda *_: None}
+    exec(text, names)
+    factory = open(os.path.join(arguments.factory, "pyramidkv", "pyramidkv_utils.py")).read()
+    exec("import torch.nn.functional as F\n" + factory[factory.index("def merge_kv("):factory.index("def _gqa_groups(")], names)
+    k, v = torch.randn(1, heads, tokens, dim), torch.randn(1, heads, tokens, dim)
+    k += 0.8 * torch.randn(1, heads, 1, dim)
+    score = torch.rand(heads, tokens)
+    g = Golden("lookm", "SUSTechBruce/LOOK-M ecf0f51 kv_token_merge/modify_llama.py PivotKVCache_LayerWise, AVGMergeKVCache_LayerWise and "
+               "WeightedMergeKVCache_LayerWise, with 16 for their 128 channels and without AVG's filter; normalized: Zefan-Cai/KVCache-Factory c97f9d7 pyramidkv_utils.py "
+               f"merge_kv; seed 20, G={heads} T={tokens} D={dim}, {best} by score (the first 4 among them) and {recent} newest; make.py --lookm --factory")
+    g.put("k", k)
+    g.put("v", v)
+    g.put("score", score)
+    for name, kind in (("pivotal", "Pivot"), ("averaged", "AVGMerge"), ("weighted", "WeightedMerge")):
+        cache = names[kind + "KVCache_LayerWise"](hh_size=best, recent_size=recent)
+        merged = cache((k, v), score[None, :, None, :].clone())
+        g.put("keys_" + name, merged[0])
+        g.put("values_" + name, merged[1])
+    first = score[:, :tokens - recent].clone()
+    first[:, :4] = float("inf")
+    kept = first.topk(best, dim=-1).indices.sort(dim=-1).values
+    g.put("kept", torch.cat([kept, torch.arange(tokens - recent, tokens).expand(heads, -1)], dim=-1))
+    merged = names["merge_kv"](k, v, kept[None, :, :, None], recent, "weighted")
+    g.put("keys_normalized", merged[0])
+    g.put("values_normalized", merged[1])
+
+
 def minicache():
     """Two layers whose tokens point alike, more or less; one token is zero in the first layer, one the same in both."""
     torch.manual_seed(19)
@@ -1242,6 +1280,7 @@ MAKERS = [
     (arguments.h2o, (h2o,)),
     (arguments.kvpress and arguments.factory, (h2o_grouped,)),
     (arguments.factory, (minicache,)),
+    (arguments.lookm and arguments.factory, (lookm,)),
     (arguments.adakv and arguments.factory and arguments.kvpress, (adakv,)),
     (arguments.factory and arguments.kvpress, (pyramidkv,)),
     (arguments.headkv, (headkv,)),

@@ -63,6 +63,7 @@ struct keep_traits {
 
 struct merger_traits {
   using stage = merger_tag;
+  bool assigns = false;  ///< assign() names each evicted token's target; otherwise runs are folded
 };
 
 struct position_traits {
@@ -177,6 +178,12 @@ concept has_observe = requires(P const p, column_of<P>& column, place const& at)
   p.observe(column, 0.0f, at);
 };
 
+template <class P>
+concept has_assign = requires(P const p, archetype::text const t, score_view scores,
+                              fate const* fates, folding const& out, float* scratch) {
+  { p.assign(cpu{}, t, scores, fates, out, scratch) } -> std::same_as<status>;
+};
+
 }  // namespace detail
 
 template <class P>
@@ -231,8 +238,8 @@ concept keep_rule = policy<P> && detail::tagged<P, keep_tag> &&
 /// values are multiplied by the number of members, so that what does not fit the storage type is
 /// refused.
 template <class P>
-concept merger = policy<P> && detail::tagged<P, merger_tag> &&
-    requires(P const p, fold_member const& m) {
+concept run_merger = policy<P> && detail::tagged<P, merger_tag> && !P::traits.assigns &&
+                     requires(P const p, fold_member const& m) {
   { p.check() } -> std::same_as<status>;
   { p.mass_bias() } -> std::same_as<bool>;
   { p.grows() } -> std::same_as<bool>;
@@ -240,6 +247,27 @@ concept merger = policy<P> && detail::tagged<P, merger_tag> &&
   { p.fact(m) } -> std::same_as<float>;
   { p.weigh(m) } -> std::same_as<fold_weights>;
 };
+
+/// Folds evicted tokens into kept ones anywhere in their row: `assign(exec, text, scores, fates,
+/// folding, scratch)` composes ops (ops/assign.hpp) that name every evicted token's target and a
+/// strength, with `scratch_floats(extents)` floats per row; `share(strength)` says what it gives. A
+/// token folds into its target and, with a `span()` above one, the kept tokens after it. Where
+/// `folds_keys()` is false keys stay bit for bit.
+template <class P>
+concept assigning = policy<P> && detail::tagged<P, merger_tag> &&
+                    P::traits.assigns&& detail::has_assign<P>&& requires(P const p,
+                                                                         extents const& e) {
+  { p.check() } -> std::same_as<status>;
+  { p.mass_bias() } -> std::same_as<bool>;
+  { p.grows() } -> std::same_as<bool>;
+  { p.folds_keys() } -> std::same_as<bool>;
+  { p.span() } -> std::same_as<index_t>;
+  { p.scratch_floats(e) } -> std::same_as<index_t>;
+  { p.share(0.0f) } -> std::same_as<fold_share>;
+};
+
+template <class P>
+concept merger = run_merger<P> || assigning<P>;
 
 template <class P>
 concept repositioner = policy<P> && detail::tagged<P, position_tag> &&

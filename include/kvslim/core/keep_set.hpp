@@ -7,6 +7,14 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
+/// Who folds into whom, by (row, rank) with `tokens` ranks a row; of an assigning merger.
+struct folding {
+  std::int32_t* target = nullptr;   ///< rank of the kept token joined, its own: kept; -1: evicted
+  float* strength = nullptr;        ///< what the merger's share() is told of a source
+  std::int32_t* begins = nullptr;   ///< [rows, tokens + 1]: where a target's sources begin
+  std::int32_t* sources = nullptr;  ///< ranks by target, each target's in text order
+};
+
 /// What stays, row after row: row r keeps entries [begins[r], begins[r + 1]), in text order. Filled
 /// by select() in memory of the caller's, read by encode() and compact(); an engine's own set of
 /// cells is as good (then `begins` and `cells` are enough).
@@ -16,6 +24,7 @@ struct keep_set {
   std::int32_t* ranks = nullptr;   ///< [room]: their places in text order; null: not known
   index_t room = 0;                ///< entries that cells and ranks have memory for
   std::int32_t* merged = nullptr;  ///< [rows, tokens], with a merger: rank of the token each joins
+  folding fold = {};               ///< with a merger that assigns; its target is `merged`
   std::byte* columns = nullptr;    ///< [room] records, with a scorer that observes
   text_order order = {};           ///< what ranks refer to
   std::int32_t* order_cells = nullptr;   ///< [rows, tokens] for the order to be written to
@@ -75,6 +84,13 @@ struct fold_member {
 /// How much a member weighs in the merged key and value; the library makes weights add up to one.
 struct fold_weights {
   float key = 1.0f, value = 1.0f;
+};
+
+/// What one source gives to the token that it joins, of strength s: key and value of its own rows;
+/// `target` of the joined token's, besides the one that it has; `count` of what the sum is divided
+/// by, which begins at one; `mass` of its own mass.
+struct fold_share {
+  float key = 1.0f, value = 1.0f, target = 0.0f, count = 1.0f, mass = 1.0f;
 };
 
 /// What one row keeps. The first bound that is met ends the row: `count` tokens in all, the last

@@ -104,7 +104,10 @@ template <class S>
 struct check_kind<S, merger_tag> {
   static_assert(merger<S>,
                 "kvslim: a merger needs `weigh(member)`, `fact(member)`, `joins()`, `check()`, "
-                "`mass_bias()` and `grows()`: derive from kvslim::neighbour_merger");
+                "`mass_bias()` and `grows()`: derive from kvslim::neighbour_merger; or, with "
+                "`.assigns = true`, `assign` and `share`: derive from kvslim::assigning_merger");
+  static_assert(S::traits.assigns || !has_assign<S>,
+                "kvslim: this merger has assign() and does not say .assigns = true");
 };
 
 template <class S>

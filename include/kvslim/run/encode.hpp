@@ -27,10 +27,14 @@ KVSLIM_HD inline float read_kept(Plan const& plan, Cells const& cells, keep_set 
     auto const key = [&](index_t rank, float* out) { ordered.key(s, h, rank).load(out); };
     auto const value = [&](index_t rank, float* out) { ordered.value(s, h, rank).load(out); };
     auto const biases = [&](index_t rank) { return ordered.logit_bias(s, h, rank); };
-    bias =
-        ops::fold_run(plan.template stage<merger_tag>(), keep.merged + r * e.tokens,
-                      index_t{keep.ranks[at]}, ordered.tokens(s, h),
-                      merge_width{e.head_dim, e.value_width()}, key, value, biases, k, v, scratch);
+    auto const& merger = plan.template stage<merger_tag>();
+    merge_width const width{e.head_dim, e.value_width()};
+    if constexpr (Plan::assigns)
+      bias =
+          ops::fold_sources(merger, keep, r, i, e.tokens, width, key, value, biases, k, v, scratch);
+    else
+      bias = ops::fold_run(merger, keep.merged + r * e.tokens, index_t{keep.ranks[at]},
+                           ordered.tokens(s, h), width, key, value, biases, k, v, scratch);
   } else {
     if (k != nullptr) cells.key(s, h, cell).load(k);
     if (v != nullptr) cells.value(s, h, cell).load(v);
@@ -194,7 +198,8 @@ template <class Plan, class Cells, class Packed>
                 "kvslim: the packed storage is null or not aligned to 16 bytes");
   if (keep.begins == nullptr || keep.cells == nullptr)
     return fail(errc::invalid_pointer, "kvslim: the keep set is null");
-  if (Plan::has_merger && (keep.merged == nullptr || keep.ranks == nullptr))
+  if (Plan::has_merger && (keep.merged == nullptr || keep.ranks == nullptr ||
+                           (Plan::assigns && keep.fold.begins == nullptr)))
     return fail(errc::unsupported, "kvslim: a merger needs the keep set that select() made");
   if constexpr (requires { cells.bias.given(); }) {
     if (cells.bias.given() && plan.layout().find(side_kind::bias) < 0)

@@ -58,7 +58,7 @@ struct select_space {
   quota* grouped_quotas;   // [rows], group after group
   float* scratch;          // [rows, scorer's floats]
   std::byte* rule;         // the keep rule's
-  float* staging;          // [rows, select_floats]: two keys of a merger
+  float* staging;          // a merger's: two keys of every row, or what assign asks for
   std::uint8_t* good;      // [rows]
 };
 
@@ -87,6 +87,10 @@ class compression_plan {
   static constexpr bool has_quota = Policy::template has<quota_tag>;
   static constexpr bool has_keep_rule = Policy::template has<keep_tag>;
   static constexpr bool has_merger = Policy::template has<merger_tag>;
+  static constexpr bool assigns = [] {
+    if constexpr (has_merger) return Policy::template stage_type<merger_tag>::traits.assigns;
+    return false;
+  }();
   static constexpr bool has_mover = Policy::template has<position_tag>;
   static constexpr bool has_index = Policy::template has<index_tag>;
   static constexpr bool scores_in_bulk = [] {
@@ -235,6 +239,12 @@ class compression_plan {
     k.cells = c.take<std::int32_t>(k.room);
     k.ranks = c.take<std::int32_t>(k.room);
     if constexpr (has_merger) k.merged = c.take<std::int32_t>(all);
+    if constexpr (assigns) {
+      k.fold.target = k.merged;
+      k.fold.strength = c.take<float>(all);
+      k.fold.begins = c.take<std::int32_t>(all + rows);
+      k.fold.sources = c.take<std::int32_t>(all);
+    }
     if constexpr (observes) k.columns = c.take<std::byte>(k.room * column_bytes);
     k.order_cells = c.take<std::int32_t>(all);
     k.order_counts = c.take<std::int32_t>(rows);
@@ -259,7 +269,10 @@ class compression_plan {
     }
     if constexpr (has_keep_rule)
       w.rule = c.take<std::byte>(stage<keep_tag>().scratch_bytes(extents_));
-    if constexpr (has_merger) w.staging = c.take<float>(rows * 2 * extents_.head_dim);
+    if constexpr (assigns)
+      w.staging = c.take<float>(rows * stage<merger_tag>().scratch_floats(extents_));
+    else if constexpr (has_merger)
+      w.staging = c.take<float>(rows * 2 * extents_.head_dim);
     return w;
   }
   [[nodiscard]] constexpr detail::encode_space carve_encode(detail::carver& c) const noexcept {

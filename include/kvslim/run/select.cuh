@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/ops/assign.cuh>
 #include <kvslim/ops/fold.hpp>
 #include <kvslim/ops/gate.cuh>
 #include <kvslim/ops/observe.cuh>

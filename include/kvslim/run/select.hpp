@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/ops/assign.hpp>
 #include <kvslim/ops/finite.hpp>
 #include <kvslim/ops/fold.hpp>
 #include <kvslim/ops/gate.hpp>
@@ -192,9 +193,15 @@ template <class Exec, class Plan, class Cells, class Evidence>
   } else {
     if (auto const s = ops::keep_all(exec, ordered, w.fates); !s) return s;
   }
-  if constexpr (Plan::has_merger)
+  if constexpr (Plan::assigns) {
+    auto const& merger = plan.template stage<merger_tag>();
+    if (auto const s = merger.assign(exec, ordered, scores, w.fates, keep.fold, w.staging); !s)
+      return s;
+    if (auto const s = ops::group_sources(exec, ordered, keep.fold, w.fates); !s) return s;
+  } else if constexpr (Plan::has_merger) {
     if (auto const s = implementation<merge_runs_op, Exec>::run(exec, plan, ordered, w, keep); !s)
       return s;
+  }
   if (auto const s = ops::list_kept(exec, ordered, w.fates, keep); !s) return s;
   if constexpr (Plan::observes)
     if (auto const s = ops::list_columns(exec, e, w.columns, Plan::column_bytes, keep); !s)

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+/// Folding what a quota evicts into what stays, near or far: every evicted token names the kept
+/// token that it joins, those of one target are brought together in text order, and the target's
+/// row is made of them. A merger composes these ops and says what a source gives.
+
+#include <kvslim/core/concepts.hpp>
+#include <kvslim/ops/rows.hpp>
+
+#include <cmath>
+#include <cstring>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// Which evicted tokens are folded, by their likeness to the token that they join.
+enum class fold_filter : std::uint8_t {
+  none,  ///< all
+  mean,  ///< those at least as alike as the mean of their head's
+  /// The n-th evicted token of every head of a sequence, where those tokens' mean is at least the
+  /// mean of all: what the authors' tensors do with tokens that differ from head to head.
+  places,
+};
+
+namespace ops {
+
+/// Rows of keys that the CPU compares with one kept key at a time.
+inline constexpr index_t nearest_tile = 8;
+
+/// Floats of scratch per row for the ops below.
+[[nodiscard]] KVSLIM_HD constexpr index_t assign_floats(extents const& e) noexcept {
+  return (nearest_tile + 1) * e.head_dim + nearest_tile + 4;
+}
+
+/// Cosine from a dot product and two norms; 0 if either is zero.
+[[nodiscard]] KVSLIM_HD inline float cosine_of(float ab, float a, float b) noexcept {
+  return a > 0.0f && b > 0.0f ? ab / (a * b) : 0.0f;
+}
+
+/// Lists one row's sources by target, stably: those of rank t are sources[begins[t]] to
+/// sources[begins[t + 1]], in text order.
+KVSLIM_HD inline void group_sources(std::int32_t const* target, index_t tokens,
+                                    std::int32_t* begins, std::int32_t* sources) noexcept {
+  for (index_t t = 0; t <= tokens; ++t) begins[t] = 0;
+  auto const joins = [&](index_t t) { return target[t] >= 0 && target[t] != t; };
+  for (index_t t = 0; t < tokens; ++t)
+    if (joins(t)) ++begins[target[t] + 1];
+  for (index_t t = 0; t < tokens; ++t) begins[t + 1] += begins[t];
+  // Each begin moves to the next one's place and is moved back.
+  for (index_t t = 0; t < tokens; ++t)
+    if (joins(t)) sources[begins[target[t]]++] = static_cast<std::int32_t>(t);
+  for (index_t t = tokens; t > 0; --t) begins[t] = begins[t - 1];
+  begins[0] = 0;
+}
+
+/// Writes kept token i of row r with all that folds into it, and returns its logit bias: the log
+/// of their mass, or its own where the merger stores none. Sources weigh by their own mass,
+/// exp(bias), too. `key`, `value` and `bias` read one rank; `scratch` holds three rows.
+template <class Merger, class Key, class Value, class Bias>
+KVSLIM_HD inline float fold_sources(Merger const& merger, keep_set const& keep, index_t r,
+                                    index_t i, index_t tokens, merge_width width, Key const& key,
+                                    Value const& value, Bias const& bias, float* k, float* v,
+                                    float* scratch) {
+  index_t const first = keep.begins[r], rank = keep.ranks[first + i];
+  index_t const low = keep.ranks[first + detail::max(0, i - merger.span() + 1)];
+  std::int32_t const* const begins = keep.fold.begins + r * (tokens + 1);
+  std::int32_t const* const sources = keep.fold.sources + r * tokens;
+  float const* const strength = keep.fold.strength + r * tokens;
+  key(rank, k);
+  value(rank, v);
+  float const own = bias(rank);
+  index_t const begin = begins[low], end = begins[rank + 1];
+  if (begin == end) return own;  // bit-exact
+  float most = own;
+  for (index_t j = begin; j < end; ++j) most = bias(sources[j]) > most ? bias(sources[j]) : most;
+  index_t const wide = detail::max(width.key, width.value);
+  float *const row = scratch, *const keys = row + wide, *const values = keys + wide;
+  for (index_t d = 0; d < width.key; ++d) keys[d] = 0.0f;
+  for (index_t d = 0; d < width.value; ++d) values[d] = 0.0f;
+  double const mine = std::exp(static_cast<double>(own) - static_cast<double>(most));
+  double self = mine, count = mine, mass = mine;
+  for (index_t j = begin; j < end; ++j) {
+    double const m = std::exp(static_cast<double>(bias(sources[j])) - static_cast<double>(most));
+    fold_share const share = merger.share(strength[sources[j]]);
+    self += m * static_cast<double>(share.target);
+    count += m * static_cast<double>(share.count);
+    mass += m * static_cast<double>(share.mass);
+    auto const a = static_cast<float>(m * static_cast<double>(share.key));
+    auto const b = static_cast<float>(m * static_cast<double>(share.value));
+    if (a != 0.0f) {
+      key(sources[j], row);
+      for (index_t d = 0; d < width.key; ++d) keys[d] += a * row[d];
+    }
+    if (b != 0.0f) {
+      value(sources[j], row);
+      for (index_t d = 0; d < width.value; ++d) values[d] += b * row[d];
+    }
+  }
+  auto const stay = static_cast<float>(self / count), part = static_cast<float>(1.0 / count);
+  if (merger.folds_keys())
+    for (index_t d = 0; d < width.key; ++d) k[d] = stay * k[d] + part * keys[d];
+  for (index_t d = 0; d < width.value; ++d) v[d] = stay * v[d] + part * values[d];
+  return merger.mass_bias() ? static_cast<float>(static_cast<double>(most) + std::log(mass)) : own;
+}
+
+struct group_sources_op {};
+
+/// Lists every row's sources by target, and makes fates of targets.
+template <class Exec, class Text>
+status group_sources(Exec const& exec, Text const& text, folding const& out, fate* fates) {
+  return implementation<group_sources_op, Exec>::run(exec, text, out, fates);
+}
+
+/// One row of it.
+template <class Text>
+KVSLIM_HD inline void group_row(Text const& text, folding const& out, fate* fates,
+                                index_t r) noexcept {
+  auto const& e = text.extents();
+  index_t const n = text.tokens(r / e.kv_heads, r % e.kv_heads), row = r * e.tokens;
+  group_sources(out.target + row, n, out.begins + row + r, out.sources + row);
+  for (index_t t = 0; t < n; ++t)
+    fates[row + t] = out.target[row + t] == t ? fate::kept : fate::evicted;
+}
+
+struct nearest_kept_op {};
+
+/// Targets of every (row, rank): evicted tokens join the kept token whose key has the largest
+/// cosine with theirs, the first one of several, if that is at least `least`; kept ones are their
+/// own target. What a bias of -inf hides neither joins nor is joined. Strength: the cosine.
+template <class Exec, class Text>
+status nearest_kept(Exec const& exec, Text const& text, fate const* fates, float least,
+                    folding const& out, float* scratch) {
+  return implementation<nearest_kept_op, Exec>::run(exec, text, fates, least, out, scratch);
+}
+
+struct drop_unlike_op {};
+
+/// Lets go of evicted tokens that `rule` does not fold. Scratch: as assign_floats says.
+template <class Exec, class Text>
+status drop_unlike(Exec const& exec, Text const& text, fold_filter rule, folding const& out,
+                   float* scratch) {
+  return rule == fold_filter::none
+             ? status{}
+             : implementation<drop_unlike_op, Exec>::run(exec, text, rule, out, scratch);
+}
+
+/// Lists what of row r joins anything in out.sources, and its sum and count in the row's scratch.
+template <class Text>
+KVSLIM_HD inline void list_joining(Text const& text, folding const& out, index_t r,
+                                   float* scratch) noexcept {
+  auto const& e = text.extents();
+  index_t const n = text.tokens(r / e.kv_heads, r % e.kv_heads), row = r * e.tokens;
+  double sum = 0.0;
+  std::int32_t count = 0;
+  for (index_t t = 0; t < n; ++t) {
+    if (out.target[row + t] < 0 || out.target[row + t] == t) continue;
+    sum += static_cast<double>(out.strength[row + t]);
+    out.sources[row + count++] = static_cast<std::int32_t>(t);
+  }
+  float* const mine = scratch + r * assign_floats(e);
+  std::memcpy(mine, &sum, sizeof sum);
+  std::memcpy(mine + 2, &count, sizeof count);
+}
+
+/// What list_joining() wrote of row r.
+struct joining {
+  double sum;
+  std::int32_t count;
+
+  KVSLIM_HD joining(extents const& e, float const* scratch, index_t r) noexcept {
+    std::memcpy(&sum, scratch + r * assign_floats(e), sizeof sum);
+    std::memcpy(&count, scratch + r * assign_floats(e) + 2, sizeof count);
+  }
+};
+
+/// Drops the j-th listed token of each of rows [first, first + rows), or keeps it, together.
+template <class Text>
+KVSLIM_HD inline void drop_place(Text const& text, folding const& out, float const* scratch,
+                                 index_t first, index_t rows, index_t j) noexcept {
+  auto const& e = text.extents();
+  double all = 0.0, here = 0.0;
+  index_t members = 0, heads = 0;
+  for (index_t r = first; r < first + rows; ++r) {
+    joining const mine(e, scratch, r);
+    all += mine.sum;
+    members += mine.count;
+    if (j >= mine.count) continue;
+    here += static_cast<double>(out.strength[r * e.tokens + out.sources[r * e.tokens + j]]);
+    ++heads;
+  }
+  if (heads == 0 || here / static_cast<double>(heads) >= all / static_cast<double>(members)) return;
+  for (index_t r = first; r < first + rows; ++r)
+    if (j < joining(e, scratch, r).count)
+      out.target[r * e.tokens + out.sources[r * e.tokens + j]] = -1;
+}
+
+}  // namespace ops
+
+template <host_executor Exec>
+struct implementation<ops::group_sources_op, Exec> {
+  template <class Text>
+  static status run(Exec const& exec, Text const& text, folding const& out, fate* fates) {
+    exec.for_each(text.extents().rows(), [=](index_t r) { ops::group_row(text, out, fates, r); });
+    return {};
+  }
+};
+
+template <host_executor Exec>
+struct implementation<ops::nearest_kept_op, Exec> {
+  template <class Text>
+  static status run(Exec const& exec, Text const& text, fate const* fates, float least,
+                    folding const& out, float* scratch) {
+    exec.for_each(text.extents().rows(), [=](index_t r) {
+      assign_row(text, fates, least, out, scratch + r * ops::assign_floats(text.extents()), r);
+    });
+    return {};
+  }
+
+ private:
+  template <class Text>
+  static void assign_row(Text const& text, fate const* fates, float least, folding const& out,
+                         float* scratch, index_t r) {
+    auto const& e = text.extents();
+    index_t const s = r / e.kv_heads, h = r % e.kv_heads, n = text.tokens(s, h), dim = e.head_dim;
+    fate const* const mine = fates + r * e.tokens;
+    std::int32_t* const target = out.target + r * e.tokens;
+    float* const strength = out.strength + r * e.tokens;
+    float *const kept = scratch + ops::nearest_tile * dim, *const norms = kept + dim;
+    auto const hidden = [&](index_t t) { return !(text.logit_bias(s, h, t) > -INFINITY); };
+    index_t ranks[static_cast<std::size_t>(ops::nearest_tile)];
+    index_t count = 0;
+    auto const flush = [&] {
+      for (index_t c = 0; c < n && count > 0; ++c) {
+        if (mine[c] == fate::evicted || hidden(c)) continue;
+        text.key(s, h, c).load(kept);
+        float const norm = ops::norm(kept, dim);
+        for (index_t j = 0; j < count; ++j) {
+          float const u = ops::cosine_of(ops::dot(scratch + j * dim, kept, dim), norms[j], norm);
+          if (!(u > strength[ranks[j]]) || !(u >= least)) continue;
+          strength[ranks[j]] = u;
+          target[ranks[j]] = static_cast<std::int32_t>(c);
+        }
+      }
+      count = 0;
+    };
+    for (index_t t = 0; t < n; ++t) {
+      bool const evicted = mine[t] == fate::evicted;
+      target[t] = evicted ? -1 : static_cast<std::int32_t>(t);
+      strength[t] = -INFINITY;
+      if (!evicted || hidden(t)) continue;
+      text.key(s, h, t).load(scratch + count * dim);
+      norms[count] = ops::norm(scratch + count * dim, dim);
+      ranks[count++] = t;
+      if (count == ops::nearest_tile) flush();
+    }
+    flush();
+  }
+};
+
+template <host_executor Exec>
+struct implementation<ops::drop_unlike_op, Exec> {
+  template <class Text>
+  static status run(Exec const& exec, Text const& text, fold_filter rule, folding const& out,
+                    float* scratch) {
+    auto const& e = text.extents();
+    index_t const rows = rule == fold_filter::places ? e.kv_heads : 1;
+    exec.for_each(e.rows(), [=](index_t r) { ops::list_joining(text, out, r, scratch); });
+    exec.for_each(e.rows() / rows, [=](index_t g) {
+      for (index_t j = 0; j < text.extents().tokens; ++j)
+        ops::drop_place(text, out, scratch, g * rows, rows, j);
+    });
+    return {};
+  }
+};
+
+/// What a merger that assigns needs besides `assign` and `share`: derive from it.
+struct assigning_merger {
+  [[nodiscard]] KVSLIM_HD constexpr index_t span() const noexcept { return 1; }
+  [[nodiscard]] KVSLIM_HD constexpr bool folds_keys() const noexcept { return true; }
+  [[nodiscard]] KVSLIM_HD constexpr bool grows() const noexcept { return false; }
+  [[nodiscard]] constexpr index_t scratch_floats(extents const& e) const noexcept {
+    return ops::assign_floats(e);
+  }
+};
+
+KVSLIM_END_NAMESPACE
