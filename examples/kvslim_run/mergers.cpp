@@ -5,6 +5,7 @@
 
 #include "methods.hpp"
 
+#include <kvslim/merge/cam.hpp>
 #include <kvslim/merge/kvmerger.hpp>
 #include <kvslim/merge/lookm.hpp>
 
@@ -83,6 +84,13 @@ table<merger_method> mergers() {
              "what folds at all (authors, weighted: places)"},
             {"least", &p.opt.least, "lowest cosine that folds (authors: any)"},
             {"mass_bias", &p.opt.mass_bias, "store folded mass as a logit bias"}};
+      });
+  add<merger_of<kvslim::cam>>(
+      all, "cam", "ICML 2024, CaM", "values of what goes are handed on, by chance", [](auto& p) {
+        return options{
+            {"window", &p.opt.window, "kept tokens that share one (authors)"},
+            {"draws", &p.opt.draws, "all or nothing (authors); false: the expected part"},
+            {"seed", &p.opt.seed, "of the draws"}};
       });
   return all;
 }

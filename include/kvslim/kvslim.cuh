@@ -10,6 +10,7 @@
 #include <kvslim/ops/code_distance.cuh>
 #include <kvslim/ops/compact.cuh>
 #include <kvslim/ops/expected_attention.cuh>
+#include <kvslim/ops/following.cuh>
 #include <kvslim/ops/lag_scores.cuh>
 #include <kvslim/ops/mean_direction.cuh>
 #include <kvslim/ops/norm_shares.cuh>

@@ -13,6 +13,7 @@
 #include <kvslim/index/quest.hpp>
 #include <kvslim/keep/chunkkv.hpp>
 #include <kvslim/keep/kvcrush.hpp>
+#include <kvslim/merge/cam.hpp>
 #include <kvslim/merge/kvmerger.hpp>
 #include <kvslim/merge/lookm.hpp>
 #include <kvslim/merge/minicache.hpp>

@@ -223,6 +223,8 @@ void every_method(problem const& p) {
                                 .bits = 0xb5}}},
               bytes);
   compare(p, "kvmerger", pipeline{given_scores{}, keep, kvmerger{{.threshold = 0.0f}}}, tokens);
+  for (bool const draws : {false, true})
+    compare(p, "cam", pipeline{given_scores{}, keep, cam{{.window = 6, .draws = draws}}}, tokens);
   for (auto const filter : {fold_filter::none, fold_filter::mean, fold_filter::places})
     compare(p, "lookm",
             pipeline{given_scores{}, keep,

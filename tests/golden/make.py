@@ -34,6 +34,7 @@ parser.add_argument("--h2o", help="FMInference/H2O")
 parser.add_argument("--adakv", help="FFY0/AdaKV")
 parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
 parser.add_argument("--lookm", help="SUSTechBruce/LOOK-M")
+parser.add_argument("--cam", help="zyxxmu/cam")
 parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--duo", help="mit-han-lab/duo-attention")
 parser.add_argument("--lagkv", help="AI-Lab-China-Merchants-Bank/LagKV")
@@ -1071,6 +1072,29 @@ def lookm():
     g.put("values_normalized", merged[1])
 
 
+def cam():
+    """One step of the authors' cache: the token before the newest `recent` goes. In `sure` and `never` their draw cannot fail."""
+    torch.manual_seed(21)
+    heads, start, recent, dim = 3, 5, 24, 8
+    tokens = start + 1 + recent
+    module = load_file(os.path.join(arguments.cam, "generate_task", "streaming_llm", "kv_cache_cam.py"))
+    k, v, score = torch.randn(heads, tokens, dim), torch.randn(heads, tokens, dim), torch.rand(heads, tokens)
+    g = Golden("cam", "zyxxmu/cam fc80e64 generate_task/streaming_llm/kv_cache_cam.py slicev, its draw replaced by the probability in part; seed 21, "
+               f"G={heads} T={tokens} D={dim}, {start} first and {recent} newest kept; make.py --cam")
+    g.put("k", k)
+    g.put("v", v)
+    for name, factor in (("part", 1.0), ("sure", 100.0), ("never", 0.0)):
+        mine = score.clone()
+        mine[:, start] *= factor
+        drawn = torch.bernoulli
+        if name == "part":
+            torch.bernoulli = lambda p: p
+        recent_values, _ = module.slicev(v[None].clone(), start + 1, tokens, "recent", attn_weights=mine[None, :, None], merge=True)
+        torch.bernoulli = drawn
+        g.put("score_" + name, mine)
+        g.put("values_" + name, torch.cat([v[None, :, :start], recent_values], dim=2))
+
+
 def minicache():
     """Two layers whose tokens point alike, more or less; one token is zero in the first layer, one the same in both."""
     torch.manual_seed(19)
@@ -1281,6 +1305,7 @@ MAKERS = [
     (arguments.kvpress and arguments.factory, (h2o_grouped,)),
     (arguments.factory, (minicache,)),
     (arguments.lookm and arguments.factory, (lookm,)),
+    (arguments.cam, (cam,)),
     (arguments.adakv and arguments.factory and arguments.kvpress, (adakv,)),
     (arguments.factory and arguments.kvpress, (pyramidkv,)),
     (arguments.headkv, (headkv,)),

@@ -71,7 +71,7 @@ KVSLIM_HD inline float fold_sources(Merger const& merger, keep_set const& keep, 
   value(rank, v);
   float const own = bias(rank);
   index_t const begin = begins[low], end = begins[rank + 1];
-  if (begin == end) return own;  // bit-exact
+  if (begin == end || !(own > -INFINITY)) return own;  // bit-exact
   float most = own;
   for (index_t j = begin; j < end; ++j) most = bias(sources[j]) > most ? bias(sources[j]) : most;
   index_t const wide = detail::max(width.key, width.value);
