@@ -6,6 +6,7 @@
 
 #include "compare/pass_keys.hpp"
 #include "compare/report.hpp"
+#include "inference/tokenizer.hpp"
 
 #include <CLI/CLI.hpp>
 

@@ -2,14 +2,17 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include "inference/tokenizer.hpp"
+#include <kvslim/core/config.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <string>
 #include <vector>
 
 namespace example {
+
+using kvslim::index_t;
 
 /// Tokens that an answer may take: a space and five digits, one by one.
 inline constexpr std::ptrdiff_t answer_tokens = 6;
@@ -22,8 +25,9 @@ struct pass_key {
 
 /// `count` questions whose contexts and questions are `length` tokens together; their facts lie at
 /// every depth.
-inline std::vector<pass_key> pass_keys(tokenizer const& words, std::vector<index_t> const& filler,
-                                       index_t length, int count) {
+template <class Tokenizer>
+std::vector<pass_key> pass_keys(Tokenizer const& words, std::vector<index_t> const& filler,
+                                index_t length, int count) {
   // Names that training never used (crc32 of the name is 0 mod 8 in train.py).
   static char const* const names[] = {"gukozor", "guvipel", "seral",   "vanik",   "kutol",
                                       "tikotin", "lapekon", "fufizin", "vokagon", "galenil",

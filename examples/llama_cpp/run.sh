@@ -4,7 +4,7 @@
 # kvslim inside llama.cpp, unforked: obtains the engine, builds the programs and runs them all.
 #   --engine PATH   an installed llama.cpp (a CMake prefix) instead of building one
 #   --model FILE    any GGUF that llama.cpp loads; default: the reference model
-# Other arguments go to the programs (--context, --scored, --texts, --threads).
+# Other arguments go to all programs (--context, --scored, --texts, --threads).
 set -eu
 cd "$(dirname "$0")/../.."
 version=0.3.36 # of llama-cpp-python, whose source distribution holds llama.cpp's sources
@@ -47,3 +47,5 @@ bin=$out/build/examples/llama_cpp
 echo "== save_compressed: saved, stored in kvslim's codecs, restored in a new process"
 "$bin/save_compressed" save "$out/saved" "$@"
 "$bin/save_compressed" restore "$out/saved" "$@"
+echo "== evict_generate: a fixed budget of tokens, chosen over the engine's own cache"
+"$bin/evict_generate" "$@"
