@@ -30,6 +30,7 @@ void add_quantized(std::vector<method>& list) {
   };
   add("int8 per token", int_per_token<8>{});
   add("int4 per token", int_per_token<4>{});
+  add("int4 per token, rotated", rotated{int_per_token<4>{}});
   add("ggml q8_0", ggml<ggml_block::q8_0>{});
   add("ggml q4_0", ggml<ggml_block::q4_0>{});
   add("KIVI 8 bit", kivi<8>{});

@@ -7,6 +7,7 @@
 
 #include <kvslim/quant/codec_pair.hpp>
 #include <kvslim/quant/int_per_token.hpp>
+#include <kvslim/quant/rotated.hpp>
 
 namespace example {
 
@@ -21,6 +22,14 @@ void add_integers(table<codec_method>& all) {
                        {"value_residual", &p.value.residual, "newest values kept exact"},
                        {"value_group", &p.value.group, "channels per group; 0: all"}};
       });
+  auto const rotated = [](auto& p) {
+    return options{{"residual", &p.quantizer.opt.residual, "newest tokens kept exact"},
+                   {"seed", &p.opt.seed, "of the channels' signs; 0: none changes"}};
+  };
+  add_codec<kvslim::rotated<kvslim::int_per_token<8>>>(
+      all, "rotated_int_per_token8", "arXiv:2404.00456", "rotated, then 8 bits", rotated);
+  add_codec<kvslim::rotated<kvslim::int_per_token<4>>>(
+      all, "rotated_int_per_token4", "arXiv:2404.00456", "rotated, then 4 bits", rotated);
 }
 
 }  // namespace example

@@ -35,6 +35,7 @@ std::vector<named_preset> presets() {
       {"exact f16", {{"quant", "dense_f16"}}},
       {"int8 per token", {{"quant", "int_per_token8"}}},
       {"int4 per token", {{"quant", "int_per_token4"}}},
+      {"int4 per token, rotated", {{"quant", "rotated_int_per_token4"}}},
       {"ggml q8_0", {{"quant", "ggml_q8_0"}}},
       {"ggml q4_0", {{"quant", "ggml_q4_0"}}},
       {"KIVI 8 bit", {{"quant", "kivi8"}}},

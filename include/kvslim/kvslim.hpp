@@ -23,6 +23,7 @@
 #include <kvslim/quant/ggml.hpp>
 #include <kvslim/quant/int_per_token.hpp>
 #include <kvslim/quant/kivi.hpp>
+#include <kvslim/quant/rotated.hpp>
 #include <kvslim/reposition/rerotate.hpp>
 #include <kvslim/run/append.hpp>
 #include <kvslim/run/attend.hpp>

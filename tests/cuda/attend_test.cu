@@ -193,6 +193,9 @@ int main() {
   ask_all({"wide", {1, 2, 300, 256}}, "a basis of one's own",
           codec_pair{turned<>{turn::reversed, 40}, turned<>{turn::reversed, 40}}, false,
           {{.group = 8}, {.group = 3, .splits = 2}});
+  ask_all({"80 channels", {1, 2, 300, 80, 96}}, "rotated",
+          rotated{int_per_token<8>{{.residual = 9}}}, false,
+          {{.group = 8}, {.group = 3, .tokens = 2, .splits = 2}});
   ask_all({"latent", {1, 1, 130, 576, 512}}, "dense f16", dense<f16>{}, false,
           {{.group = 16}, {.group = 3, .splits = 2}});
   ask_all({"latent", {1, 1, 130, 576, 512}}, "a slice of K",

@@ -274,6 +274,9 @@ void other_bases(problem const& p) {
     compare(p, "a basis of one's own",
             pipeline{given_scores{}, keep, codec_pair{turned<>{kind, 9}, turned<>{kind, 9}}},
             exactness::bytes);
+  compare(p, "rotated", rotated{int_per_token<4>{{.residual = 7}}, {.seed = 3}}, exactness::bytes);
+  compare(p, "rotated blocks", pipeline{given_scores{}, keep, rotated{kivi<2>{{.residual = 32}}}},
+          exactness::bytes);
   compare(p, "a fitted basis", codec_pair{turned<true>{turn::pairs}, token_value<4>{}},
           exactness::bytes);
   compare(p, "V in a fitted basis", codec_pair{channel_key<4>{.residual = 32}, turned<true>{}},

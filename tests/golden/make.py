@@ -49,6 +49,7 @@ parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--quest", help="mit-han-lab/Quest")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
 parser.add_argument("--gear", help="HaoKang-Timmy/GEAR")
+parser.add_argument("--quarot", help="spcl/QuaRot")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
 parser.add_argument("--kvcrush-pages", help="program that calls OpenVINO GenAI; kvcrush_pages says how")
 arguments = parser.parse_args()
@@ -1291,6 +1292,31 @@ def gear():
             g.put(f"{name}_missed_{bits}", torch.stack(missed).float())
 
 
+def rotated():
+    """Their CUDA extension and the CUDA routine of the transform are not called here; packages stand in for them."""
+    for name in ("quarot", "quarot.functional", "quarot.transformers", "fast_hadamard_transform", "transformers"):
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].__path__ = [os.path.join(arguments.quarot, *name.split("."))]
+    sys.modules["transformers.cache_utils"] = types.ModuleType("transformers.cache_utils")
+    sys.modules["transformers.cache_utils"].Cache = object
+    sys.modules["quarot"]._CUDA = sys.modules["fast_hadamard_transform"].hadamard_transform = None
+    from quarot.transformers.kv_cache import asym_quantize_and_pack_i4
+    hadamard = load_file(os.path.join(arguments.quarot, "fake_quant", "hadamard_utils.py"))
+    g = Golden("rotated", "spcl/QuaRot 5008669 fake_quant/hadamard_utils.py matmul_hadU, matmul_hadUt, quarot/transformers/kv_cache.py "
+               "asym_quantize_and_pack_i4; seed 21, f32 [3 tokens, channels], a tenth of the channels large; make.py --quarot")
+    torch.manual_seed(21)
+    for n in (4, 20, 24, 64, 72, 80, 96, 112, 128, 160, 192, 256):
+        x = torch.randn(3, n) * torch.where(torch.arange(n) % 10 == 3, 9.0, 1.0)
+        y = hadamard.matmul_hadU(x)
+        packed, scale, zero = asym_quantize_and_pack_i4(y)
+        g.put(f"x_{n}", x)
+        g.put(f"rotated_{n}", y)
+        g.put(f"back_{n}", hadamard.matmul_hadUt(x))
+        g.put(f"code_{n}", torch.stack((packed & 15, packed >> 4), -1))
+        g.put(f"scale_{n}", scale)
+        g.put(f"low_{n}", -zero)
+
+
 MAKERS = [
     (arguments.gear, (gear,)),
     (source, (kivi, snapkv_authors)),
@@ -1322,6 +1348,7 @@ MAKERS = [
     (arguments.kvcrush, (kvcrush,)),
     (arguments.kvcrush_pages, (kvcrush_pages,)),
     (arguments.ggml, (ggml,)),
+    (arguments.quarot, (rotated,)),
 ]
 for given, makers in MAKERS:
     for make in makers if given else ():

@@ -21,6 +21,7 @@ enum class form_kind : std::uint32_t {
   token_value = 5,
   slice_of_key = 6,
   ggml_rows = 7,
+  rotated_rows = 8,
   outlier_key = 9,
   outlier_value = 10,
   low_rank_sum = 11,
