@@ -93,6 +93,7 @@ void add_dense(table<codec_method>&);
 void add_integers(table<codec_method>&);
 void add_kivi(table<codec_method>&);
 void add_gear(table<codec_method>&);
+void add_xkv(table<codec_method>&);
 void add_ggml(table<codec_method>&);
 void add_minicache(table<codec_method>&);
 

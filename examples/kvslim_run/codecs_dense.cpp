@@ -50,6 +50,7 @@ table<codec_method> codecs() {
   add_integers(all);
   add_kivi(all);
   add_gear(all);
+  add_xkv(all);
   add_ggml(all);
   add_minicache(all);
   return all;

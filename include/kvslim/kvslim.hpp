@@ -24,6 +24,7 @@
 #include <kvslim/quant/int_per_token.hpp>
 #include <kvslim/quant/kivi.hpp>
 #include <kvslim/quant/rotated.hpp>
+#include <kvslim/quant/xkv.hpp>
 #include <kvslim/reposition/rerotate.hpp>
 #include <kvslim/run/append.hpp>
 #include <kvslim/run/attend.hpp>

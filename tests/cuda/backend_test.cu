@@ -260,6 +260,8 @@ void baselines(problem const& p) {
 void grouped(problem const& p) {
   compare(p, "codecs over two sequences", paired_sequences{}, exactness::bytes);
   compare(p, "minicache", minicache<>{{.block = 32}}, exactness::bytes, 40);
+  compare(p, "xkv", xkv<>{{.rows = {2, 3}, .key_rank = 20, .value_rank = 40, .rounds = 3}},
+          exactness::tokens, 40);
   compare(p, "minicache, f32, after a selection",
           pipeline{shared{given_scores{}, row_group{2, 1}}, top_k{{.budget = 70, .recent = 8}},
                    minicache<float>{{.retained = 0.2f, .depth = 0.3f}}},
@@ -281,6 +283,9 @@ void other_bases(problem const& p) {
           exactness::bytes);
   compare(p, "V in a fitted basis", codec_pair{channel_key<4>{.residual = 32}, turned<true>{}},
           exactness::bytes);
+  compare(p, "xkv of each head",
+          xkv<>{{.rows = {1, 1}, .key_rank = 12, .value_rank = 20, .residual = 3}},
+          exactness::tokens, 40);
 }
 
 /// Positions that are moved, with and without merged rows before.

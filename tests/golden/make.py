@@ -48,6 +48,7 @@ parser.add_argument("--windowkv", help="optim996/WindowKV")
 parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--quest", help="mit-han-lab/Quest")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
+parser.add_argument("--xkv", help="abdelfattah-lab/xKV")
 parser.add_argument("--gear", help="HaoKang-Timmy/GEAR")
 parser.add_argument("--quarot", help="spcl/QuaRot")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
@@ -1317,7 +1318,23 @@ def rotated():
         g.put(f"low_{n}", -zero)
 
 
+def xkv():
+    """The file imports a part of transformers that newer releases lack and does not need it for its SVD, so that function alone is run."""
+    text = open(os.path.join(arguments.xkv, "xKV/customized_cache/fake_layer_merge_dynamic_cache.py")).read()
+    scope = {"torch": torch}
+    exec(text[text.index("def fake_svd"):text.index("def slerp_merge_rows_batch")], scope)
+    g = Golden("xkv", "abdelfattah-lab/xKV bfe5d72 xKV/customized_cache/fake_layer_merge_dynamic_cache.py fake_svd; seed 20, two layers of G 2, T 50, D 16, rank 12, "
+               "their heads side by side")
+    torch.manual_seed(20)
+    x = torch.randn(50, 64) @ torch.diag(0.85 ** torch.arange(64.0)) @ torch.linalg.qr(torch.randn(64, 64)).Q
+    rows = x.view(1, 50, 4, 16).transpose(1, 2).contiguous()
+    g.put("rows", rows)
+    g.put("rank_12", scope["fake_svd"](rows, 12))
+    g.put("head_rank_5", torch.cat([scope["fake_svd"](rows[:, h:h + 1], 5) for h in range(4)], dim=1))
+
+
 MAKERS = [
+    (arguments.xkv, (xkv,)),
     (arguments.gear, (gear,)),
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),

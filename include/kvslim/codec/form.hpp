@@ -27,6 +27,7 @@ enum class form_kind : std::uint32_t {
   low_rank_sum = 11,
   shared_key = 12,
   shared_value = 13,
+  latent = 14,
 };
 
 template <element T>

@@ -54,6 +54,7 @@ struct codec_traits {
   bool positions = false;     ///< reads site::positions, so they are stored
   bool grouped = false;       ///< rows of `row_group group() const` share blocks
   bool fitted = false;        ///< `fit` computes a state before the first block
+  bool tabled = false;        ///< reads site::table, which the cache must bind
   bool shares_keys = false;   ///< a value codec that reads K's bytes and stores nothing
 };
 

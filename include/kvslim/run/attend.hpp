@@ -131,6 +131,7 @@ template <class Packed, class Space>
       a.lse == nullptr)
     return fail(errc::invalid_pointer, "kvslim: attend was given a null pointer");
   if (auto const s = packed.layout().check(); !s) return s;
+  if (auto const s = check_tables(packed); !s) return s;
   if (a.first_sequence < 0 || a.q.sequences < 1 || a.q.sequences > e.sequences - a.first_sequence ||
       a.q.head_dim != e.head_dim || a.q.tokens < 1 || (index_t{1} << 20) < a.q.tokens ||
       a.q.heads < 1 || (index_t{1} << 20) < a.q.heads || a.q.heads % e.kv_heads != 0)

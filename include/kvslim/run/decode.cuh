@@ -40,6 +40,7 @@ status decode(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
               workspace scratch) {
   if (packed.storage() == nullptr || k.data == nullptr || v.data == nullptr)
     return detail::fail(errc::invalid_pointer, "kvslim: decode was given a null pointer");
+  if (auto const s = detail::check_tables(packed); !s) return s;
   if (auto const s = packed.layout().check(); !s) return s;
   auto e = packed.extents();
   index_t const n = k.tokens;

@@ -51,6 +51,7 @@ status decode(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
               workspace scratch) {
   if (packed.storage() == nullptr || k.data == nullptr || v.data == nullptr)
     return detail::fail(errc::invalid_pointer, "kvslim: decode was given a null pointer");
+  if (auto const s = detail::check_tables(packed); !s) return s;
   if (!packed.ready())
     return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
   auto e = packed.extents();

@@ -196,6 +196,7 @@ template <class Plan, class Cells, class Packed>
   if (packed.storage() == nullptr || !is_aligned(packed.storage()))
     return fail(errc::invalid_pointer,
                 "kvslim: the packed storage is null or not aligned to 16 bytes");
+  if (auto const s = check_tables(packed); !s) return s;
   if (keep.begins == nullptr || keep.cells == nullptr)
     return fail(errc::invalid_pointer, "kvslim: the keep set is null");
   if (Plan::has_merger && (keep.merged == nullptr || keep.ranks == nullptr ||

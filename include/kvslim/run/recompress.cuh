@@ -48,6 +48,7 @@ status recompress(cuda exec, Plan const& plan, packed_cache<KeyA, ValueA, cuda_s
                   packed_cache<KeyB, ValueB, cuda_space> const& to, workspace scratch,
                   Evidence const& evidence = {}) {
   if (auto const s = detail::check_recompress(plan, from, to); !s) return s;
+  if (auto const s = detail::check_tables(from); !s) return s;
   using cells_type = detail::packed_cells<packed_cache<KeyA, ValueA, cuda_space>>;
   cells_type const cells{from, plan.extents()};
   if (auto const s = detail::check_workspace(scratch, plan.workspace_bytes()); !s) return s;

@@ -85,6 +85,7 @@ status recompress(Exec const& exec, Plan const& plan,
                   packed_cache<KeyB, ValueB, host_space> const& to, workspace scratch,
                   Evidence const& evidence = {}) {
   if (auto const s = detail::check_recompress(plan, from, to); !s) return s;
+  if (auto const s = detail::check_tables(from); !s) return s;
   if (!from.ready())
     return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
   for (index_t r = 0; r < from.extents().rows(); ++r)

@@ -201,6 +201,7 @@ status settle(cuda exec, packed_cache<Key, Value, cuda_space> const& packed, wor
   using packed_type = packed_cache<Key, Value, cuda_space>;
   if (packed.storage() == nullptr)
     return detail::fail(errc::invalid_pointer, "kvslim: settle was given a null pointer");
+  if (auto const s = detail::check_tables(packed); !s) return s;
   auto const& e = packed.extents();
   auto const& layout = packed.layout();
   if (auto const s = layout.check(); !s) return s;

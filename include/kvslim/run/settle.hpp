@@ -180,6 +180,7 @@ status settle(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
               workspace scratch, step at = {}) {
   if (packed.storage() == nullptr)
     return detail::fail(errc::invalid_pointer, "kvslim: settle was given a null pointer");
+  if (auto const s = detail::check_tables(packed); !s) return s;
   if (!packed.ready())
     return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
   auto const& e = packed.extents();

@@ -58,6 +58,11 @@ class packed_cache {
   [[nodiscard]] KVSLIM_HD constexpr std::byte* storage() const noexcept { return storage_; }
   [[nodiscard]] KVSLIM_HD constexpr std::size_t size() const noexcept { return size_; }
   constexpr void bind(codec_tables const& tables) noexcept { tables_ = tables; }
+  /// Whether every codec that reads a table was bound to one.
+  [[nodiscard]] constexpr bool has_tables() const noexcept {
+    return (!Key::traits.tabled || tables_.key != nullptr) &&
+           (!Value::traits.tabled || tables_.value != nullptr);
+  }
 
   /// True once filled under this layout: the header says so, word by word.
   [[nodiscard]] bool ready() const noexcept requires on_host {
@@ -312,6 +317,17 @@ struct packed_cells {
     return packed.layout().find(side_kind::position) < 0;
   }
 };
+
+}  // namespace detail
+
+namespace detail {
+
+template <class Packed>
+[[nodiscard]] constexpr status check_tables(Packed const& packed) noexcept {
+  if (packed.has_tables()) return {};
+  return fail(errc::invalid_pointer,
+              "kvslim: a codec reads a table that the cache was not bound to: call bind()");
+}
 
 }  // namespace detail
 

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/codec/form.hpp>
+#include <kvslim/isa/convert.hpp>
+#include <kvslim/ops/subspace.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// Where a low-rank codec finds its basis: fitted to the prompt and stored with it, or in a table
+/// that the cache binds (codec_tables), which is not part of the stored bytes.
+enum class basis_from : std::uint32_t { prompt, table };
+
+/// Tokens as `rank` coordinates: x ~ sum of coordinate[j] * basis[j], coordinate[j] = basis[j] . x,
+/// with basis vectors of unit length that are orthogonal to each other. The coordinates are stored
+/// by another codec, as if a head had `rank` channels; attention projects queries and carries sums
+/// back, once each, and never rebuilds a token. With Grouped, the rows of a group share their
+/// coordinates: a token is then as long as all members' channels together.
+///
+/// State (from the prompt): T basis[member][rank][dim]. Table: T basis[bases][rank][dim], of which
+/// row r (sequence * kv_heads + kv_head) reads number r mod bases. Blocks: the other codec's, of
+/// `rank` channels. Coordinates beyond what the other codec holds are cut there. Requires: rank 1
+/// to 256 (1024 if Grouped) and at most the channels of all members; rounds 1 to 255; residual 0
+/// where the other codec writes whole blocks; groups of a table's rows lie in one sequence; bases
+/// at least 1 (invalid_option).
+/// Cost: encode rank * dim multiplications a token and row; fit 2 * rounds times as many; attention
+/// 2 * rank a token and query head, and 2 * rank * dim a row and query head.
+template <class Base, basis_from From = basis_from::prompt, bool Grouped = false, element T = f16>
+struct latent {
+  static_assert(codec<Base> && !Base::traits.grouped && !Base::traits.fitted &&
+                    !Base::traits.positions && !Base::traits.shares_keys &&
+                    Base::traits.space == basis::channels,
+                "kvslim: latent stores coordinates by a codec of single rows without a state");
+  static_assert(!(Grouped && Base::traits.whole_blocks),
+                "kvslim: latent over a group needs a codec that writes single tokens");
+  using tail_type = typename Base::tail_type;
+  static constexpr bool from_prompt = From == basis_from::prompt;
+  static constexpr codec_traits traits{
+      .form = form_id{static_cast<std::uint32_t>(detail::form_kind::latent) << 16 |
+                      (Grouped ? 0x100u : 0u) | static_cast<std::uint32_t>(From) << 4 |
+                      detail::element_number<T>()},
+      .space = basis::own,
+      .whole_blocks = Base::traits.whole_blocks,
+      .rewrites = Base::traits.rewrites && !Grouped,
+      .grouped = Grouped,
+      .fitted = from_prompt,
+      .tabled = !from_prompt};
+
+  Base base = {};
+  index_t rank = 32;
+  index_t residual = 0;  ///< newest tokens kept exact
+  row_group rows = {};   ///< that share coordinates, if Grouped
+  index_t rounds = 8;    ///< of the iteration that fits the basis
+  index_t bases = 1;     ///< in the table
+
+  [[nodiscard]] KVSLIM_HD constexpr row_group group() const noexcept requires Grouped {
+    return rows;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
+    if (auto const s = check_options(); !s.ok()) return s;
+    if (auto const s = base.check(rank); !s.ok()) return s;
+    if (auto const s = detail::check_channels(dim); !s.ok()) return s;
+    if (rank > members() * dim)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: latent's rank is above the channels that it is made of");
+    if (base.sizes(rank, 0).keep_exact != 0)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: latent keeps tokens exact, not the codec of its coordinates");
+    return {};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t n) const noexcept {
+    auto z = base.sizes(rank, n);
+    z.keep_exact = residual;
+    z.own_dim = rank;
+    if constexpr (from_prompt) {
+      index_t const width = members() * dim;
+      z.state_bytes = rank * width * static_cast<index_t>(sizeof(T));
+      z.fit_floats = (2 * rank + 1) * width;
+    }
+    return z;
+  }
+  /// Rows of a group are as long as all of them together when they are fitted.
+  [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
+    return base.limit() < 1e6f ? base.limit() : 1e6f;
+  }
+  [[nodiscard]] constexpr form written() const noexcept {
+    form const inner = base.written();
+    form f{traits.form.value, {inner.id}};
+    for (int i = 0; i < 3; ++i) f.words[1 + i] = inner.words[i];
+    f.words[4] = static_cast<std::uint32_t>(rank | rounds << 16);
+    f.words[5] = static_cast<std::uint32_t>(rows.sequences | rows.kv_heads << 16);
+    f.words[6] = static_cast<std::uint32_t>(residual) | static_cast<std::uint32_t>(bases) << 21;
+    return f;
+  }
+  [[nodiscard]] static constexpr status read(form const& f, latent& out) noexcept {
+    if (!detail::is_form(f, traits.form, 7)) return detail::foreign_form();
+    latent found{};
+    form const inner{f.words[0], {f.words[1], f.words[2], f.words[3]}};
+    if (auto const s = Base::read(inner, found.base); !s.ok()) return s;
+    found.rank = f.words[4] & 0xffffu;
+    found.rounds = f.words[4] >> 16;
+    found.rows = {f.words[5] & 0xffffu, f.words[5] >> 16};
+    found.residual = f.words[6] & 0x1fffffu;
+    found.bases = f.words[6] >> 21;
+    if (!found.check_options().ok()) return detail::foreign_form();
+    out = found;
+    return {};
+  }
+
+  /// The leading directions of the prompt's n tokens.
+  template <class Read>
+  KVSLIM_HD void fit(Read const& read, index_t n, site const& at, std::byte* state,
+                     float* scratch) const requires(From == basis_from::prompt) {
+    index_t const dim = at.dim, width = members() * dim;
+    float *const x = scratch, *const found = x + width, *const sums = found + rank * width;
+    auto const row = [&](index_t t) -> float const* {
+      for (index_t m = 0; m < members(); ++m) read(m, t, x + m * dim);
+      return x;
+    };
+    ops::leading_subspace(n, width, rank, rounds, row, found, sums);
+    T* const out = detail::array_at<T>(state);
+    for (index_t m = 0; m < members(); ++m)
+      for (index_t j = 0; j < rank; ++j)
+        for (index_t d = 0; d < dim; ++d)
+          out[(m * rank + j) * dim + d] = from_float<T>(found[j * width + m * dim + d]);
+  }
+  /// Overwrites its rows.
+  KVSLIM_HD void encode(float* rows_of_members, site const& at, std::byte* block) const noexcept {
+    index_t const dim = at.dim, n = at.n;
+    float const most = base.limit();
+    for (index_t i = 0; i < n; ++i) {
+      detail::local<float, most_rank> z;
+      for (index_t j = 0; j < rank; ++j) {
+        float sum = 0.0f;
+        for (index_t m = 0; m < members(); ++m)
+          sum += along(rows_of_members + (m * n + i) * dim, basis_of(at, m) + j * dim, dim);
+        z[j] = sum > most ? most : sum < -most ? -most : sum;
+      }
+      if constexpr (Base::traits.whole_blocks) {
+        for (index_t j = 0; j < rank; ++j) rows_of_members[i * rank + j] = z[j];
+      } else {
+        base.encode(z, inside(at, at.first + i, 1), block);
+      }
+    }
+    if constexpr (Base::traits.whole_blocks)
+      base.encode(rows_of_members, inside(at, at.first, n), block);
+  }
+  [[nodiscard]] KVSLIM_HD float coordinate(std::byte const* block, site const& at,
+                                           index_t j) const noexcept {
+    return base.decode(block, inside(at, at.first, 1), j);
+  }
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
+                                       index_t d) const noexcept {
+    T const* const from = basis_of(at, at.member);
+    float sum = 0.0f;
+    for (index_t j = 0; j < rank; ++j)
+      sum += coordinate(block, at, j) * detail::widen(from[j * at.dim + d]);
+    return sum;
+  }
+  KVSLIM_HD void load(std::byte const* block, site const& at, float* out) const noexcept {
+    for (index_t d = 0; d < at.dim; ++d) out[d] = 0.0f;
+    for (index_t j = 0; j < rank; ++j)
+      add(coordinate(block, at, j), basis_of(at, at.member) + j * at.dim, at.dim, out);
+  }
+  KVSLIM_HD void prepare(float const* q, site const& at, float* own) const noexcept {
+    for (index_t j = 0; j < rank; ++j)
+      own[j] = along(q, basis_of(at, at.member) + j * at.dim, at.dim);
+  }
+  KVSLIM_HD void finish(float* sum, site const& at, float* out) const noexcept {
+    for (index_t j = 0; j < rank; ++j)
+      add(sum[j], basis_of(at, at.member) + j * at.dim, at.dim, out);
+  }
+  KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
+                     float* scores) const noexcept requires key_codec<Base> {
+    base.dot(block, inside(at, at.first, at.n), q, heads, scores);
+  }
+  KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
+                            float* out) const noexcept requires value_codec<Base> {
+    base.accumulate(block, inside(at, at.first, at.n), p, heads, out);
+  }
+
+ private:
+  static constexpr index_t most_rank = Grouped ? 1024 : 256;
+
+  [[nodiscard]] KVSLIM_HD constexpr index_t members() const noexcept {
+    return Grouped ? rows.size() : 1;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
+    if (rank < 1 || rank > most_rank || rounds < 1 || rounds > 255)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: latent needs a rank of 1 to 256 (1024 over a group) and 1 to "
+                          "255 rounds");
+    if (rows.sequences < 1 || rows.kv_heads < 1 || rows.sequences > 1024 || rows.kv_heads > 1024 ||
+        (!from_prompt && rows.sequences != 1))
+      return detail::fail(
+          errc::invalid_option,
+          "kvslim: latent's group needs 1 to 1024 sequences and KV heads; rows that "
+          "read a table lie in one sequence");
+    if (bases < 1 || bases > 2047)
+      return detail::fail(errc::invalid_option, "kvslim: latent's table holds 1 to 2047 bases");
+    if (Base::traits.whole_blocks && residual != 0)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: latent keeps no residual beside whole blocks");
+    return detail::check_residual(residual);
+  }
+  [[nodiscard]] KVSLIM_HD site inside(site at, index_t first, index_t n) const noexcept {
+    at.first = first;
+    at.n = n;
+    at.dim = rank;
+    return at;
+  }
+  [[nodiscard]] KVSLIM_HD T const* basis_of(site const& at, index_t member) const noexcept {
+    if constexpr (from_prompt)
+      return detail::array_at<T const>(at.state) + member * rank * at.dim;
+    else
+      return static_cast<T const*>(at.table) +
+             (at.row - at.member + member) % bases * rank * at.dim;
+  }
+  [[nodiscard]] static KVSLIM_HD float along(float const* x, T const* vector,
+                                             index_t dim) noexcept {
+    float part[16] = {}, y[16];
+    index_t d = 0;
+    for (; d + 16 <= dim; d += 16) {
+      detail::widen16(vector + d, y);
+      for (index_t c = 0; c < 16; ++c) part[c] += x[d + c] * y[c];
+    }
+    for (; d < dim; ++d) part[d % 16] += x[d] * detail::widen(vector[d]);
+    for (index_t half = 8; half > 0; half /= 2)
+      for (index_t c = 0; c < half; ++c) part[c] += part[half + c];
+    return part[0];
+  }
+  static KVSLIM_HD void add(float share, T const* vector, index_t dim, float* out) noexcept {
+    float y[16];
+    index_t d = 0;
+    for (; d + 16 <= dim; d += 16) {
+      detail::widen16(vector + d, y);
+      for (index_t c = 0; c < 16; ++c) out[d + c] += share * y[c];
+    }
+    for (; d < dim; ++d) out[d] += share * detail::widen(vector[d]);
+  }
+};
+
+KVSLIM_END_NAMESPACE
