@@ -24,27 +24,28 @@ cuda=-DKVSLIM_CUDA=OFF
 if nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null; then
   cuda="-DKVSLIM_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native"
 fi
+build=build/bench-build${smoke:+-smoke}
 # shellcheck disable=SC2086  # two options or one
-cmake -S . -B build/bench-build -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_EXAMPLES=OFF \
-  -DKVSLIM_AGAINST="$against" $cuda
-cmake --build build/bench-build
+cmake -S . -B "$build" -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_EXAMPLES=OFF \
+  -DKVSLIM_BENCH_SMOKE="${smoke:+ON}" -DKVSLIM_AGAINST="$against" $cuda
+cmake --build "$build"
 # shellcheck disable=SC2086  # one option or none
-if [ -x build/bench-build/bench/cuda/bench_cuda_floor ]; then
-  on_gpu=build/bench-build/bench/cuda/bench_cuda_floor
+if [ -x $build/bench/cuda/bench_cuda_floor ]; then
+  on_gpu=$build/bench/cuda/bench_cuda_floor
 else
   on_gpu=true
 fi
-build/bench-build/bench/bench_floor_native $smoke
-build/bench-build/bench/bench_floor_baseline $smoke
+$build/bench/bench_floor_native $smoke
+$build/bench/bench_floor_baseline $smoke
 $on_gpu $smoke
 if [ -n "$against" ]; then
-  build/bench-build/bench/against/bench_against $smoke
+  $build/bench/against/bench_against $smoke
 else
   echo "no --against PATH of llama.cpp: its attention is not measured"
 fi
 if [ -n "$smoke" ]; then
-  build/bench-build/bench/bench_methods --benchmark_filter=1024 --benchmark_min_time=0.001
+  $build/bench/bench_methods --benchmark_filter=1024 --benchmark_min_time=0.001
 else
-  build/bench-build/bench/bench_methods --benchmark_out=build/bench.json \
+  $build/bench/bench_methods --benchmark_out=build/bench.json \
     --benchmark_out_format=json "$@"
 fi

@@ -28,11 +28,15 @@ if(NOT KVSLIM_CUDA STREQUAL "OFF")
   if(CMAKE_CUDA_COMPILER)
     # Unless devices are named: machine code for three, made of one virtual architecture's code,
     # because nothing in the headers asks which it is.
+    # kvslim_one_device: machine code for one of them, which drivers of others compile again.
     add_library(kvslim_devices INTERFACE)
+    add_library(kvslim_one_device INTERFACE)
     if(NOT CMAKE_CUDA_ARCHITECTURES)
       set(CMAKE_CUDA_ARCHITECTURES OFF)
       target_compile_options(kvslim_devices INTERFACE
-        $<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode arch=compute_80,code=[sm_80,sm_90,sm_120]>)
+        "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode arch=compute_80,code=[sm_80,sm_90,sm_120]>")
+      target_compile_options(kvslim_one_device INTERFACE
+        "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-gencode arch=compute_80,code=[sm_90,compute_80]>")
     endif()
     enable_language(CUDA)
     find_package(CUDAToolkit REQUIRED)

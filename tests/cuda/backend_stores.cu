@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+
+// The backend test's rows about what is stored, apart from those about what is kept: two units
+// build side by side.
+
+#include "backend.hpp"
+#include "own_codecs.hpp"
+#include "support/own_basis.hpp"
+#include "support/policies.hpp"
+
+using namespace on_device;
+using namespace kvslim;
+
+namespace {
+
+/// Baselines, budgets over layers, and every type of llama.cpp's.
+void baselines(problem const& p) {
+  auto const bytes = exactness::bytes;
+  row_group const layers{p.e.sequences, p.e.kv_heads};
+  top_k const keep{{.budget = p.e.tokens / 3, .sinks = 2, .recent = 5}};
+  random_scores const chance{{.seed = 3}};
+  compare(p, "knorm", pipeline{knorm{}, keep}, bytes);
+  compare(p, "random_scores", pipeline{chance, keep}, bytes);
+  compare(p, "one_budget",
+          pipeline{chance, one_budget{{.budget = 40, .rows = layers, .sinks = 2, .recent = 7}}},
+          bytes);
+  compare(p, "one_budget, of each sequence",
+          pipeline{knorm{}, one_budget{{.budget = 31, .rows = {1, p.e.kv_heads}}}, kivi<4>{}},
+          bytes);
+  using block = ggml_block;
+  compare(p, "ggml q8_0, q4_0", ggml<block::q8_0, block::q4_0>{}, bytes);
+  compare(p, "ggml q5_1, a tail", ggml<block::q5_1>{{.residual = 20}}, bytes);
+  compare(p, "ggml q4_1, q5_0", pipeline{knorm{}, keep, ggml<block::q4_1, block::q5_0>{}}, bytes);
+  compare(p, "codec_pair", codec_pair{token_key<8>{.residual = 9}, token_value<2>{.group = 32}},
+          bytes);
+  compare(p, "codec_pair, of blocks and tokens",
+          codec_pair{channel_key<4>{.residual = 32}, dense_value<e5m2>{}}, bytes);
+}
+
+void grouped(problem const& p) {
+  compare(p, "codecs over two sequences", paired_sequences{}, exactness::bytes);
+  compare(p, "minicache", minicache<>{{.block = 32}}, exactness::bytes, 40);
+  compare(p, "xkv", xkv<>{{.rows = {2, 3}, .key_rank = 20, .value_rank = 40, .rounds = 3}},
+          exactness::tokens, 40);
+  compare(p, "minicache, f32, after a selection",
+          pipeline{shared{given_scores{}, row_group{2, 1}}, top_k{{.budget = 70, .recent = 8}},
+                   minicache<float>{{.retained = 0.2f, .depth = 0.3f}}},
+          exactness::bytes);
+}
+
+/// Sums in a basis of the codec's, of as many coordinates as channels, of more and of fewer.
+void other_bases(problem const& p) {
+  using own_basis::turn, own_basis::turned;
+  top_k const keep{{.budget = p.e.tokens / 2 + 1, .sinks = 4, .recent = 8}};
+  for (turn const kind : {turn::reversed, turn::padded, turn::pairs})
+    compare(p, "a basis of one's own",
+            pipeline{given_scores{}, keep, codec_pair{turned<>{kind, 9}, turned<>{kind, 9}}},
+            exactness::bytes);
+  compare(p, "rotated", rotated{int_per_token<4>{{.residual = 7}}, {.seed = 3}}, exactness::bytes);
+  compare(p, "rotated blocks", pipeline{given_scores{}, keep, rotated{kivi<2>{{.residual = 32}}}},
+          exactness::bytes);
+  compare(p, "a fitted basis", codec_pair{turned<true>{turn::pairs}, token_value<4>{}},
+          exactness::bytes);
+  compare(p, "V in a fitted basis", codec_pair{channel_key<4>{.residual = 32}, turned<true>{}},
+          exactness::bytes);
+  compare(p, "xkv of each head",
+          xkv<>{{.rows = {1, 1}, .key_rank = 12, .value_rank = 20, .residual = 3}},
+          exactness::tokens, 40);
+}
+
+/// Positions that are moved, with and without merged rows before.
+void moved(problem const& p) {
+  top_k const keep{{.budget = p.e.tokens / 2 + 1, .sinks = 4, .recent = 8}};
+  compare(p, "rerotated", pipeline{streaming_llm{}, keep, rerotate{}, int_per_token<8>{}},
+          exactness::tokens);
+  compare(p, "merged and rerotated",
+          pipeline{given_scores{}, keep, kvmerger{{.threshold = 0.0f, .mass_bias = true}},
+                   rerotate{}, kivi<4>{{.residual = 32}}},
+          exactness::tokens);
+}
+
+}  // namespace
+
+void on_device::stored_forms(problem const& p) {
+  baselines(p);
+  other_bases(p);
+}
+
+void on_device::other_shapes() {
+  grouped({"plain", {2, 3, 90, 32}, {}, 1});
+  moved({"plain", {2, 2, 150, 64}, {}, 1});
+  moved({"biases, any order",
+         {2, 2, 150, 32},
+         {.lengths = true, .positions = true, .valid = true, .bias = true, .per_head = true},
+         2});
+  compare({"wide heads", {1, 1, 70, 576, 512}, {}, 8}, "int 8", int_per_token<8>{},
+          exactness::bytes);
+  compare({"five channels", {1, 1, 70, 4, 5}, {}, 2}, "dense f16", dense<f16>{}, exactness::bytes);
+}
