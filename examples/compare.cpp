@@ -83,6 +83,8 @@ int main(int argc, char** argv) try {
     throw std::runtime_error("--heads needs a model with more KV heads than one: " + model_path);
   if (heads && app.count("--texts") == 0) texts = 24;
   if (heads && app.count("--keys") == 0) keys = 0;
+  if (heads && texts < 2)
+    throw std::runtime_error("--heads needs two texts to tell a difference from noise");
   std::vector<result> results(list.size());
 
   index_t const length = context - scored;
