@@ -6,6 +6,7 @@
 #include "methods.hpp"
 
 #include <kvslim/merge/cam.hpp>
+#include <kvslim/merge/d2o.hpp>
 #include <kvslim/merge/kvmerger.hpp>
 #include <kvslim/merge/lookm.hpp>
 
@@ -91,6 +92,15 @@ table<merger_method> mergers() {
             {"window", &p.opt.window, "kept tokens that share one (authors)"},
             {"draws", &p.opt.draws, "all or nothing (authors); false: the expected part"},
             {"seed", &p.opt.seed, "of the draws"}};
+      });
+  add<merger_of<kvslim::d2o>>(
+      all, "d2o", "arXiv:2406.13035", "what is alike enough joins, the rest goes", [](auto& p) {
+        return options{
+            {"weights", choice(p.opt.weights, {"counted", "softmax"}),
+             "of joining rows (authors: counted; paper: softmax)"},
+            {"filter", choice(p.opt.filter, {"none", "mean", "places"}), "what joins (authors)"},
+            {"least", &p.opt.least, "lowest cosine that joins (authors: any)"},
+            {"mass_bias", &p.opt.mass_bias, "store folded mass as a logit bias"}};
       });
   return all;
 }

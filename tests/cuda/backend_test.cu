@@ -162,6 +162,8 @@ void every_method(problem const& p) {
   compare(p, "kvmerger", pipeline{given_scores{}, keep, kvmerger{{.threshold = 0.0f}}}, tokens);
   for (bool const draws : {false, true})
     compare(p, "cam", pipeline{given_scores{}, keep, cam{{.window = 6, .draws = draws}}}, tokens);
+  for (auto const weights : {d2o_weights::counted, d2o_weights::softmax})
+    compare(p, "d2o", pipeline{given_scores{}, keep, d2o{{.weights = weights}}}, tokens);
   for (auto const filter : {fold_filter::none, fold_filter::mean, fold_filter::places})
     compare(p, "lookm",
             pipeline{given_scores{}, keep,

@@ -35,6 +35,7 @@ parser.add_argument("--adakv", help="FFY0/AdaKV")
 parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
 parser.add_argument("--lookm", help="SUSTechBruce/LOOK-M")
 parser.add_argument("--cam", help="zyxxmu/cam")
+parser.add_argument("--d2o", help="AIoT-MLSys-Lab/D2O")
 parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--duo", help="mit-han-lab/duo-attention")
 parser.add_argument("--lagkv", help="AI-Lab-China-Merchants-Bank/LagKV")
@@ -1097,6 +1098,27 @@ def cam():
         g.put("values_" + name, torch.cat([v[None, :, :start], recent_values], dim=2))
 
 
+def d2o():
+    """The authors' class holds 32 heads of 128 channels in writing; here it has `heads` of `dim`."""
+    torch.manual_seed(22)
+    heads, tokens, dim, best, recent = 3, 50, 16, 11, 9
+    text = open(os.path.join(arguments.d2o, "LLM_merge_new", "LMEval_kv_token_merge", "modeling_llama3_7b_13b_d2o.py")).read()
+    text = text[text.index("class D2O_LayerKVCache"):text.index("class LlamaAttention3_D2O")]
+    names = {"torch": torch, "print": lambda *_: None}
+    exec(text.replace("128", str(dim)).replace("(32, 4)", f"({heads}, 4)"), names)
+    k, v = torch.randn(1, heads, tokens, dim) + 0.5 * torch.randn(1, heads, 1, dim), torch.randn(1, heads, tokens, dim)
+    score = torch.rand(heads, tokens)
+    g = Golden("d2o", "AIoT-MLSys-Lab/D2O 12c99d8 LMEval_kv_token_merge/modeling_llama3_7b_13b_d2o.py D2O_LayerKVCache, first call, with 3 for its "
+               f"32 heads and 16 for its 128 channels; seed 22, G={heads} T={tokens} D={dim}, {best} by score (the first 4 among them) and {recent} "
+               "newest; make.py --d2o")
+    g.put("k", k)
+    g.put("v", v)
+    g.put("score", score)
+    merged = names["D2O_LayerKVCache"](hh_size=best, recent_size=recent)((k, v), score.clone(), 0, 0, tokens - 1)
+    g.put("keys", merged[0])
+    g.put("values", merged[1])
+
+
 def minicache():
     """Two layers whose tokens point alike, more or less; one token is zero in the first layer, one the same in both."""
     torch.manual_seed(19)
@@ -1349,6 +1371,7 @@ MAKERS = [
     (arguments.factory, (minicache,)),
     (arguments.lookm and arguments.factory, (lookm,)),
     (arguments.cam, (cam,)),
+    (arguments.d2o, (d2o,)),
     (arguments.adakv and arguments.factory and arguments.kvpress, (adakv,)),
     (arguments.factory and arguments.kvpress, (pyramidkv,)),
     (arguments.headkv, (headkv,)),
