@@ -6,6 +6,7 @@
 #include "methods.hpp"
 
 #include <kvslim/merge/cam.hpp>
+#include <kvslim/merge/chelsea.hpp>
 #include <kvslim/merge/d2o.hpp>
 #include <kvslim/merge/kvmerger.hpp>
 #include <kvslim/merge/lookm.hpp>
@@ -15,12 +16,13 @@ namespace example {
 namespace {
 
 /// One side of the two does not apply, and is never asked.
-template <class Merger>
+template <class Merger, bool Alone = !Merger::traits.assigns>
 struct merger_of final : merger_method {
   Merger policy;
 
   static constexpr bool assigning = Merger::traits.assigns;
   [[nodiscard]] bool assigns() const override { return assigning; }
+  [[nodiscard]] bool works_alone() const override { return Alone; }
   [[nodiscard]] kvslim::status check() const override { return policy.check(); }
   [[nodiscard]] bool mass_bias() const override { return policy.mass_bias(); }
   [[nodiscard]] bool grows() const override { return policy.grows(); }
@@ -101,6 +103,14 @@ table<merger_method> mergers() {
             {"filter", choice(p.opt.filter, {"none", "mean", "places"}), "what joins (authors)"},
             {"least", &p.opt.least, "lowest cosine that joins (authors: any)"},
             {"mass_bias", &p.opt.mass_bias, "store folded mass as a logit bias"}};
+      });
+  add<merger_of<kvslim::chelsea, true>>(
+      all, "chelsea", "arXiv:2506.11418", "halves of a chunk find each other", [](auto& p) {
+        return options{{"chunk", &p.opt.chunk, "tokens among which partners are looked for"},
+                       {"part", &p.opt.part, "of a chunk's half that joins"},
+                       {"sinks", &p.opt.sinks, "first tokens, left alone"},
+                       {"recent", &p.opt.recent, "newest tokens, left alone"},
+                       {"mass_bias", &p.opt.mass_bias, "store the members' mass as a logit bias"}};
       });
   return all;
 }

@@ -99,6 +99,7 @@ struct keep_method : method {
 
 struct merger_method : method {
   [[nodiscard]] virtual bool assigns() const = 0;
+  [[nodiscard]] virtual bool works_alone() const = 0;  ///< without a quota
   [[nodiscard]] virtual kvslim::status check() const = 0;
   [[nodiscard]] virtual bool mass_bias() const = 0;
   [[nodiscard]] virtual bool grows() const = 0;

@@ -249,8 +249,10 @@ selection select(problem const& p, chosen const& c, ranked const& scores) {
   if (c.merger != nullptr && c.quota != nullptr && c.merger->assigns())
     fold(make_plan(pipeline{scored, quota, keep, any_assigner{c.merger}, dense<float>{}}, e,
                    out.options));
-  else if (c.merger != nullptr && c.merger->assigns())
+  else if (c.merger != nullptr && !c.merger->works_alone())
     demand({errc::invalid_option, "this merger folds what a budget evicts: give one"});
+  else if (c.merger != nullptr && c.merger->assigns())
+    fold(make_plan(pipeline{scored, any_assigner{c.merger}, dense<float>{}}, e, out.options));
   else if (c.merger != nullptr && c.quota != nullptr)
     fold(make_plan(pipeline{scored, quota, keep, merger, dense<float>{}}, e, out.options));
   else if (c.merger != nullptr)

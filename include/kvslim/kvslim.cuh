@@ -15,6 +15,7 @@
 #include <kvslim/ops/mean_direction.cuh>
 #include <kvslim/ops/norm_shares.cuh>
 #include <kvslim/ops/open_pages.cuh>
+#include <kvslim/ops/pair_in_chunks.cuh>
 #include <kvslim/ops/probe_scores.cuh>
 #include <kvslim/ops/projected_norms.cuh>
 #include <kvslim/ops/representatives.cuh>

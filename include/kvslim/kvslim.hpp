@@ -14,6 +14,7 @@
 #include <kvslim/keep/chunkkv.hpp>
 #include <kvslim/keep/kvcrush.hpp>
 #include <kvslim/merge/cam.hpp>
+#include <kvslim/merge/chelsea.hpp>
 #include <kvslim/merge/d2o.hpp>
 #include <kvslim/merge/kvmerger.hpp>
 #include <kvslim/merge/lookm.hpp>

@@ -164,6 +164,9 @@ void every_method(problem const& p) {
     compare(p, "cam", pipeline{given_scores{}, keep, cam{{.window = 6, .draws = draws}}}, tokens);
   for (auto const weights : {d2o_weights::counted, d2o_weights::softmax})
     compare(p, "d2o", pipeline{given_scores{}, keep, d2o{{.weights = weights}}}, tokens);
+  compare(p, "chelsea",
+          pipeline{given_scores{}, chelsea{{.chunk = 24, .part = 0.6f, .mass_bias = true}}},
+          tokens);
   for (auto const filter : {fold_filter::none, fold_filter::mean, fold_filter::places})
     compare(p, "lookm",
             pipeline{given_scores{}, keep,
