@@ -4,7 +4,7 @@
 # kvslim inside llama.cpp, unforked: obtains the engine, builds the programs and runs them all.
 #   --engine PATH   an installed llama.cpp (a CMake prefix) instead of building one
 #   --model FILE    any GGUF that llama.cpp loads; default: the reference model
-# Other arguments go to all programs (--context, --scored, --texts, --threads).
+# The programs in build/llama_cpp/build/examples/llama_cpp take more options (--help).
 set -eu
 cd "$(dirname "$0")/../.."
 version=0.3.36 # of llama-cpp-python, whose source distribution holds llama.cpp's sources
@@ -14,7 +14,7 @@ while [ $# -gt 0 ]; do
   case $1 in
     --engine) engine=$(cd "$2" && pwd) && shift 2 ;;
     --model) model=$(cd "$(dirname "$2")" && pwd)/$(basename "$2") && shift 2 ;;
-    *) break ;;
+    *) echo "run.sh takes --engine PATH and --model FILE, not $1" >&2 && exit 1 ;;
   esac
 done
 out=$PWD/build/llama_cpp
@@ -43,9 +43,12 @@ cmake -S . -B "$out/build" -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_BENC
   -DKVSLIM_CUDA=OFF -DCMAKE_PREFIX_PATH="$engine"
 cmake --build "$out/build" --target llama_cpp_programs
 bin=$out/build/examples/llama_cpp
-[ -z "$model" ] || set -- --model "$model" "$@"
+set -- --model "${model:-$PWD/examples/reference_model/kvslim-reference.gguf}"
 echo "== save_compressed: saved, stored in kvslim's codecs, restored in a new process"
 "$bin/save_compressed" save "$out/saved" "$@"
 "$bin/save_compressed" restore "$out/saved" "$@"
 echo "== evict_generate: a fixed budget of tokens, chosen over the engine's own cache"
 "$bin/evict_generate" "$@"
+echo "== attend_live: kvslim attends over what it stores, while the engine decodes"
+"$bin/attend_live" --random "$out/random.gguf" "$@"
+rm -f "$out/random.gguf"
