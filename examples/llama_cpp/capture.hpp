@@ -30,7 +30,7 @@ inline ggml_tensor const* root_of(ggml_tensor const* t) {
   return t;
 }
 
-class live_cache final : public watcher {
+class live_cache : public watcher {
  public:
   /// Keeps the newest `window` queries of every layer.
   live_cache(engine_model const& m, index_t window)
@@ -47,30 +47,10 @@ class live_cache final : public watcher {
   }
   void saw(ggml_tensor* t) override {
     if (t->op == GGML_OP_SET_ROWS) return saw_cells(t->src[1]);
-    auto const *q = t->src[0], *k = root_of(t->src[1]), *v = root_of(t->src[2]);
-    if (k->type != GGML_TYPE_F16 || v->type != GGML_TYPE_F16 || !begins_with(k->name, "cache_k_l"))
-      throw std::runtime_error("this reads caches of f16 in host memory, with flash attention");
-    auto const layer = static_cast<std::size_t>(std::atoi(k->name + std::strlen("cache_k_l")));
-    k_.at(layer) = k;
-    v_.at(layer) = v;
-    head_dim_ = q->ne[0];
-    value_dim_ = t->src[2]->ne[0];
-    auto const row = static_cast<std::size_t>(head_dim_);
-    queries_.resize(static_cast<std::size_t>(model_.layers * model_.q_heads * window_) * row);
-    // Newest queries last: what is there moves up by as many as come.
-    index_t const n = std::min(q->ne[1], window_), stay = window_ - n;
-    for (index_t h = 0; h < model_.q_heads; ++h) {
-      float* const mine =
-          queries_.data() +
-          ((static_cast<index_t>(layer) * model_.q_heads + h) * window_) * head_dim_;
-      std::copy(mine + n * head_dim_, mine + window_ * head_dim_, mine);
-      for (index_t i = 0; i < n; ++i) {
-        auto const at = (q->ne[1] - n + i) * static_cast<index_t>(q->nb[1]) +
-                        h * static_cast<index_t>(q->nb[2]);
-        std::memcpy(mine + (stay + i) * head_dim_, static_cast<char const*>(q->data) + at,
-                    row * sizeof(float));
-      }
-    }
+    auto const *k = root_of(t->src[1]), *v = root_of(t->src[2]);
+    auto const layer = layer_of(k, "cache_k_l");
+    take_queries(layer, k, t->src[0]);
+    take_values(layer, v, t->src[2]->ne[0], false);
   }
 
   /// To be called after every decode: the tokens before `next` have arrived.
@@ -101,6 +81,7 @@ class live_cache final : public watcher {
                                                .v = static_cast<f16 const*>(v_[l]->data),
                                                .extent = e,
                                                .cells = k_[l]->ne[1],
+                                               .v_transposed = transposed_,
                                                .positions = positions_.data(),
                                                .valid = held_.data()}));
     origins_.resize(2 * layers.size());
@@ -154,7 +135,8 @@ class live_cache final : public watcher {
     return calls;
   }
 
- private:
+ protected:
+  [[nodiscard]] engine_model const& model() const { return model_; }
   static bool writes_first_keys(ggml_tensor const* t) {
     return t->op == GGML_OP_SET_ROWS && std::string_view(root_of(t)->name) == "cache_k_l0";
   }
@@ -165,8 +147,41 @@ class live_cache final : public watcher {
                              : static_cast<std::int32_t const*>(indices->data)[i]);
   }
 
+  /// The layer that a persistent tensor of f16 belongs to.
+  static std::size_t layer_of(ggml_tensor const* t, char const* prefix) {
+    if (t->type != GGML_TYPE_F16 || !begins_with(t->name, prefix))
+      throw std::runtime_error("this reads a cache of f16 in host memory, not " +
+                               std::string(t->name));
+    return static_cast<std::size_t>(std::atoi(t->name + std::strlen(prefix)));
+  }
+  /// q: [dim, token, query head]. Newest queries last: what is there moves up by as many as come.
+  void take_queries(std::size_t layer, ggml_tensor const* k, ggml_tensor const* q) {
+    k_.at(layer) = k;
+    head_dim_ = q->ne[0];
+    queries_.resize(static_cast<std::size_t>(model_.layers * model_.q_heads * window_ * head_dim_));
+    index_t const n = std::min(q->ne[1], window_), stay = window_ - n;
+    for (index_t h = 0; h < model_.q_heads; ++h) {
+      auto const row = static_cast<index_t>(layer) * model_.q_heads + h;
+      float* const mine = queries_.data() + row * window_ * head_dim_;
+      std::copy(mine + n * head_dim_, mine + window_ * head_dim_, mine);
+      for (index_t i = 0; i < n; ++i) {
+        auto const at = (q->ne[1] - n + i) * static_cast<index_t>(q->nb[1]) +
+                        h * static_cast<index_t>(q->nb[2]);
+        std::memcpy(mine + (stay + i) * head_dim_, static_cast<char const*>(q->data) + at,
+                    static_cast<std::size_t>(head_dim_) * sizeof(float));
+      }
+    }
+  }
+  void take_values(std::size_t layer, ggml_tensor const* v, index_t dim, bool transposed) {
+    v_.at(layer) = v;
+    value_dim_ = dim;
+    transposed_ = transposed;
+  }
+
+ private:
   engine_model const& model_;
   index_t window_, head_dim_ = 0, value_dim_ = 0;
+  bool transposed_ = false;
   std::vector<ggml_tensor const*> k_, v_;
   std::vector<float> queries_;
   std::vector<std::int64_t> written_;

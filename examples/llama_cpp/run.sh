@@ -43,6 +43,8 @@ cmake -S . -B "$out/build" -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_BENC
   -DKVSLIM_CUDA=OFF -DCMAKE_PREFIX_PATH="$engine"
 cmake --build "$out/build" --target llama_cpp_programs
 bin=$out/build/examples/llama_cpp
+heads=$PWD/examples/reference_model/kvslim-reference-heads.gguf
+[ -z "$model" ] || heads=$model
 set -- --model "${model:-$PWD/examples/reference_model/kvslim-reference.gguf}"
 echo "== save_compressed: saved, stored in kvslim's codecs, restored in a new process"
 "$bin/save_compressed" save "$out/saved" "$@"
@@ -52,3 +54,5 @@ echo "== evict_generate: a fixed budget of tokens, chosen over the engine's own 
 echo "== attend_live: kvslim attends over what it stores, while the engine decodes"
 "$bin/attend_live" --random "$out/random.gguf" "$@"
 rm -f "$out/random.gguf"
+echo "== head_masks: keep sets of every layer and head, emulated"
+"$bin/head_masks" --model "$heads"
