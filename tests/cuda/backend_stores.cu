@@ -67,6 +67,9 @@ void other_bases(problem const& p) {
   compare(p, "xkv of each head",
           xkv<>{{.rows = {1, 1}, .key_rank = 12, .value_rank = 20, .residual = 3}},
           exactness::tokens, 40);
+  compare(p, "xkv of each head, keys as given",
+          xkv<f16, key_form::as_given>{{.rows = {1, 1}, .key_rank = 12, .value_rank = 20}},
+          exactness::tokens, 40);
 }
 
 /// Positions that are moved, with and without merged rows before.

@@ -28,6 +28,7 @@ enum class form_kind : std::uint32_t {
   shared_key = 12,
   shared_value = 13,
   latent = 14,
+  rebuilt_key = 15,
 };
 
 template <element T>

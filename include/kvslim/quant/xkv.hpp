@@ -9,33 +9,37 @@
 // code: abdelfattah-lab/xKV bfe5d72, xKV/customized_cache/fake_layer_merge_dynamic_cache.py
 // (fake_svd, grouped_layer_merging).
 //
-// Fidelity: V is theirs. They project keys before RoPE and rotate what they rebuild; here keys are
-//   projected as the view has them, so that after RoPE a rank holds less of them. Attention then
-//   never rebuilds a key. For models without RoPE the two are the same.
+// Fidelity: as theirs, keys are projected before RoPE and rotated again when they are read; the
+//   view's are turned back first. key_form::as_given projects them as the view has them: attention
+//   then never rebuilds a key, and a rank holds less of keys that were rotated.
 // Fidelity: the subspace is found by `rounds` rounds of subspace iteration instead of an SVD. What
 //   it misses of the leading vectors shrinks as (next / last singular value)^(2 rounds).
 // Fidelity: they multiply back and keep dense tensors; here coordinates and basis are stored, as T.
-// Fidelity: tokens after the prompt stay exact there. Here they do as long as settle() is not
+// Fidelity: later tokens stay exact there. Here they do as long as settle() is not
 //   called (plan with so many draft_tokens); settle() projects them on the prompt's basis.
 // Fidelity: a group of fewer layers at the end keeps the same rank there; here groups must divide.
 
 #include <kvslim/codec/dense.hpp>
 #include <kvslim/codec/latent.hpp>
+#include <kvslim/codec/rebuilt_key.hpp>
 #include <kvslim/core/concepts.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
+
+/// What xkv projects keys as.
+enum class key_form : std::uint8_t { before_rope, as_given };
 
 /// Layers of a group are consecutive sequences of the view (adapt/layers.hpp), its rows keep the
 /// same tokens.
 ///
 /// Requires: ranks 1 to 1024 and at most layers * kv_heads * head_dim; rounds 1 to 255 (invalid_
 /// option); a group that divides the view (invalid_shape).
-/// Cost: fit reads the prompt `rounds` times, 2 * rank * width multiplications a token each, width
-/// the channels of a group; one thread a group on CUDA. Per token of a group (key_rank +
-/// value_rank) * sizeof(T) bytes, once per prompt (key_rank + value_rank) * width * sizeof(T).
-/// Source: arXiv:2503.18893; defaults from the authors' examples (four layers, 512 and 768), for
-/// eight KV heads of 128.
-template <element T = f16>
+/// Cost: attention rebuilds keys (codec/rebuilt_key.hpp), not as_given; fit reads the prompt
+/// `rounds` times, 2 * rank * width multiplications a token each, width the channels of a group;
+/// one thread a group on CUDA. Per token of a group (key_rank + value_rank) * sizeof(T) bytes, once
+/// per prompt (key_rank + value_rank) * width * sizeof(T). Source: arXiv:2503.18893; defaults from
+/// the authors' examples (four layers, 512 and 768), for eight KV heads of 128.
+template <element T = f16, key_form Keys = key_form::before_rope>
 struct xkv {
   static constexpr quantizer_traits traits{};
 
@@ -45,19 +49,24 @@ struct xkv {
     index_t value_rank = 768;  ///< of its values
     index_t residual = 0;      ///< newest tokens kept exact
     index_t rounds = 8;        ///< of subspace iteration
+    rope rotation = {};        ///< of the view's keys, for before_rope
   };
   options opt = {};
 
-  [[nodiscard]] KVSLIM_HD constexpr latent<dense_key<T>, basis_from::prompt, true, T> key_codec()
-      const noexcept {
-    return {{}, opt.key_rank, opt.residual, opt.rows, opt.rounds};
+  [[nodiscard]] KVSLIM_HD constexpr auto key_codec() const noexcept {
+    using latents = latent<dense_key<T>, basis_from::prompt, true, T>;
+    latents const inner{{}, opt.key_rank, opt.residual, opt.rows, opt.rounds};
+    if constexpr (Keys == key_form::before_rope)
+      return rebuilt_key<latents>{inner, opt.rotation};
+    else
+      return inner;
   }
   [[nodiscard]] KVSLIM_HD constexpr latent<dense_value<T>, basis_from::prompt, true, T>
   value_codec() const noexcept {
     return {{}, opt.value_rank, opt.residual, opt.rows, opt.rounds};
   }
 };
-static_assert(quantizer<xkv<>>);
+static_assert(quantizer<xkv<>> && quantizer<xkv<f16, key_form::as_given>>);
 static_assert(key_codec<decltype(xkv<>{}.key_codec())> &&
               detail::check_codec<decltype(xkv<>{}.key_codec())>::value);
 static_assert(value_codec<decltype(xkv<>{}.value_codec())> &&

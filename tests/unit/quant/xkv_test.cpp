@@ -18,6 +18,9 @@ using namespace kvslim;
 
 namespace {
 
+template <element T = f16>
+using given = xkv<T, key_form::as_given>;
+
 /// Rows that fall off by `ratio` from direction to direction, all rows of the view together.
 void shape_rows(data::cache& c, double ratio, unsigned seed) {
   auto const& s = c.shape;
@@ -58,6 +61,24 @@ reference::matrix side_by_side(std::vector<float> const& x, data::shape const& s
             x[static_cast<std::size_t>((r * s.tokens + t) * dim + d)]);
   return m;
 }
+/// Rotates rows [row][token][channel] to positions, in double.
+void turn(std::vector<float>& x, data::shape const& s, std::vector<std::int32_t> const& positions,
+          rope const& r) {
+  index_t const dim = s.head_dim, turned = r.dims == 0 ? dim : r.dims;
+  for (index_t row = 0; row < s.rows(); ++row)
+    for (index_t t = 0; t < s.tokens; ++t)
+      for (index_t i = 0; i < turned / 2; ++i) {
+        float* const at = x.data() + (row * s.tokens + t) * dim;
+        float& a = at[r.interleaved ? 2 * i : i];
+        float& b = at[r.interleaved ? 2 * i + 1 : i + turned / 2];
+        double const angle = positions[static_cast<std::size_t>(t)] *
+                             std::pow(static_cast<double>(r.base),
+                                      -2.0 * static_cast<double>(i) / static_cast<double>(turned));
+        double const p = a, q = b;
+        a = static_cast<float>(p * std::cos(angle) - q * std::sin(angle));
+        b = static_cast<float>(q * std::cos(angle) + p * std::sin(angle));
+      }
+}
 double norm(reference::matrix const& a) {
   double sum = 0;
   for (auto const& row : a)
@@ -89,8 +110,8 @@ TEST_CASE("xkv is the authors' truncated SVD", "[golden][xkv]") {
   golden const g("xkv");
   data::cache c({.sequences = 2, .kv_heads = 2, .tokens = 50, .head_dim = 16});
   c.k = c.v = g.floats("rows");
-  auto const check = [&](xkv<float>::options const& o, std::string const& name) {
-    data::compressed const run(xkv<float>{o}, c.view());
+  auto const check = [&](given<float>::options const& o, std::string const& name) {
+    data::compressed const run(given<float>{o}, c.view());
     REQUIRE(run.result.ok());
     auto const theirs = side_by_side(g.floats(name), c.shape, 16, {0, 1, 2, 3});
     for (bool const keys : {true, false})
@@ -104,7 +125,7 @@ TEST_CASE("xkv is the authors' truncated SVD", "[golden][xkv]") {
 TEST_CASE("xkv misses what a truncated SVD misses, group by group", "[xkv]") {
   data::cache c({.sequences = 4, .kv_heads = 3, .tokens = 90, .head_dim = 20, .value_dim = 12});
   shape_rows(c, 0.9, 5);
-  xkv<float> const policy{{.rows = {2, 3}, .key_rank = 24, .value_rank = 10, .rounds = 12}};
+  given<float> const policy{{.rows = {2, 3}, .key_rank = 24, .value_rank = 10, .rounds = 12}};
   data::compressed const run(policy, c.view());
   REQUIRE(run.result.ok());
   CHECK(run.intact());
@@ -122,7 +143,7 @@ TEST_CASE("xkv misses what a truncated SVD misses, group by group", "[xkv]") {
   double last = 1e30;
   for (index_t rank : {4, 12, 40, 120}) {  // 120 are all channels of a group
     data::compressed const more(
-        xkv<float>{{.rows = {2, 3}, .key_rank = rank, .value_rank = 8, .rounds = 4}}, c.view());
+        given<float>{{.rows = {2, 3}, .key_rank = rank, .value_rank = 8, .rounds = 4}}, c.view());
     auto const all = side_by_side(c.k, c.shape, 20, {0, 1, 2, 3, 4, 5});
     double const missed = norm(minus(all, held(more.packed, true, 90, {0, 1, 2, 3, 4, 5})));
     CHECK(missed < last);
@@ -139,7 +160,7 @@ TEST_CASE("xkv lives: later tokens exact, or on the prompt's basis", "[xkv]") {
     CAPTURE(shape.tokens, shape.head_dim);
     data::cache c(shape);
     shape_rows(c, 0.8, 3);
-    xkv<> const policy{{.rows = {2, 2}, .key_rank = 19, .value_rank = 33, .residual = 2}};
+    given<> const policy{{.rows = {2, 2}, .key_rank = 19, .value_rank = 33, .residual = 2}};
     data::compressed const run(policy, c.view(), evidence<>{},
                                {.append_tokens = 60, .draft_tokens = 30});
     REQUIRE(run.result.ok());
@@ -169,7 +190,7 @@ TEST_CASE("xkv lives: later tokens exact, or on the prompt's basis", "[xkv]") {
 TEST_CASE("xkv stores a group's coordinates once", "[xkv]") {
   data::cache c({.sequences = 2, .kv_heads = 2, .tokens = 64, .head_dim = 32});
   shape_rows(c, 0.8, 3);
-  data::compressed const run(xkv<>{{.rows = {2, 2}, .key_rank = 16, .value_rank = 24}}, c.view());
+  data::compressed const run(given<>{{.rows = {2, 2}, .key_rank = 16, .value_rank = 24}}, c.view());
   REQUIRE(run.result.ok());
   auto const first = run.plan.layout().parts(64, 0), other = run.plan.layout().parts(64, 3);
   CHECK(first.key_blocks - first.key_state == 2 * 16 * 128);
@@ -184,7 +205,7 @@ TEST_CASE("xkv composes: a selection that rows share, KIVI for K", "[xkv]") {
   data::cache c({.sequences = 2, .kv_heads = 2, .group = 2, .tokens = 120, .head_dim = 32});
   shape_rows(c, 0.85, 8);
   auto const key = kivi<4>{{.residual = 32}}.key_codec();
-  auto const value = xkv<>{{.rows = {2, 2}, .value_rank = 40}}.value_codec();
+  auto const value = given<>{{.rows = {2, 2}, .value_rank = 40}}.value_codec();
   data::compressed const run(pipeline{shared{knorm{}, row_group{2, 2}},
                                       top_k{{.budget = 80, .sinks = 4}}, codec_pair{key, value}},
                              c.view());
@@ -280,8 +301,8 @@ TEST_CASE("latents over all heads of a layer read one table", "[xkv]") {
 }
 
 TEST_CASE("xkv refuses what it cannot store and reads back what it wrote", "[xkv]") {
-  auto const refused = [](xkv<>::options const& o) {
-    return !xkv<>{o}.key_codec().check(64).ok() || !xkv<>{o}.value_codec().check(64).ok();
+  auto const refused = [](given<>::options const& o) {
+    return !given<>{o}.key_codec().check(64).ok() || !given<>{o}.value_codec().check(64).ok();
   };
   CHECK_FALSE(refused({.rows = {2, 8}}));
   CHECK(refused({.rows = {1, 1}}));  // 512 of 64 channels
@@ -297,9 +318,10 @@ TEST_CASE("xkv refuses what it cannot store and reads back what it wrote", "[xkv
   CHECK_FALSE(latent<token_value<4>>{{0, 5}, 8}.check(64).ok());
   CHECK_FALSE(latent<channel_key<4>>{{32, 32}, 6}.check(64).ok());  // units of four channels
   data::cache const odd({.sequences = 3, .kv_heads = 2, .tokens = 40, .head_dim = 16});
-  data::compressed const apart(xkv<>{{.rows = {2, 2}, .key_rank = 4, .value_rank = 4}}, odd.view());
+  data::compressed const apart(given<>{{.rows = {2, 2}, .key_rank = 4, .value_rank = 4}},
+                               odd.view());
   CHECK(apart.result.code == errc::invalid_shape);
-  auto const codec = xkv<>{{.rows = {2, 4}, .key_rank = 300, .residual = 17}}.key_codec();
+  auto const codec = given<>{{.rows = {2, 4}, .key_rank = 300, .residual = 17}}.key_codec();
   auto const f = codec.written();
   auto out = codec;
   REQUIRE(decltype(out)::read(f, out).ok());
@@ -309,4 +331,110 @@ TEST_CASE("xkv refuses what it cannot store and reads back what it wrote", "[xkv
     wrong.words[word] = word == 6 ? 1 : 0xfffffff1u;
     CHECK(decltype(out)::read(wrong, out).code == errc::foreign);
   }
+}
+
+TEST_CASE("xkv's keys before RoPE are the authors', rotated", "[golden][xkv]") {
+  golden const g("xkv");
+  data::cache c({.sequences = 2, .kv_heads = 2, .tokens = 50, .head_dim = 16});
+  std::vector<std::int32_t> positions(50);
+  for (std::size_t t = 0; t < 50; ++t) positions[t] = static_cast<std::int32_t>(3 * t + t % 2 + 7);
+  for (rope const& r : {rope{}, rope{.base = 500000.0f, .dims = 12, .interleaved = true}}) {
+    c.k = c.v = g.floats("rows");
+    turn(c.k, c.shape, positions, r);
+    auto theirs = g.floats("rank_12");
+    turn(theirs, c.shape, positions, r);
+    auto view = c.view();
+    std::vector<std::int32_t> both(positions);
+    both.insert(both.end(), positions.begin(), positions.end());
+    view.positions = both.data();
+    data::compressed const run(
+        xkv<float>{{.rows = {2, 2}, .key_rank = 12, .value_rank = 12, .rounds = 40, .rotation = r}},
+        view);
+    REQUIRE(run.result.ok());
+    auto const expected = side_by_side(theirs, c.shape, 16, {0, 1, 2, 3});
+    CHECK(norm(minus(held(run.packed, true, 50, {0, 1, 2, 3}), expected)) <=
+          tolerance::accumulated * norm(expected));
+    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
+  }
+}
+
+TEST_CASE("a rank holds more of keys before RoPE", "[xkv]") {
+  data::cache c({.sequences = 2, .kv_heads = 2, .group = 4, .tokens = 90, .head_dim = 32});
+  shape_rows(c, 0.8, 7);
+  std::vector<std::int32_t> positions(90);
+  std::iota(positions.begin(), positions.end(), 0);
+  turn(c.k, c.shape, positions, {});
+  data::compressed const before(xkv<>{{.rows = {2, 2}, .key_rank = 20, .value_rank = 8}}, c.view());
+  data::compressed const after(given<>{{.rows = {2, 2}, .key_rank = 20, .value_rank = 8}},
+                               c.view());
+  REQUIRE(before.result.ok());
+  auto const all = side_by_side(c.k, c.shape, 32, {0, 1, 2, 3});
+  auto const missed = [&](auto const& run) {
+    return norm(minus(all, held(run.packed, true, 90, {0, 1, 2, 3})));
+  };
+  CHECK(missed(before) * 4 < missed(after));
+}
+
+TEST_CASE("keys before RoPE live", "[xkv]") {
+  for (data::shape const& shape :
+       {data::shape{.sequences = 2, .kv_heads = 2, .group = 4, .tokens = 70, .head_dim = 80},
+        data::shape{.sequences = 2, .kv_heads = 2, .group = 1, .tokens = 1, .head_dim = 32},
+        data::shape{.sequences = 2, .kv_heads = 2, .group = 8, .tokens = 45, .head_dim = 20}}) {
+    CAPTURE(shape.tokens, shape.head_dim);
+    data::cache c(shape);
+    shape_rows(c, 0.8, 3);
+    xkv<> const policy{{.rows = {2, 1}, .key_rank = 19, .value_rank = 33, .residual = 2}};
+    data::compressed const run(policy, c.view(), evidence<>{},
+                               {.append_tokens = 60, .draft_tokens = 30});
+    REQUIRE(run.result.ok());
+    CHECK(run.intact());
+    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
+    data::life life(run.packed, c);
+    REQUIRE(life.append(25).ok());
+    REQUIRE(life.settle().ok());
+    CHECK(run.packed.raw_row(1).key_coded == shape.tokens + 23);
+    REQUIRE(life.append(7).ok());
+    CHECK(life.intact());
+    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
+    // What decode writes is what channels say one by one.
+    auto const& e = run.packed.extents();
+    index_t const n = run.packed.slots(0, 0);
+    std::vector<float> k(static_cast<std::size_t>(e.rows() * n * e.head_dim)), v(k.size());
+    data::buffer scratch(decode_bytes(run.packed.layout(), n));
+    REQUIRE(decode(cpu{}, run.packed,
+                   dense_rows(k.data(), {e.sequences, e.kv_heads, n, e.head_dim}),
+                   dense_rows(v.data(), {e.sequences, e.kv_heads, n, e.head_dim}), nullptr, scratch)
+                .ok());
+    for (index_t t = 0; t < n; ++t)
+      CHECK(k[static_cast<std::size_t>((n + t) * e.head_dim + 3)] == run.packed.key(1, t, 3));
+  }
+}
+
+TEST_CASE("keys before RoPE refuse what they cannot turn and read back what they wrote", "[xkv]") {
+  auto const key = [](rope const& r) {
+    return xkv<>{{.rows = {1, 2}, .key_rank = 8, .rotation = r}}.key_codec();
+  };
+  float const table[4] = {};
+  CHECK(key({}).check(64).ok());
+  CHECK(key({.dims = 66}).check(64).code == errc::invalid_option);
+  CHECK(key({.dims = 7}).check(64).code == errc::invalid_option);
+  CHECK(key({.base = 0.0f}).check(64).code == errc::invalid_option);
+  CHECK(key({.dims = 8, .inverse_frequency = table}).check(64).code == errc::invalid_option);
+  CHECK(key({}).check(514).code == errc::invalid_shape);
+  rebuilt_key<latent<channel_key<4>>> const many{{{32, 32}, 8}, {}};
+  CHECK(many.check(64).code == errc::invalid_option);
+  auto const codec = key({.base = 500000.0f, .dims = 48, .interleaved = true});
+  auto const f = codec.written();
+  auto out = codec;
+  out.rotation = {};
+  REQUIRE(decltype(out)::read(f, out).ok());
+  CHECK(out.written() == f);
+  for (int const word : {0, 1, 2, 3, 4, 5}) {
+    auto wrong = f;
+    wrong.words[word] = word == 2 ? 0 : 0xfffffff1u;
+    CHECK(decltype(out)::read(wrong, out).code == errc::foreign);
+  }
+  auto wrong = f;
+  ++wrong.id;
+  CHECK(decltype(out)::read(wrong, out).code == errc::foreign);
 }

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/codec/latent.hpp>
+#include <kvslim/ops/rope.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// Keys of low rank before RoPE: what the view holds is turned back to position 0, stored as
+/// latents, and rebuilt and rotated to its position while attention reads it, one token at a time.
+/// A rotation that is not the model's costs accuracy at a rank, never the keys' places: both ways
+/// are the same.
+///
+/// Stored: as the latents. Requires: what latent does; coordinates in a codec of one option at
+/// most; rotation.dims even and at most head_dim, no table of frequencies; head_dim at most 512;
+/// the rows of a group are at the same positions (invalid_option, invalid_shape).
+/// Cost: encode as latent and a rotation; attention rank * head_dim multiplications a token and
+/// KV head, and a rotation; on CUDA twice as many, in every query head's block.
+template <class Inner>
+struct rebuilt_key {
+  using tail_type = typename Inner::tail_type;
+  static constexpr codec_traits traits{
+      .form = form_id{static_cast<std::uint32_t>(detail::form_kind::rebuilt_key) << 16 |
+                      (Inner::traits.form.value & 0xffffu)},
+      .whole_blocks = Inner::traits.whole_blocks,
+      .rewrites = Inner::traits.rewrites,
+      .positions = true,
+      .grouped = Inner::traits.grouped,
+      .fitted = Inner::traits.fitted,
+      .tabled = Inner::traits.tabled};
+
+  Inner inner = {};
+  rope rotation = {};
+
+  [[nodiscard]] KVSLIM_HD constexpr row_group group() const noexcept
+      requires(Inner::traits.grouped) {
+    return inner.group();
+  }
+  [[nodiscard]] constexpr status check(index_t dim) const noexcept {
+    if (dim > most_channels)
+      return detail::fail(errc::invalid_shape,
+                          "kvslim: keys that are rebuilt need head_dim of at most 512");
+    if (!rotation.fits(dim) || rotation.inverse_frequency != nullptr)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: keys that are rebuilt need a rope whose dims fit, without a "
+                          "table of frequencies");
+    form const f = inner.written();
+    if (f.words[2] != 0 || f.words[3] != 0)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: keys that are rebuilt need coordinates in a codec of one option "
+                          "at most");
+    return inner.check(dim);
+  }
+  [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t n) const noexcept {
+    auto z = inner.sizes(dim, n);
+    z.own_dim = 0;
+    return z;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
+    return inner.limit() * 0.70710677f;  // rotation can move a pair's length into one channel
+  }
+  [[nodiscard]] constexpr form written() const noexcept {
+    form f = inner.written();
+    f.id = traits.form.value;
+    f.words[2] = detail::bit_cast<std::uint32_t>(rotation.base);
+    f.words[3] = static_cast<std::uint32_t>(rotation.dims) | (rotation.interleaved ? 0x10000u : 0u);
+    return f;
+  }
+  [[nodiscard]] static constexpr status read(form const& f, rebuilt_key& out) noexcept {
+    if (f.id != traits.form.value) return detail::foreign_form();
+    form within = f;
+    within.id = Inner::traits.form.value;
+    within.words[2] = within.words[3] = 0;
+    rebuilt_key found{};
+    if (auto const s = Inner::read(within, found.inner); !s.ok()) return s;
+    found.rotation.base = detail::bit_cast<float>(f.words[2]);
+    found.rotation.dims = f.words[3] & 0xffffu;
+    found.rotation.interleaved = (f.words[3] & 0x10000u) != 0;
+    if (f.words[3] > 0x1ffffu || !found.rotation.fits(most_channels)) return detail::foreign_form();
+    out = found;
+    return {};
+  }
+
+  template <class Read>
+  KVSLIM_HD void fit(Read const& read, index_t n, site const& at, std::byte* state,
+                     float* scratch) const requires(Inner::traits.fitted) {
+    auto const before = [&](index_t member, index_t t, float* x) {
+      read(member, t, x);
+      ops::rotate(rotation, at.dim, -std::int64_t{at.positions[t]}, x);
+    };
+    inner.fit(before, n, at, state, scratch);
+  }
+  /// Overwrites its rows.
+  KVSLIM_HD void encode(float* rows, site const& at, std::byte* block) const noexcept {
+    index_t const members = detail::group_of(inner).size();
+    for (index_t i = 0; i < members * at.n; ++i)
+      ops::rotate(rotation, at.dim, -std::int64_t{at.positions[i % at.n]}, rows + i * at.dim);
+    inner.encode(rows, at, block);
+  }
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
+                                       index_t d) const noexcept {
+    index_t const turned = rotation.rotated(at.dim);
+    if (d >= turned || at.positions[0] == 0) return inner.decode(block, at, d);
+    index_t const i = rotation.interleaved ? d / 2 : d % (turned / 2);
+    auto const [a, b] = rotation.pair(at.dim, i);
+    double const angle = static_cast<double>(at.positions[0]) * rotation.frequency(at.dim, i);
+    auto const c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
+    float const x = inner.decode(block, at, a), y = inner.decode(block, at, b);
+    return d == a ? x * c - y * s : y * c + x * s;
+  }
+  KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
+                     float* scores) const noexcept {
+    auto const z = inner.sizes(at.dim, 0);
+    for (index_t i = 0; i < at.n; ++i) {
+      site one = at;
+      one.first = (at.first + i) % z.block_tokens;
+      one.n = 1;
+      float key[most_channels];
+      inner.load(block + (at.first + i) / z.block_tokens * z.block_bytes, one, key);
+      ops::rotate(rotation, at.dim, at.positions[i], key);
+      for (index_t h = 0; h < heads; ++h)
+        scores[h * run_tokens + i] += ops::dot(q + h * at.dim, key, at.dim);
+    }
+  }
+
+ private:
+  static constexpr index_t most_channels = 512;
+};
+
+KVSLIM_END_NAMESPACE
