@@ -167,6 +167,7 @@ int main(int argc, char** argv) try {
   report["scored_tokens"] = scored * texts;
   report["methods"] = to_json(list, results);
   print_table(list, results);
+  if (!heads) print_verdicts(list, results);
   print_pairings(list, results);
   std::printf(
       "\nexact cache: %.3f bits per byte on held-out text. Stored bytes count everything but room "

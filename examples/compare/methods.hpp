@@ -13,7 +13,7 @@
 
 namespace example {
 
-enum class family { exact, quantized, evicted, evicted_while_decoding, merged, combined };
+enum class family { exact, quantized, evicted, evicted_while_decoding, merged, low_rank, combined };
 
 struct method {
   std::string name;

@@ -14,8 +14,8 @@ namespace example {
 
 namespace {
 
-constexpr std::array kinds{family::quantized, family::evicted, family::evicted_while_decoding,
-                           family::merged, family::combined};
+constexpr std::array kinds{family::quantized, family::evicted,  family::evicted_while_decoding,
+                           family::merged,    family::low_rank, family::combined};
 
 /// Lengths in units of a small letter, so that a label's box is known: the plot's inside is about
 /// 95 letters wide and 32 lines high.
@@ -81,15 +81,47 @@ std::optional<box> find_spot(point p, double width, double most_away,
 }  // namespace
 
 void print_table(std::vector<method> const& list, std::vector<result> const& results) {
-  std::printf("\n%-36s %10s %6s %10s %9s %9s %7s %7s %8s\n", "method", "stored B", "ratio",
+  std::printf("\n%-46s %10s %6s %10s %9s %9s %7s %7s %8s\n", "method", "stored B", "ratio",
               "peak B", "d bits/B", "KL nats", "seen", "unseen", "ms/token");
   for (std::size_t m = 0; m < list.size(); ++m) {
     auto const& r = results[m];
-    std::printf("%-36s %10.0f %6.2f %10.0f %+9.4f %9.5f %4d/%-2d %4d/%-2d %8.2f\n",
+    std::printf("%-46s %10.0f %6.2f %10.0f %+9.4f %9.5f %4d/%-2d %4d/%-2d %8.2f\n",
                 list[m].name.c_str(), r.stored_bytes, r.ratio, r.peak_bytes,
                 r.bits_per_byte - results[0].bits_per_byte, r.kl, r.seen_right, r.asked,
                 r.unseen_right, r.asked, r.decode_ms);
   }
+}
+
+void print_verdicts(std::vector<method> const& list, std::vector<result> const& results) {
+  std::vector<std::size_t> best, worse;
+  for (std::size_t m = 1; m < list.size(); ++m)
+    if (is_best(results, m)) best.push_back(m);
+  std::sort(best.begin(), best.end(),
+            [&](auto a, auto b) { return results[a].ratio < results[b].ratio; });
+  std::printf("\nNothing here is both smaller and closer to the exact cache than:\n");
+  for (auto const m : best)
+    std::printf("  %s: %.1f times smaller, KL %.5f\n", list[m].name.c_str(), results[m].ratio,
+                results[m].kl);
+  std::printf("\nCloser at no more bytes is a baseline, random or most recent tokens, than:\n");
+  auto const baseline = [](method const& x) {
+    return x.kind == family::evicted && !x.name.ends_with("rerotated") &&
+           (x.name.starts_with("Random") || x.name.starts_with("StreamingLLM"));
+  };
+  bool any = false;
+  for (std::size_t m = 1; m < list.size(); ++m) {
+    if (baseline(list[m]) || list[m].kind == family::quantized) continue;
+    for (std::size_t b = 1; b < list.size(); ++b) {
+      // Rounding budgets to whole tokens moves bytes by a hundredth.
+      if (!baseline(list[b]) || results[b].ratio < 0.99 * results[m].ratio ||
+          results[b].kl >= results[m].kl)
+        continue;
+      std::printf("  %s (%s: KL %.5f, here %.5f)\n", list[m].name.c_str(), list[b].name.c_str(),
+                  results[b].kl, results[m].kl);
+      any = true;
+      break;
+    }
+  }
+  if (!any) std::printf("  none\n");
 }
 
 std::vector<pairing> pairings(std::vector<method> const& list, std::vector<result> const& results) {

@@ -19,6 +19,8 @@ struct result {
 };
 
 void print_table(std::vector<method> const& list, std::vector<result> const& results);
+/// In words: the rows that no other beats, and those that plain baselines of their size do.
+void print_verdicts(std::vector<method> const& list, std::vector<result> const& results);
 
 /// A row that names another one, against it: both over the same texts, so that what makes a text
 /// hard cancels.

@@ -14,6 +14,8 @@
 #include <chrono>
 #include <memory>
 #include <new>
+#include <optional>
+#include <span>
 #include <stdexcept>
 #include <vector>
 
@@ -39,38 +41,73 @@ inline void require(kvslim::status s) {
   if (!s) throw std::runtime_error(s.message);
 }
 
-/// One text's exact cache in the engine's own memory: K, V and queries of every position, f32
+/// Queries, keys and values of consecutive tokens that a model was shown, f32
 /// [layer, head, token, dim].
-class prefilled {
+class pass {
  public:
-  prefilled(model& m, std::vector<index_t> const& tokens);
+  pass(model_shape const& s, index_t tokens);
 
   [[nodiscard]] index_t tokens() const { return tokens_; }
   [[nodiscard]] model_shape const& shape() const { return shape_; }
-  /// The first `length` tokens of `layers` layers as that many sequences of one view, no copy.
-  [[nodiscard]] auto cache(index_t layer, index_t layers, index_t length) const {
-    using plane = kvslim::plane<float const, kvslim::strided>;
-    index_t const d = shape_.head_dim, at = layer * shape_.kv_heads * tokens_ * d;
-    kvslim::strided const layout{shape_.kv_heads * tokens_ * d, tokens_ * d, d, 1};
-    return kvslim::cache_view<plane>{
-        {layers, shape_.kv_heads, length, d}, {k_.data() + at, layout}, {v_.data() + at, layout}};
+  /// Token number `at`; it sees the first `length` tokens of `before`, if given, and this pass's
+  /// own from `first` on.
+  void step(model& m, index_t token, index_t position, index_t at, index_t first,
+            pass const* before, index_t length);
+  /// Rows of `heads` heads of some layers in the engine's own memory, [layer, head, n, dim] from
+  /// token `begin` on.
+  [[nodiscard]] kvslim::rows_view<float const> rows(std::vector<float> const& of, index_t heads,
+                                                    index_t layer, index_t layers, index_t begin,
+                                                    index_t n) const {
+    index_t const d = shape_.head_dim, all = heads * tokens_ * d;
+    return {of.data() + layer * all + begin * d, layers, heads, n, d, {all, tokens_ * d, d, 1}};
   }
-  /// The queries of the `window` positions before `length`, of the same layers.
-  [[nodiscard]] kvslim::rows_view<float const> window(index_t layer, index_t layers, index_t length,
-                                                      index_t window) const {
-    index_t const d = shape_.head_dim, all = shape_.q_heads * tokens_ * d;
-    return {q_.data() + layer * all + (length - window) * d,
-            layers,
-            shape_.q_heads,
-            window,
-            d,
-            {all, tokens_ * d, d, 1}};
-  }
+
+  std::vector<float> q, k, v;
 
  private:
   model_shape shape_;
   index_t tokens_;
-  std::vector<float> q_, k_, v_;
+};
+
+/// A second pass that shows a model its text again, a stretch at a time after the whole.
+struct repetition {
+  pass rows;
+  std::vector<kvslim::probe_stretch> stretches;
+};
+
+/// One text's exact cache.
+class prefilled {
+ public:
+  prefilled(model& m, std::vector<index_t> const& tokens);
+
+  [[nodiscard]] index_t tokens() const { return text_.tokens(); }
+  [[nodiscard]] model_shape const& shape() const { return text_.shape(); }
+  /// The first `length` tokens of `layers` layers as that many sequences of one view, no copy.
+  [[nodiscard]] auto cache(index_t layer, index_t layers, index_t length) const {
+    using plane = kvslim::plane<float const, kvslim::strided>;
+    auto const& s = shape();
+    index_t const d = s.head_dim, n = tokens(), at = layer * s.kv_heads * n * d;
+    kvslim::strided const layout{s.kv_heads * n * d, n * d, d, 1};
+    return kvslim::cache_view<plane>{{layers, s.kv_heads, length, d},
+                                     {text_.k.data() + at, layout},
+                                     {text_.v.data() + at, layout}};
+  }
+  /// The queries of the `window` positions before `length`, of the same layers.
+  [[nodiscard]] kvslim::rows_view<float const> window(index_t layer, index_t layers, index_t length,
+                                                      index_t window) const {
+    return text_.rows(text_.q, shape().q_heads, layer, layers, length - window, window);
+  }
+  /// The model's second look at the first `length` tokens; made once, while the length stays.
+  [[nodiscard]] repetition const& repeated(index_t length) const;
+  /// Queries of the first `length` tokens as they were before RoPE, [layer, head, length, dim].
+  [[nodiscard]] std::vector<float> raw_queries(index_t length) const;
+
+ private:
+  model& model_;
+  std::vector<index_t> words_;
+  pass text_;
+  mutable std::optional<repetition> repeated_;
+  mutable index_t repeated_length_ = 0;
 };
 
 /// What compressing one text's cache cost.
@@ -96,6 +133,8 @@ struct session_options {
   bool layers_together = false;  ///< all layers in one call: for quotas and scores across layers
   bool evicts = false;           ///< tokens leave at every step, back to the policy's quota
   index_t window = 32;           ///< newest queries that scorers look at
+  bool repeats = false;          ///< scorers look at a second pass that repeats the text
+  bool raw = false;              ///< scorers look at all queries before RoPE
   /// Scores [layer, kv_head, length] for policies that take them as given; may be null.
   std::vector<float> (*scores)(prefilled const&, index_t layer, index_t layers,
                                index_t length) = nullptr;
@@ -126,6 +165,8 @@ class policy_session final : public session {
     if (options.evicts && !can_evict) throw std::logic_error("this policy evicts only once");
     require(plan_.check());
     aligned_buffer const scratch(plan_.workspace_bytes());
+    repetition const* const again = options.repeats ? &text.repeated(length) : nullptr;
+    std::vector<float> const raw = options.raw ? text.raw_queries(length) : std::vector<float>{};
     auto const begin = std::chrono::steady_clock::now();
     for (index_t l = 0; l < s.layers; l += per_cache_) {
       storage_.emplace_back(plan_.packed_bytes());
@@ -134,7 +175,11 @@ class policy_session final : public session {
       if (options.scores != nullptr) given = options.scores(text, l, per_cache_, length);
       kvslim::evidence const evidence{
           kvslim::window_queries{text.window(l, per_cache_, length, options.window)},
-          kvslim::token_scores<>{given.data()}};
+          kvslim::token_scores<>{given.data()}, second_pass(again, l),
+          kvslim::raw_queries<>{
+              raw.empty() ? kvslim::rows_view<float const>{}
+                          : kvslim::dense_rows(raw.data() + l * s.q_heads * length * s.head_dim,
+                                               {per_cache_, s.q_heads, length, s.head_dim})}};
       require(kvslim::compress(kvslim::cpu{}, plan_, text.cache(l, per_cache_, length), evidence,
                                caches_.back(), scratch));
       sizes_.stored_bytes += caches_.back().live_bytes();
@@ -165,6 +210,14 @@ class policy_session final : public session {
   }
 
  private:
+  [[nodiscard]] kvslim::probes<> second_pass(repetition const* again, index_t layer) const {
+    if (again == nullptr) return {};
+    auto const& pass = again->rows;
+    auto const& s = pass.shape();
+    return {.queries = pass.rows(pass.q, s.q_heads, layer, per_cache_, 0, pass.tokens()),
+            .keys = pass.rows(pass.k, s.kv_heads, layer, per_cache_, 0, pass.tokens()),
+            .stretches = {again->stretches.data(), std::ssize(again->stretches)}};
+  }
   static plan_type make(model_shape const& s, Policy const& policy, index_t length, index_t append,
                         session_options options) {
     kvslim::extents const e{options.layers_together ? s.layers : 1, s.kv_heads, length, s.head_dim};
@@ -200,7 +253,8 @@ class policy_session final : public session {
             kvslim::choose_victims(kvslim::cpu{}, plan_, cache, victims_.data(), scratch, here));
         require(kvslim::evict(kvslim::cpu{}, cache, victims_.data(), here));
       }
-    require(kvslim::settle(kvslim::cpu{}, cache, scratch, here));
+    // Codecs may share blocks between layers: all of them have come.
+    if (l % per_cache_ == per_cache_ - 1) require(kvslim::settle(kvslim::cpu{}, cache, scratch));
   }
 
   session_options options_;

@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#include "compare/entries.hpp"
+
+namespace example {
+
+using namespace kvslim;
+
+void add_quantized(std::vector<method>& list) {
+  auto const add = [&](char const* name, auto policy) {
+    list.push_back(entry(name, family::quantized, [=](index_t) { return policy; }));
+  };
+  add("int8 per token", int_per_token<8>{});
+  add("int4 per token", int_per_token<4>{});
+  add("int4 per token, rotated", rotated{int_per_token<4>{}});
+  add("ggml q8_0", ggml<ggml_block::q8_0>{});
+  add("ggml q4_0", ggml<ggml_block::q4_0>{});
+  add("KIVI 8 bit", kivi<8>{});
+  add("KIVI 4 bit", kivi<4>{});
+  add("KIVI 2 bit", kivi<2>{});
+  add("GEAR 4 bit", gear<4>{});
+  add("GEAR-L 2 bit", gear_l<2>{});
+}
+
+}  // namespace example
