@@ -28,6 +28,13 @@ struct codec_of final : codec_method {
     demand(plan.check());
     std::vector<std::byte> storage(plan.packed_bytes()), scratch(plan.encode_bytes());
     kvslim::packed_cache packed(plan, storage);
+    if constexpr (requires {
+                    policy.opt.key_rank;
+                    policy.opt.layers;
+                  })
+      packed.bind(
+          {read_basis(rows.key_basis, policy.opt.key_rank, e.kv_heads, e.head_dim),
+           read_basis(rows.value_basis, policy.opt.value_rank, e.kv_heads, e.value_width())});
     stored out;
     out.encode_ms =
         timed([&] { demand(kvslim::encode(exec, plan, rows.view, rows.keep, packed, scratch)); });
@@ -58,6 +65,20 @@ struct codec_of final : codec_method {
   }
 
  private:
+  /// The basis of a codec that reads one, if it has the shape that the options say.
+  [[nodiscard]] float const* read_basis(queries const* basis, index_t rank, index_t heads,
+                                        index_t dim) const {
+    if (!basis->given())
+      throw refusal(std::string(name) +
+                    " reads key_basis and value_basis [layers, kv_heads, rank, head_dim], which "
+                    "the file has not");
+    if (basis->sequences != policy.opt.layers || basis->heads != heads || basis->tokens != rank ||
+        basis->head_dim != dim)
+      throw refusal(std::string(name) +
+                    ": key_basis and value_basis must be [layers, kv_heads, rank, head_dim] of its "
+                    "options and of K");
+    return basis->values.data();
+  }
   template <class Packed>
   static void attend(to_store const& rows, Packed const& packed, pages const& read, stored& out) {
     queries const& q = *rows.asked;
@@ -94,6 +115,7 @@ void add_integers(table<codec_method>&);
 void add_kivi(table<codec_method>&);
 void add_gear(table<codec_method>&);
 void add_xkv(table<codec_method>&);
+void add_cskv(table<codec_method>&);
 void add_ggml(table<codec_method>&);
 void add_minicache(table<codec_method>&);
 

@@ -51,6 +51,7 @@ table<codec_method> codecs() {
   add_kivi(all);
   add_gear(all);
   add_xkv(all);
+  add_cskv(all);
   add_ggml(all);
   add_minicache(all);
   return all;

@@ -164,6 +164,8 @@ problem read_problem(std::string const& path) {
                                                         "probe_stretches",
                                                         "query_filters",
                                                         "output_projection",
+                                                        "key_basis",
+                                                        "value_basis",
                                                         "query_mean",
                                                         "query_covariance",
                                                         "positions",
@@ -215,6 +217,8 @@ problem read_problem(std::string const& path) {
   if (has("probe_stretches")) p.probe_stretches = read_stretches(file);
   p.filters = read_table(file, "query_filters");
   p.projection = read_table(file, "output_projection");
+  p.key_basis = read_table(file, "key_basis");
+  p.value_basis = read_table(file, "value_basis");
   p.mean = read_table(file, "query_mean");
   p.covariance = read_table(file, "query_covariance");
   if (has("query_positions")) {

@@ -62,6 +62,7 @@ struct problem {
   queries filters;           ///< query_filters
   queries mean, covariance;  ///< query_mean, query_covariance
   queries projection;        ///< output_projection
+  queries key_basis, value_basis;
   std::vector<float> given;  ///< scores [rows, cells]
   std::vector<std::int32_t> asked_positions;
   kvslim::logit_rule logit;
@@ -103,6 +104,8 @@ struct to_store {
   queries const* asked = nullptr;
   std::int32_t const* asked_positions = nullptr;
   index_method const* index = nullptr;
+  queries const* key_basis = nullptr;  ///< not given: of no rows
+  queries const* value_basis = nullptr;
 };
 
 /// What came of it; rows [rows, most] with zeros behind a row's end.

@@ -286,7 +286,9 @@ to_store selection::rows(problem const& p) {
           .options = options,
           .asked = asked.given() ? &asked : nullptr,
           .asked_positions = asked_positions.empty() ? nullptr : asked_positions.data(),
-          .index = index};
+          .index = index,
+          .key_basis = &p.key_basis,
+          .value_basis = &p.value_basis};
 }
 
 }  // namespace example

@@ -21,6 +21,7 @@
 #include <kvslim/merge/minicache.hpp>
 #include <kvslim/ops/compact.hpp>
 #include <kvslim/quant/codec_pair.hpp>
+#include <kvslim/quant/cskv.hpp>
 #include <kvslim/quant/gear.hpp>
 #include <kvslim/quant/ggml.hpp>
 #include <kvslim/quant/int_per_token.hpp>

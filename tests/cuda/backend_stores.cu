@@ -72,6 +72,30 @@ void other_bases(problem const& p) {
           exactness::tokens, 40);
 }
 
+/// A codec that reads tables, in either memory.
+void bound(problem const& p) {
+  char name[128];
+  std::snprintf(name, sizeof name, "%s, cskv", p.name);
+  cskv<> const policy{{.layers = p.e.sequences,
+                       .kv_heads = p.e.kv_heads,
+                       .key_rank = 20,
+                       .value_rank = 40,
+                       .window = 6}};
+  cells const c(p.e, p.has, 5);
+  std::vector<float> basis(static_cast<std::size_t>(p.e.rows() * 40 * p.e.head_dim));
+  for (std::size_t i = 0; i < basis.size(); ++i)
+    basis[i] = static_cast<float>(i * 7919 % 211) * 1e-3f - 0.1f;
+  device<float> const on_gpu(basis);
+  stored s(make_plan(policy, p.e, {.append_tokens = 5, .positions = true}));
+  s.tables = {basis.data(), basis.data()};
+  s.on_host.bind(s.tables);
+  s.on_gpu.bind({on_gpu.get(), on_gpu.get()});
+  s.compress(c, evidence<>{}, evidence<>{}, name);
+  s.same(name, false, false);
+  std::printf("  %-70s relative error of attention %.1e\n", name,
+              attend_both(s, {.group = p.group}, name));
+}
+
 /// Positions that are moved, with and without merged rows before.
 void moved(problem const& p) {
   top_k const keep{{.budget = p.e.tokens / 2 + 1, .sinks = 4, .recent = 8}};
@@ -92,6 +116,11 @@ void on_device::stored_forms(problem const& p) {
 
 void on_device::other_shapes() {
   grouped({"plain", {2, 3, 90, 32}, {}, 1});
+  bound({"plain", {2, 3, 90, 32}, {}, 2});
+  bound({"any order, padding",
+         {2, 2, 120, 64},
+         {.lengths = true, .positions = true, .valid = true},
+         4});
   moved({"plain", {2, 2, 150, 64}, {}, 1});
   moved({"biases, any order",
          {2, 2, 150, 32},

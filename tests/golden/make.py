@@ -49,6 +49,7 @@ parser.add_argument("--windowkv", help="optim996/WindowKV")
 parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--quest", help="mit-han-lab/Quest")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
+parser.add_argument("--cskv", help="wln20/CSKV")
 parser.add_argument("--xkv", help="abdelfattah-lab/xKV")
 parser.add_argument("--gear", help="HaoKang-Timmy/GEAR")
 parser.add_argument("--quarot", help="spcl/QuaRot")
@@ -1355,7 +1356,22 @@ def xkv():
     g.put("head_rank_5", torch.cat([scope["fake_svd"](rows[:, h:h + 1], 5) for h in range(4)], dim=1))
 
 
+def cskv():
+    text = open(os.path.join(arguments.cskv, "cskv_src/utils/training_utils.py")).read()
+    scope = {"torch": torch, "svd": torch.linalg.svd}
+    exec(text[text.index("def init_svd("):text.index("def init_svd_parallel_inference(")], scope)
+    g = Golden("cskv", "wln20/CSKV cd79226 cskv_src/utils/training_utils.py init_svd, init_asvd; seed 22, hidden width 40, G 3, T 60, D 16, 7 numbers a head")
+    torch.manual_seed(22)
+    x, w = torch.randn(60, 40), torch.randn(48, 40) @ torch.diag(0.9 ** torch.arange(40.0))
+    heads = lambda y: y.view(60, 3, 16).transpose(0, 1)  # noqa: E731
+    g.put("rows", heads(x @ w.T))
+    for name, (a, b) in (("svd", scope["init_svd"](w, 7, 3)), ("asvd", scope["init_asvd"](w, x.abs().mean(0), 7, 3))):
+        g.put(f"b_{name}", b)
+        g.put(f"rebuilt_{name}", heads(x @ a.T @ b.T))
+
+
 MAKERS = [
+    (arguments.cskv, (cskv,)),
     (arguments.xkv, (xkv,)),
     (arguments.gear, (gear,)),
     (source, (kivi, snapkv_authors)),

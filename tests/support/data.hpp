@@ -112,6 +112,9 @@ struct cache {
   }
 };
 
+/// What every room binds for codecs that read a table.
+inline kvslim::codec_tables tables;
+
 /// A plan, and a packed cache in memory of exactly the sizes that it asks for.
 template <class Policy>
 struct room {
@@ -126,7 +129,9 @@ struct room {
       : plan(kvslim::make_plan(policy, e, options)),
         storage(plan.packed_bytes()),
         scratch(plan.workspace_bytes()),
-        packed(plan, storage) {}
+        packed(plan, storage) {
+    packed.bind(tables);
+  }
 
   /// Nothing was written beside the storage, its unused end, or the workspace.
   [[nodiscard]] bool intact() const {

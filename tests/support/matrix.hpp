@@ -10,6 +10,7 @@
 #include "life.hpp"
 #include "oracle.hpp"
 #include "policies.hpp"
+#include "stored.hpp"
 #include "tolerance.hpp"
 
 #include <cstring>
@@ -121,6 +122,8 @@ template <int Row, class Policy>
 void method(Policy const& policy) {
   using T = type_of<Row % 5>;
   scene const at;
+  auto const basis = data::rows(4 * 40, 32, 0.1f);  // for codecs that read one
+  data::tables = {basis.data(), basis.data()};
   data::layouts<T> source(at.c);
   auto const expected = stored(at, policy, source.dense());
   auto const view = at.ragged(layout_of<Row % 7>(source));
@@ -141,6 +144,7 @@ void method(Policy const& policy) {
   }
   CHECK(oracle::attend_error(reader.packed, at.c) <= tolerance::attend);
   CHECK(reader.storage.intact());
+  data::tables = {};
 }
 
 }  // namespace matrix
