@@ -14,7 +14,7 @@ namespace life {
 
 std::vector<entry> table() {
   std::vector<entry> all;
-  for (auto const& part : {quantizers(), scorers(), observers()})
+  for (auto const& part : {quantizers(), scorers(), observers(), bases()})
     all.insert(all.end(), part.begin(), part.end());
   return all;
 }

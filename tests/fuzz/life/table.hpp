@@ -16,5 +16,6 @@ struct entry {
 std::vector<entry> quantizers();
 std::vector<entry> scorers();
 std::vector<entry> observers();
+std::vector<entry> bases();
 
 }  // namespace life

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#include "life/live.hpp"
+#include "life/table.hpp"
+
+// Bases of the codec's own, sums of codecs, and mergers that fold into any kept token.
+// Few directions lose what they lose: only what attention makes of the stored rows is judged there.
+
+namespace life {
+
+namespace {
+
+using namespace kvslim;
+
+constexpr double anything = 1e3;
+
+top_k draw_quota(dice& d) {
+  return {{.budget = d.in(1, 100), .sinks = d.small(6), .recent = d.small(12)}};
+}
+
+}  // namespace
+
+std::vector<entry> bases() {
+  return {
+      {"rotated int8",
+       [](dice& d) {
+         auto const seed = static_cast<std::uint64_t>(d.in(0, 3));
+         live<float, f16>(
+             d, pipeline{rotated{int_per_token<8>{{.residual = d.small(40)}}, {.seed = seed}}},
+             {{0.2, 0.2}, 32});
+       }},
+      {"gear 4",
+       [](dice& d) {
+         live<float, float>(d,
+                            pipeline{gear<4>{{.group = 32,
+                                              .residual = 32 * d.in(1, 3),
+                                              .rank = d.in(0, 4),
+                                              .grown_rank = d.in(0, 3),
+                                              .outliers = d.one_in(2) ? 0.02f : 0.2f}}},
+                            {{anything, anything}, 32});
+       }},
+      {"xkv",
+       [](dice& d) {
+         xkv<float> const few{{.rows = {1, 1},
+                               .key_rank = d.in(1, 32),
+                               .value_rank = d.in(1, 32),
+                               .residual = d.small(20)}};
+         live<float, float>(d, pipeline{few}, {{anything, anything}, 32});
+       }},
+      {"knorm, lookm, int8",
+       [](dice& d) {
+         lookm const fold{{.merge = d.pick({lookm_merge::averaged, lookm_merge::pivotal,
+                                            lookm_merge::weighted, lookm_merge::normalized}),
+                           .least = d.one_in(2) ? -1.0f : 0.5f,
+                           .mass_bias = d.one_in(2)}};
+         live<float, float>(d, pipeline{knorm{}, draw_quota(d), fold, int_per_token<8>{}},
+                            {{anything, anything}, 4, 1, false});
+       }},
+      {"chelsea, kivi 4",
+       [](dice& d) {
+         chelsea const halves{{.chunk = d.in(2, 70),
+                               .part = 0.25f * static_cast<float>(d.in(0, 4)),
+                               .sinks = d.small(5),
+                               .recent = d.small(20),
+                               .mass_bias = d.one_in(2)}};
+         live<float, bf16>(d, pipeline{knorm{}, halves, kivi<4>{{.residual = 32}}},
+                           {{anything, anything}, 32, 1, false});
+       }},
+  };
+}
+
+}  // namespace life
