@@ -17,7 +17,6 @@
 #include <kvslim/core/evidence.hpp>
 
 #include <cstring>
-#include <utility>
 
 namespace example {
 
@@ -74,7 +73,8 @@ class live_cache : public watcher {
   [[nodiscard]] auto view() {
     using kvslim::f16;
     kvslim::extents const e{1, model_.kv_heads, std::ssize(positions_), head_dim_, value_dim_};
-    std::vector<decltype(kvslim::adapt::llama_cpp<f16 const>({}))> layers;
+    using view_type = decltype(kvslim::adapt::llama_cpp<f16 const>({}));
+    std::vector<view_type> layers;
     for (std::size_t l = 0; l < k_.size(); ++l)
       layers.push_back(
           kvslim::adapt::llama_cpp<f16 const>({.k = static_cast<f16 const*>(k_[l]->data),
@@ -85,9 +85,10 @@ class live_cache : public watcher {
                                                .positions = positions_.data(),
                                                .valid = held_.data()}));
     origins_.resize(2 * layers.size());
-    kvslim::adapt::layers_view<typename decltype(layers)::value_type> all;
-    if (auto const s = kvslim::adapt::layers(
-            kvslim::slice(std::as_const(layers).data(), std::ssize(layers)), origins_.data(), all);
+    kvslim::adapt::layers_view<view_type> all;
+    if (auto const s =
+            kvslim::adapt::layers(kvslim::slice<view_type const>{layers.data(), std::ssize(layers)},
+                                  origins_.data(), all);
         !s)
       throw std::runtime_error(s.message);
     return all;

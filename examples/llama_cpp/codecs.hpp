@@ -2,42 +2,58 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// The codecs that save_compressed writes, by name, and the stored forms that it reads.
+// The codecs that save_compressed and attend_live compare, by name, and the stored forms that a
+// reader of them knows.
 
 #include "llama_cpp/container.hpp"
 
 #include <kvslim/quant/codec_pair.hpp>
 #include <kvslim/quant/dense.hpp>
+#include <kvslim/quant/gear.hpp>
 #include <kvslim/quant/ggml.hpp>
 #include <kvslim/quant/int_per_token.hpp>
 #include <kvslim/quant/kivi.hpp>
+#include <kvslim/quant/rotated.hpp>
+
+#include <tuple>
 
 namespace example {
+
+template <class Codec>
+struct named_codec {
+  char const* name;
+  Codec codec;
+};
+template <class Codec>
+named_codec(char const*, Codec) -> named_codec<Codec>;
+
+inline constexpr auto all_codecs = [] {
+  using namespace kvslim;
+  return std::tuple{
+      named_codec{"f16", dense<f16>{}},
+      named_codec{"int8", int_per_token<8>{}},
+      named_codec{"kivi8", kivi<8>{}},
+      named_codec{"gear4", gear<4>{}},
+      named_codec{"kivi4", kivi<4>{}},
+      named_codec{"kivi4 of 64", codec_pair{channel_key<4>{64, 64}, token_value<4>{64, 0}}},
+      named_codec{"int4", int_per_token<4>{}},
+      named_codec{"int4 rotated", rotated{int_per_token<4>{}}},
+      named_codec{"q4_0", ggml<ggml_block::q4_0>{}},
+      named_codec{"q4_0 rotated", rotated{ggml<ggml_block::q4_0>{}}},
+      named_codec{"kivi2", kivi<2>{}}};
+}();
 
 /// Calls f(name, codec) for each.
 template <class F>
 void for_codecs(F const& f) {
-  using namespace kvslim;
-  f("f16", dense<f16>{});
-  f("int8", int_per_token<8>{});
-  f("kivi8", kivi<8>{});
-  f("kivi4", kivi<4>{});
-  f("int4", int_per_token<4>{});
-  f("q4_0", ggml<ggml_block::q4_0>{});
-  f("kivi4 of 64", codec_pair{channel_key<4>{64, 64}, token_value<4>{64, 0}});
-  f("kivi4 of 128", codec_pair{channel_key<4>{128, 128}, token_value<4>{64, 0}});
-  f("kivi2", kivi<2>{});
+  std::apply([&](auto const&... each) { (f(each.name, each.codec), ...); }, all_codecs);
 }
 
-template <class Key, class Value>
-using form = kvslim::stored_as<Key, Value>;
-template <int Bits>
-using kivi_form = form<kvslim::channel_key<Bits>, kvslim::token_value<Bits>>;
-template <int Bits>
-using token_form = form<kvslim::token_key<Bits>, kvslim::token_value<Bits>>;
-using known_forms = stored_forms<
-    form<kvslim::dense_key<kvslim::f16>, kvslim::dense_value<kvslim::f16>>, token_form<8>,
-    token_form<4>, kivi_form<8>, kivi_form<4>, kivi_form<2>,
-    form<kvslim::ggml_rows<kvslim::ggml_block::q4_0>, kvslim::ggml_rows<kvslim::ggml_block::q4_0>>>;
+template <class Codec>
+using form_of = kvslim::stored_as<decltype(std::declval<Codec const&>().key_codec()),
+                                  decltype(std::declval<Codec const&>().value_codec())>;
+template <class... Codec>
+stored_forms<form_of<Codec>...> forms_of(std::tuple<named_codec<Codec>...> const&);
+using known_forms = decltype(forms_of(all_codecs));
 
 }  // namespace example

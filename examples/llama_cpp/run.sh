@@ -43,16 +43,27 @@ cmake -S . -B "$out/build" -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_BENC
   -DKVSLIM_CUDA=OFF -DCMAKE_PREFIX_PATH="$engine"
 cmake --build "$out/build" --target llama_cpp_programs
 bin=$out/build/examples/llama_cpp
-heads=$PWD/examples/reference_model/kvslim-reference-heads.gguf
-[ -z "$model" ] || heads=$model
-set -- --model "${model:-$PWD/examples/reference_model/kvslim-reference.gguf}"
-echo "== save_compressed: saved, stored in kvslim's codecs, restored in a new process"
-"$bin/save_compressed" save "$out/saved" "$@"
-"$bin/save_compressed" restore "$out/saved" "$@"
-echo "== evict_generate: a fixed budget of tokens, chosen over the engine's own cache"
-"$bin/evict_generate" "$@"
-echo "== attend_live: kvslim attends over what it stores, while the engine decodes"
-"$bin/attend_live" --random "$out/random.gguf" "$@"
-rm -f "$out/random.gguf"
-echo "== head_masks: keep sets of every layer and head, emulated"
-"$bin/head_masks" --model "$heads"
+models=$PWD/examples/reference_model
+heads=${model:-$models/kvslim-reference-heads.gguf}
+model=${model:-$models/kvslim-reference.gguf}
+failed=""
+# show TITLE PROGRAM ARGUMENT...: one that refuses a model does not keep the others from running.
+show() {
+  echo "== $1"
+  name=$2
+  shift 2
+  "$bin/$name" "$@" || failed="$failed $name"
+}
+show "save_compressed: saved, stored in kvslim's codecs" save_compressed save "$out/saved" --model "$model"
+show "and restored in a new process" save_compressed restore "$out/saved" --model "$model"
+show "cache_kinds: what else llama.cpp saves" cache_kinds "$models/kvslim-reference.gguf" "$out"
+show "evict_generate: a fixed budget of tokens, chosen over the engine's own cache" \
+  evict_generate --model "$model"
+show "attend_live: kvslim attends over what it stores, while the engine decodes" \
+  attend_live --model "$model" --random "$out/random.gguf"
+show "head_masks: keep sets of every layer and head, emulated" head_masks --model "$heads"
+rm -f "$out/random.gguf" "$out/windowed.gguf"
+[ -z "$failed" ] || {
+  echo "failed:$failed" >&2
+  exit 1
+}
