@@ -168,33 +168,35 @@ struct shared_direction {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept requires key_codec<Dense> {
+    detail::local<float, run_tokens> lengths;
+    load_magnitudes(block, at, lengths);
+    each_second(block, at, lengths, [&](index_t i, tail_type const* row) {
+      dot_second(row, at.dim, q, heads, scores + i);
+    });
     detail::local<float, run_heads, run_tokens> sums = {};
-    site const part = vectors_at(at);
-    Dense{}.dot(block + offset_of(at), part, q, heads, sums[0]);
-    for (index_t i = 0; i < at.n; ++i) {
-      if (at.member != 0 && is_exact(mask_of(block), at.first + i)) {
-        widened const row{second_row(block, at.dim, at.first + i)};
-        for (index_t h = 0; h < heads; ++h)
-          scores[h * run_tokens + i] += ops::dot_channels(q + h * at.dim, row, at.dim);
-        continue;
-      }
-      float const m = magnitude(block, at, at.first + i);
-      for (index_t h = 0; h < heads; ++h) scores[h * run_tokens + i] += m * sums[h][i];
-    }
+    Dense{}.dot(block + offset_of(at), vectors_at(at), q, heads, sums[0]);
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t i = 0; i < at.n; ++i) scores[h * run_tokens + i] += lengths[i] * sums[h][i];
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept requires value_codec<Dense> {
+    detail::local<float, run_tokens> lengths;
+    load_magnitudes(block, at, lengths);
     detail::local<float, run_heads, run_tokens> weights = {};
-    for (index_t i = 0; i < at.n; ++i) {
-      bool const elsewhere = at.member != 0 && is_exact(mask_of(block), at.first + i);
-      float const m = elsewhere ? 0.0f : magnitude(block, at, at.first + i);
-      for (index_t h = 0; h < heads; ++h) weights[h][i] = m * p[h * run_tokens + i];
-      if (!elsewhere) continue;
-      tail_type const* const row = second_row(block, at.dim, at.first + i);
-      for (index_t h = 0; h < heads; ++h)
-        for (index_t d = 0; d < at.dim; ++d)
-          out[h * at.dim + d] += p[h * run_tokens + i] * to_float(row[d]);
-    }
+    site rest = at;  // exact rows of one run lie next to each other
+    rest.first = rest.n = 0;
+    tail_type const* rows = nullptr;
+    each_second(block, at, lengths, [&](index_t i, tail_type const* row) {
+      if (rest.n == 0) rows = row;
+      if (row != rows + rest.n * at.dim) return;  // a damaged mask
+      for (index_t h = 0; h < heads; ++h) weights[h][rest.n] = p[h * run_tokens + i];
+      ++rest.n;
+    });
+    if (rest.n > 0)
+      Dense{}.accumulate(static_cast<std::byte const*>(static_cast<void const*>(rows)), rest,
+                         weights[0], heads, out);
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t i = 0; i < at.n; ++i) weights[h][i] = lengths[i] * p[h * run_tokens + i];
     Dense{}.accumulate(block + offset_of(at), vectors_at(at), weights[0], heads, out);
   }
   /// Whether the token of the site is exact.
@@ -206,12 +208,45 @@ struct shared_direction {
   static constexpr index_t element_bytes = static_cast<index_t>(sizeof(tail_type));
   static constexpr index_t dense_tokens = Dense{}.sizes(1, 0).block_tokens;
 
-  /// A row of stored elements, read as floats.
-  struct widened {
-    tail_type const* row;
-    [[nodiscard]] KVSLIM_HD float operator[](index_t d) const noexcept { return to_float(row[d]); }
-  };
-
+  /// Magnitudes of the site's tokens; a run that begins a word of the mask is read at once.
+  KVSLIM_HD void load_magnitudes(std::byte const* block, site const& at,
+                                 float* out) const noexcept {
+    auto const* const in = detail::array_at<tail_type>(block + magnitudes_offset(at.dim)) +
+                           (at.member != 0 ? opt.block : 0) + at.first;
+    if (at.first % run_tokens == 0) return detail::widen_all<run_tokens>(in, out);
+    for (index_t i = 0; i < at.n; ++i) out[i] = to_float(in[i]);
+  }
+  /// Calls use(i, row) for the site's tokens whose row lies among the second ones, and takes their
+  /// magnitudes away, so that their vectors add nothing.
+  template <class Use>
+  KVSLIM_HD void each_second(std::byte const* block, site const& at, float* lengths,
+                             Use const& use) const noexcept {
+    if (at.member == 0) return;
+    for (index_t i = 0; i < at.n; ++i) {
+      if (!is_exact(mask_of(block), at.first + i)) continue;
+      lengths[i] = 0.0f;
+      use(i, second_row(block, at.dim, at.first + i));
+    }
+  }
+  /// Adds q[h] . row to scores[h * run_tokens].
+  static KVSLIM_HD void dot_second(tail_type const* row, index_t dim, float const* q, index_t heads,
+                                   float* scores) noexcept {
+    constexpr index_t piece = 16;
+    index_t const whole = dim - dim % piece;
+    detail::local<float, run_heads, piece> parts = {};
+    for (index_t d = 0; d < whole; d += piece) {
+      detail::local<float, piece> x;
+      detail::widen16(row + d, x);
+      for (index_t h = 0; h < heads; ++h)
+        for (index_t c = 0; c < piece; ++c) parts[h][c] += q[h * dim + d + c] * x[c];
+    }
+    for (index_t h = 0; h < heads; ++h) {
+      float sum = 0.0f;
+      for (index_t c = 0; c < piece; ++c) sum += parts[h][c];
+      for (index_t d = whole; d < dim; ++d) sum += q[h * dim + d] * to_float(row[d]);
+      scores[h * run_tokens] += sum;
+    }
+  }
   [[nodiscard]] KVSLIM_HD constexpr index_t vectors_offset() const noexcept {
     return opt.block / run_tokens * 4;
   }
