@@ -160,6 +160,8 @@ void every_method(problem const& p) {
                                 .bits = 0xb5}}},
               bytes);
   compare(p, "kvmerger", pipeline{given_scores{}, keep, kvmerger{{.threshold = 0.0f}}}, tokens);
+  compare(p, "kvmerger without a quota", pipeline{given_scores{}, kvmerger{{.threshold = 0.0f}}},
+          tokens);
   for (bool const draws : {false, true})
     compare(p, "cam", pipeline{given_scores{}, keep, cam{{.window = 6, .draws = draws}}}, tokens);
   for (auto const weights : {d2o_weights::counted, d2o_weights::softmax})

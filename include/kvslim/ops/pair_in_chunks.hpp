@@ -54,8 +54,7 @@ KVSLIM_HD inline void pair_chunk(Text const& text, fate const* fates, chunk_rule
   index_t const begin = detail::max(chunk * rule.chunk, rule.sinks);
   index_t const end = detail::min(n - rule.recent, (chunk + 1) * rule.chunk);
   auto const free = [&](index_t t) {
-    return fates[row + t] == fate::kept && !text.pinned(s, h, t) &&
-           text.logit_bias(s, h, t) > -INFINITY;
+    return fates[row + t] == fate::kept && text.logit_bias(s, h, t) > -INFINITY;
   };
   index_t looking = 0;
   for (index_t a = begin; a < end; a += 2) {

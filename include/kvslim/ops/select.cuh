@@ -218,6 +218,18 @@ struct list_columns_body {
   }
 };
 
+/// Every held token is kept, pinned ones for sure.
+template <class Text>
+struct keep_all_body {
+  Text text;
+  fate* fates;
+  __device__ void operator()(index_t at) const {
+    auto const& e = text.extents();
+    index_t const r = at / e.tokens, i = at % e.tokens, s = r / e.kv_heads, h = r % e.kv_heads;
+    if (i < text.tokens(s, h)) fates[at] = text.pinned(s, h, i) ? fate::sure : fate::kept;
+  }
+};
+
 KVSLIM_END_CUDA_NAMESPACE
 
 KVSLIM_BEGIN_NAMESPACE
@@ -262,8 +274,8 @@ struct implementation<ops::keep_all_op, cuda> {
   template <class Text>
   static status run(cuda exec, Text const& text, fate* fates) {
     auto const& e = text.extents();
-    return detail::fill_bytes(exec, fates, static_cast<std::uint8_t>(fate::kept),
-                              e.rows() * e.tokens);
+    return detail::launch_for_each(exec, e.rows() * e.tokens,
+                                   detail::keep_all_body<Text>{text, fates});
   }
 };
 

@@ -118,7 +118,7 @@ status hold_contest(Exec const& exec, Text const& text, score_view scores, row_g
 
 struct keep_all_op {};
 
-/// Every token is kept.
+/// Every token is kept, pinned ones for sure.
 template <class Exec, class Text>
 status keep_all(Exec const& exec, Text const& text, fate* fates) {
   return implementation<keep_all_op, Exec>::run(exec, text, fates);
@@ -248,7 +248,9 @@ struct implementation<ops::keep_all_op, Exec> {
   static status run(Exec const& exec, Text const& text, fate* fates) {
     auto const e = text.extents();
     exec.for_each(e.rows(), [=](index_t r) {
-      for (index_t i = 0; i < e.tokens; ++i) fates[r * e.tokens + i] = fate::kept;
+      index_t const s = r / e.kv_heads, h = r % e.kv_heads, n = text.tokens(s, h);
+      for (index_t i = 0; i < n; ++i)
+        fates[r * e.tokens + i] = text.pinned(s, h, i) ? fate::sure : fate::kept;
     });
     return {};
   }

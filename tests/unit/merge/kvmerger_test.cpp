@@ -295,3 +295,18 @@ TEST_CASE("kvmerger of one token and of empty rows; options that make no sense",
   CHECK(code({.recent = -1}) == errc::invalid_option);
   CHECK(code({.sinks = -1}) == errc::invalid_option);
 }
+
+TEST_CASE("kvmerger leaves pinned tokens alone without a quota too", "[kvmerger]") {
+  data::cache const c = tokens_of(std::vector<std::vector<float>>(9, {1, 2, 3, 4}));
+  std::vector<std::uint8_t> valid(9, 1);
+  valid[2] = valid[5] = 2;
+  valid[7] = 0;
+  auto view = c.view();
+  view.valid = valid.data();
+  data::compressed const run(pipeline{streaming_llm{}, kvmerger{}, dense<float>{}}, view);
+  REQUIRE(run.result.ok());
+  auto const kept = run.kept(0, 0);
+  CHECK(kept.size() == 5);  // two runs before and between, and the last one
+  for (index_t const pinned : {2, 5})
+    CHECK(std::find(kept.begin(), kept.end(), pinned) != kept.end());
+}
