@@ -159,9 +159,33 @@ struct latent {
     return sum;
   }
   KVSLIM_HD void load(std::byte const* block, site const& at, float* out) const noexcept {
-    for (index_t d = 0; d < at.dim; ++d) out[d] = 0.0f;
-    for (index_t j = 0; j < rank; ++j)
-      add(coordinate(block, at, j), basis_of(at, at.member) + j * at.dim, at.dim, out);
+    load_run<1>(block, at, 1, out);
+  }
+  /// All channels of n tokens from at.first on, out[n, dim]; n at most Most. The basis is read
+  /// once.
+  template <index_t Most>
+  KVSLIM_HD void load_run(std::byte const* block, site const& at, index_t n,
+                          float* out) const noexcept {
+    auto const sizes_of_base = base.sizes(rank, 0);
+    index_t const dim = at.dim;
+    for (index_t i = 0; i < n * dim; ++i) out[i] = 0.0f;
+    for (index_t j = 0; j < rank; ++j) {
+      float z[static_cast<std::size_t>(Most)], y[16];
+      for (index_t i = 0; i < n; ++i) {
+        index_t const t = at.first + i;
+        z[i] = base.decode(block + t / sizes_of_base.block_tokens * sizes_of_base.block_bytes,
+                           inside(at, t % sizes_of_base.block_tokens, 1), j);
+      }
+      T const* const vector = basis_of(at, at.member) + j * dim;
+      index_t d = 0;
+      for (; d + 16 <= dim; d += 16) {
+        detail::widen16(vector + d, y);
+        for (index_t i = 0; i < n; ++i)
+          for (index_t c = 0; c < 16; ++c) out[i * dim + d + c] += z[i] * y[c];
+      }
+      for (; d < dim; ++d)
+        for (index_t i = 0; i < n; ++i) out[i * dim + d] += z[i] * detail::widen(vector[d]);
+    }
   }
   KVSLIM_HD void prepare(float const* q, site const& at, float* own) const noexcept {
     for (index_t j = 0; j < rank; ++j)

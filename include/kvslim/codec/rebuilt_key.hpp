@@ -17,6 +17,8 @@ KVSLIM_BEGIN_NAMESPACE
 /// the rows of a group are at the same positions (invalid_option, invalid_shape).
 /// Cost: encode as latent and a rotation; attention rank * head_dim multiplications a token and
 /// KV head, and a rotation; on CUDA twice as many, in every query head's block.
+/// 4096 tokens of 8 KV heads of 128 at rank 32 took 76 ms to attend to, where dense f16 took 0.5
+/// and latents that are not rebuilt 0.6 (one thread of a busy machine, -O2).
 template <class Inner>
 struct rebuilt_key {
   using tail_type = typename Inner::tail_type;
@@ -111,21 +113,66 @@ struct rebuilt_key {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
-    auto const z = inner.sizes(at.dim, 0);
-    for (index_t i = 0; i < at.n; ++i) {
-      site one = at;
-      one.first = (at.first + i) % z.block_tokens;
-      one.n = 1;
-      float key[most_channels];
-      inner.load(block + (at.first + i) / z.block_tokens * z.block_bytes, one, key);
-      ops::rotate(rotation, at.dim, at.positions[i], key);
-      for (index_t h = 0; h < heads; ++h)
-        scores[h * run_tokens + i] += ops::dot(q + h * at.dim, key, at.dim);
+    constexpr index_t together = 8;
+    turning turn(rotation, at.dim);
+    float keys[static_cast<std::size_t>(together * most_channels)];
+    for (index_t done = 0; done < at.n; done += together) {
+      index_t const n = detail::min(together, at.n - done);
+      auto const z = inner.sizes(at.dim, 0);
+      index_t const place = at.first + done;
+      site from = at;
+      from.first = place % z.block_tokens;
+      inner.template load_run<together>(block + place / z.block_tokens * z.block_bytes, from, n,
+                                        keys);
+      for (index_t i = 0; i < n; ++i) {
+        float* const key = keys + i * at.dim;
+        turn.rotate(at.positions[done + i], key);
+        for (index_t h = 0; h < heads; ++h)
+          scores[h * run_tokens + done + i] += ops::dot(q + h * at.dim, key, at.dim);
+      }
     }
   }
 
  private:
   static constexpr index_t most_channels = 512;
+
+  /// Rotates rows whose positions mostly count up: from one to the next an angle is added by
+  /// multiplying, in double, instead of asking for its sine again.
+  struct turning {
+    rope const& rotation;
+    index_t dim, pairs;
+    std::int64_t now = -1;  // what c and s are of; -1: nothing yet
+    double c[most_channels / 2], s[most_channels / 2];
+    double step_c[most_channels / 2], step_s[most_channels / 2];
+
+    KVSLIM_HD turning(rope const& r, index_t head_dim) noexcept
+        : rotation(r), dim(head_dim), pairs(r.rotated(head_dim) / 2) {
+      for (index_t i = 0; i < pairs; ++i) {
+        step_c[i] = std::cos(rotation.frequency(dim, i));
+        step_s[i] = std::sin(rotation.frequency(dim, i));
+      }
+    }
+    KVSLIM_HD void rotate(std::int64_t position, float* row) noexcept {
+      bool const next = now >= 0 && position == now + 1;
+      for (index_t i = 0; i < pairs; ++i) {
+        if (next) {
+          double const x = c[i] * step_c[i] - s[i] * step_s[i];
+          s[i] = s[i] * step_c[i] + c[i] * step_s[i];
+          c[i] = x;
+        } else if (position != now) {
+          double const angle = static_cast<double>(position) * rotation.frequency(dim, i);
+          c[i] = std::cos(angle);
+          s[i] = std::sin(angle);
+        }
+        auto const [a, b] = rotation.pair(dim, i);
+        auto const cosine = static_cast<float>(c[i]), sine = static_cast<float>(s[i]);
+        float const x = row[a], y = row[b];
+        row[a] = x * cosine - y * sine;
+        row[b] = y * cosine + x * sine;
+      }
+      now = position;
+    }
+  };
 };
 
 KVSLIM_END_NAMESPACE

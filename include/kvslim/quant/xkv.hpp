@@ -15,8 +15,9 @@
 // Fidelity: the subspace is found by `rounds` rounds of subspace iteration instead of an SVD. What
 //   it misses of the leading vectors shrinks as (next / last singular value)^(2 rounds).
 // Fidelity: they multiply back and keep dense tensors; here coordinates and basis are stored, as T.
-// Fidelity: later tokens stay exact there. Here they do as long as settle() is not
-//   called (plan with so many draft_tokens); settle() projects them on the prompt's basis.
+// Fidelity: later tokens stay exact there. Here they do as long as settle() is not called (plan
+// with
+//   so many draft_tokens); settle() projects them on the prompt's basis.
 // Fidelity: a group of fewer layers at the end keeps the same rank there; here groups must divide.
 
 #include <kvslim/codec/dense.hpp>
