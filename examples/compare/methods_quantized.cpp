@@ -13,7 +13,11 @@ void add_quantized(std::vector<method>& list) {
   add("int8 per token", int_per_token<8>{});
   add("int4 per token", int_per_token<4>{});
   add("int4 per token, rotated", rotated{int_per_token<4>{}});
+  add("Centred 8 bit", centred<8>{});
+  add("Centred K 6, V 5 bit", centred<6, 5>{});
+  add("Centred 4 bit", centred<4>{});
   add("ggml q8_0", ggml<ggml_block::q8_0>{});
+  add("ggml q5_1", ggml<ggml_block::q5_1>{});
   add("ggml q4_0", ggml<ggml_block::q4_0>{});
   add("KIVI 8 bit", kivi<8>{});
   add("KIVI 4 bit", kivi<4>{});

@@ -49,6 +49,7 @@ table<codec_method> codecs() {
   add_dense(all);
   add_integers(all);
   add_kivi(all);
+  add_centred(all);
   add_gear(all);
   add_xkv(all);
   add_cskv(all);

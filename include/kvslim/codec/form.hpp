@@ -29,6 +29,8 @@ enum class form_kind : std::uint32_t {
   shared_value = 13,
   latent = 14,
   rebuilt_key = 15,
+  centred_key = 16,
+  centred_value = 17,
 };
 
 template <element T>

@@ -4,6 +4,7 @@
 
 // What the kernels of several verbs do with a stored row.
 
+#include <kvslim/codec/centred_rows.cuh>
 #include <kvslim/codec/channel_key.cuh>
 #include <kvslim/codec/dense.cuh>
 #include <kvslim/codec/rotated_rows.cuh>

@@ -1,0 +1,417 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+// Rows rotated by a signed Hadamard matrix, less their mean, in levels at half steps around zero.
+// The mean and the largest magnitude are of the prompt and of one row of the cache; a token has one
+// scale of 5 bits, chosen by its squared error.
+
+#include <kvslim/codec/planar.hpp>
+#include <kvslim/ops/hadamard.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// K (`Keys`) or V in `Bits` bits, 1 to 8. A coordinate is mean + (code - (2^Bits - 1) / 2) * step
+/// of the rotated row; step = 2^(1 - Bits) * scale, scale = top * 2^(-s / 4) for a stored s of 0 to
+/// 31. Of the eight scales from the least that clips nothing downwards the one with the smallest
+/// squared error is taken. top is 1.5 times the prompt's largest centred magnitude, so that
+/// later tokens may be larger; a prompt that codes no token leaves the mean at 0 and top at
+/// `reference`.
+///
+/// State: float top, f16 mean[dim]. Byte layout of a block of 32 tokens: codes, 32 scales of 5 bits
+/// (20 bytes, stream order). Codes are cut into parts of 8, 4, 2 and 1 bits (the digits of Bits in
+/// base two), high bits first, and each part lies in planar units of its own. Bits for each
+/// element: Bits + 5 / dim, and 16 + 32 / dim over the row's tokens for the state (V: its width
+/// rounded up to 32).
+///
+/// Requires: dim m * 2^k with m 1, 12, 20, 28 or 36, at most 1024, K's a multiple of 4
+/// (invalid_shape); residual between 0 and 2^20, reference positive (invalid_option); magnitudes up
+/// to 2043 (non_finite). Error: half a step for what is not clipped. Cost: encode reads the prompt
+/// three times and tries eight scales a token.
+template <bool Keys, int Bits, element Tail = f16>
+struct centred_rows {
+  static_assert(Bits >= 1 && Bits <= 8, "kvslim: centred has 1 to 8 bits");
+  using tail_type = Tail;
+  static constexpr codec_traits traits{
+      .form = detail::affine_form<Tail, float>(
+          Keys ? detail::form_kind::centred_key : detail::form_kind::centred_value, Bits),
+      .space = basis::own,
+      .rewrites = true,
+      .fitted = true};
+
+  index_t residual = 0;
+  float reference = 32.0f;
+  std::uint64_t seed = 1;  ///< of the channels' signs; 0: none changes
+
+  [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
+    if (auto const s = check_options(); !s) return s;
+    if (dim > 1024 || ops::order_of_hadamard(dim).small == 0 || (Keys && dim % 4 != 0))
+      return detail::fail(errc::invalid_shape,
+                          "kvslim: centred needs head_dim of 1, 12, 20, 28 or 36 times a power of "
+                          "two, at most 1024, K's a multiple of 4");
+    return {};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t) const noexcept {
+    return codec_sizes{.block_tokens = block_tokens,
+                       .block_bytes = code_bytes(dim) + scale_bytes,
+                       .keep_exact = residual,
+                       .state_bytes = 4 + 2 * dim,
+                       .fit_floats = 2 * dim,
+                       .own_dim = dim};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
+    constexpr float tail = largest_finite<Tail>(), mine = 2043.0f;
+    return tail < mine ? tail : mine;
+  }
+  [[nodiscard]] constexpr form written() const noexcept {
+    return {traits.form.value,
+            {static_cast<std::uint32_t>(residual), detail::bit_cast<std::uint32_t>(reference),
+             static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)}};
+  }
+  [[nodiscard]] static constexpr status read(form const& f, centred_rows& out) noexcept {
+    if (!detail::is_form(f, traits.form, 4)) return detail::foreign_form();
+    centred_rows const found{f.words[0], detail::bit_cast<float>(f.words[1]),
+                             f.words[2] | std::uint64_t{f.words[3]} << 32};
+    if (!found.check_options()) return detail::foreign_form();
+    out = found;
+    return {};
+  }
+
+  /// Mean and largest centred magnitude of the rotated rows. Sums are kept in stretches.
+  template <class Read>
+  KVSLIM_HD void fit(Read const& read, index_t tokens, site const& at, std::byte* state,
+                     float* scratch) const noexcept {
+    index_t const dim = at.dim;
+    float* const row = scratch;
+    float* const sum = scratch + dim;
+    auto* const mean = means(state);
+    for (index_t d = 0; d < dim; ++d) sum[d] = 0.0f;
+    for (index_t t = 0; t < tokens; ++t) {
+      read(0, t, row);
+      float const share = 1.0f / static_cast<float>(t + 1);
+      for (index_t d = 0; d < dim; ++d) sum[d] += (row[d] - sum[d]) * share;
+    }
+    ops::rotate_by_hadamard(sum, dim, seed, false);
+    for (index_t d = 0; d < dim; ++d) mean[d] = from_float<f16>(sum[d]);
+    float most = 0.0f;
+    for (index_t t = 0; t < tokens; ++t) {
+      read(0, t, row);
+      float const high = centre(row, dim, mean);
+      most = high > most ? high : most;
+    }
+    *detail::array_at<float>(state) = tokens == 0 ? reference : most * 1.5f;
+  }
+
+  KVSLIM_HD void encode(float* rows, site const& at, std::byte* block) const noexcept {
+    index_t const dim = at.dim;
+    auto* const codes = detail::codes_of(block);
+    float const top = top_of(at);
+    for (index_t i = 0; i < at.n; ++i) {
+      index_t const t = at.first + i;
+      float* const x = rows + i * dim;
+      float const most = centre(x, dim, means(at.state));
+      std::uint32_t const s = choose(x, dim, top, most);
+      put_scale(codes + code_bytes(dim), t, s);
+      float const step = step_of(top, s);
+      for (index_t d = 0; d < dim; ++d) put(codes, t, d, dim, code_of(x[d], step));
+    }
+  }
+  [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, site const& at,
+                                             index_t j) const noexcept {
+    std::uint32_t out = 0;
+    each_part([&](auto part, index_t before, int shift) {
+      constexpr int bits = decltype(part)::value;
+      out |= ops::get_unit<bits>(detail::codes_of(block) + before * units(at.dim) +
+                                     unit(at.first, j, at.dim) * ops::unit_bytes<bits>,
+                                 place(at.first, j))
+             << shift;
+    });
+    return out;
+  }
+  /// The step of one token.
+  [[nodiscard]] KVSLIM_HD float step(std::byte const* block, site const& at) const noexcept {
+    return step_of(top_of(at), get_scale(block, at.dim, at.first));
+  }
+  [[nodiscard]] KVSLIM_HD float coordinate(std::byte const* block, site const& at,
+                                           index_t j) const noexcept {
+    return coordinate(block, at, j, step(block, at));
+  }
+  /// The same where the token's step is known.
+  [[nodiscard]] KVSLIM_HD float coordinate(std::byte const* block, site const& at, index_t j,
+                                           float step) const noexcept {
+    return level(code(block, at, j)) * step + to_float(means(at.state)[j]);
+  }
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
+                                       index_t d) const noexcept {
+    float sum = 0.0f;
+    for (index_t j = 0; j < at.dim; ++j)
+      sum += ops::hadamard_entry(at.dim, seed, j, d) * coordinate(block, at, j);
+    return sum;
+  }
+  KVSLIM_HD void load(std::byte const* block, site const& at, float* out) const noexcept {
+    for (index_t j = 0; j < at.dim; ++j) out[j] = coordinate(block, at, j);
+    ops::rotate_by_hadamard(out, at.dim, seed, true);
+  }
+
+  KVSLIM_HD void prepare(float const* q, site const& at, float* own) const noexcept requires Keys {
+    for (index_t d = 0; d < at.dim; ++d) own[d] = q[d];
+    ops::rotate_by_hadamard(own, at.dim, seed, false);
+  }
+  KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
+                     float* scores) const noexcept requires Keys {
+    index_t const dim = at.dim;
+    auto const* const mean = means(at.state);
+    detail::local<float, block_tokens> steps = {}, lows = {};
+    for (index_t i = 0; i < at.n; ++i) {
+      steps[at.first + i] = step_of(top_of(at), get_scale(block, dim, at.first + i));
+      lows[at.first + i] = level(0) * steps[at.first + i];
+    }
+    for (index_t h = 0; h < heads; ++h) {
+      float const base =
+          detail::sum_of(dim, [&](index_t d) { return q[h * dim + d] * detail::widen(mean[d]); });
+      for (index_t i = 0; i < at.n; ++i) scores[h * run_tokens + i] += base;
+    }
+    if (dot_by_kernels(block, at, steps, lows, q, heads, scores)) return;
+    detail::by_heads(heads, [&](auto count, index_t h0) {
+      constexpr index_t n = decltype(count)::value;
+      float const* const mine = q + h0 * dim;
+      detail::local<float, n, block_tokens> sums;
+      dot_codes<n>(detail::codes_of(block), dim, mine, sums);
+      for (index_t h = 0; h < n; ++h) {
+        float const all = detail::sum_of(dim, [&](index_t d) { return mine[h * dim + d]; });
+        for (index_t i = 0; i < at.n; ++i)
+          scores[(h0 + h) * run_tokens + i] +=
+              sums[h][at.first + i] * steps[at.first + i] + all * lows[at.first + i];
+      }
+    });
+  }
+
+  KVSLIM_HD void finish(float* sum, site const& at, float* out) const noexcept requires(!Keys) {
+    ops::rotate_by_hadamard(sum, at.dim, seed, true);
+    for (index_t d = 0; d < at.dim; ++d) out[d] += sum[d];
+  }
+  KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
+                            float* out) const noexcept requires(!Keys) {
+    detail::by_heads(heads, [&](auto count, index_t h0) {
+      add_heads<decltype(count)::value>(block, at, p + h0 * run_tokens, out + h0 * at.dim);
+    });
+  }
+
+ private:
+  static constexpr index_t block_tokens = 32, scale_bits = 5, scale_bytes = 20;
+  static constexpr float half = 0.5f * static_cast<float>((1 << Bits) - 1);
+
+  [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
+    if (auto const s = detail::check_residual(residual); !s) return s;
+    if (!(reference > 1e-6f && reference <= 65504.0f))
+      return detail::fail(errc::invalid_option,
+                          "kvslim: centred needs a reference of 1e-6 to 65504");
+    return {};
+  }
+  /// Units of a block; of each part there are as many.
+  [[nodiscard]] static KVSLIM_HD constexpr index_t units(index_t dim) noexcept {
+    return Keys ? dim / detail::unit_quad
+                : block_tokens / detail::unit_quad * detail::div_up(dim, detail::unit_channels);
+  }
+  [[nodiscard]] static KVSLIM_HD constexpr index_t code_bytes(index_t dim) noexcept {
+    return units(dim) * ops::unit_bytes<1> * Bits;
+  }
+  [[nodiscard]] static KVSLIM_HD constexpr index_t unit(index_t t, index_t d,
+                                                        index_t dim) noexcept {
+    return Keys ? d / detail::unit_quad
+                : t / detail::unit_quad * detail::div_up(dim, detail::unit_channels) +
+                      d / detail::unit_channels;
+  }
+  [[nodiscard]] static KVSLIM_HD constexpr index_t place(index_t t, index_t d) noexcept {
+    return Keys ? detail::key_place(t, d) : detail::value_place(t % detail::unit_quad, d);
+  }
+  /// Calls f(bits as a constant, bytes of a unit that lie in parts before it, bits below it).
+  template <class F>
+  KVSLIM_HD static void each_part(F const& f) {
+    if constexpr (Bits == 8) {
+      f(std::integral_constant<int, 8>{}, 0, 0);
+    } else {
+      if constexpr ((Bits & 4) != 0) f(std::integral_constant<int, 4>{}, 0, Bits & 3);
+      if constexpr ((Bits & 2) != 0)
+        f(std::integral_constant<int, 2>{}, ops::unit_bytes<1> * (Bits & 4), Bits & 1);
+      if constexpr ((Bits & 1) != 0)
+        f(std::integral_constant<int, 1>{}, ops::unit_bytes<1> * (Bits & 6), 0);
+    }
+  }
+  /// All 128 codes of a unit, as ops::unpack_words gives them.
+  KVSLIM_HD static void unpack(std::uint8_t const* codes, index_t at, index_t dim,
+                               std::uint32_t* words) noexcept {
+    for (index_t i = 0; i < 32; ++i) words[i] = 0;
+    each_part([&](auto part, index_t before, int shift) {
+      constexpr int bits = decltype(part)::value;
+      detail::local<std::uint32_t, 32> mine;
+      ops::unpack_words<bits>(codes + before * units(dim) + at * ops::unit_bytes<bits>, mine);
+      for (index_t i = 0; i < 32; ++i) words[i] |= mine[i] << shift;
+    });
+  }
+  KVSLIM_HD static void put(std::uint8_t* codes, index_t t, index_t d, index_t dim,
+                            std::uint32_t value) noexcept {
+    each_part([&](auto part, index_t before, int shift) {
+      constexpr int bits = decltype(part)::value;
+      ops::put_unit<bits>(codes + before * units(dim) + unit(t, d, dim) * ops::unit_bytes<bits>,
+                          place(t, d), (value >> shift) & ((1u << bits) - 1u));
+    });
+  }
+  /// Writes 5 bits wherever they lie, over what was there.
+  KVSLIM_HD static void put_scale(std::uint8_t* scales, index_t t, std::uint32_t s) noexcept {
+    for (index_t bit = 0; bit < scale_bits; ++bit) {
+      index_t const at = t * scale_bits + bit;
+      auto const mask = 1u << (at % 8);
+      scales[at / 8] = static_cast<std::uint8_t>((scales[at / 8] & ~mask) |
+                                                 (((s >> bit) & 1u) != 0 ? mask : 0u));
+    }
+  }
+  [[nodiscard]] static KVSLIM_HD std::uint32_t get_scale(std::byte const* block, index_t dim,
+                                                         index_t t) noexcept {
+    return ops::get_stream<5>(detail::codes_of(block) + code_bytes(dim), t);
+  }
+  [[nodiscard]] static KVSLIM_HD f16* means(std::byte* state) noexcept {
+    return detail::array_at<f16>(state + 4);
+  }
+  [[nodiscard]] static KVSLIM_HD f16 const* means(std::byte const* state) noexcept {
+    return detail::array_at<f16>(state + 4);
+  }
+  [[nodiscard]] static KVSLIM_HD float top_of(site const& at) noexcept {
+    return *detail::array_at<float>(at.state);
+  }
+  [[nodiscard]] static KVSLIM_HD float step_of(float top, std::uint32_t s) noexcept {
+    float const quarter = s % 4 == 0   ? 1.0f
+                          : s % 4 == 1 ? 0.84089642f
+                          : s % 4 == 2 ? 0.70710678f
+                                       : 0.59460356f;
+    return top * (quarter / static_cast<float>(1u << (s / 4 + Bits - 1)));
+  }
+  [[nodiscard]] static KVSLIM_HD float level(std::uint32_t c) noexcept {
+    return static_cast<float>(static_cast<std::int32_t>(c)) - half;
+  }
+  [[nodiscard]] static KVSLIM_HD std::uint32_t code_of(float x, float step) noexcept {
+    return step > 0.0f
+               ? detail::round_code(detail::divide(x, step) + half, detail::highest_code(Bits))
+               : 0u;
+  }
+  /// x becomes its rotation less the mean; returns the largest magnitude.
+  KVSLIM_HD float centre(float* x, index_t dim, f16 const* mean) const noexcept {
+    ops::rotate_by_hadamard(x, dim, seed, false);
+    float most = 0.0f;
+    for (index_t d = 0; d < dim; ++d) {
+      x[d] -= detail::widen(mean[d]);
+      float const size = x[d] < 0.0f ? -x[d] : x[d];
+      most = size > most ? size : most;
+    }
+    return most;
+  }
+  /// The scale of a token. Errors are summed in double: there products of floats are exact, and
+  /// every compiler chooses alike.
+  [[nodiscard]] static KVSLIM_HD std::uint32_t choose(float const* x, index_t dim, float top,
+                                                      float most) noexcept {
+    constexpr float reach = static_cast<float>(1 << (Bits - 1));
+    std::uint32_t first = 0;
+    while (first < 31 && step_of(top, first + 1) * reach >= most) ++first;
+    std::uint32_t best = first;
+    double least = -1.0;
+    for (std::uint32_t s = first; s < first + 8 && s < 32; ++s) {
+      float const step = step_of(top, s);
+      double error = 0.0;
+      for (index_t d = 0; d < dim; ++d) {
+        double const miss =
+            static_cast<double>(x[d]) -
+            static_cast<double>(level(code_of(x[d], step))) * static_cast<double>(step);
+        error += miss * miss;
+      }
+      if (least < 0.0 || error < least) {
+        least = error;
+        best = s;
+      }
+    }
+    return best;
+  }
+  /// The vector kernels serve parts of 2, 4 and 8 bits.
+  [[nodiscard]] KVSLIM_HD static bool dot_by_kernels(std::byte const* block, site const& at,
+                                                     float const* steps, float const* lows,
+                                                     float const* q, index_t heads,
+                                                     float* scores) noexcept {
+    bool served = false;
+    if constexpr (Bits % 2 == 0)
+      each_part([&](auto part, index_t before, int shift) {
+        constexpr int bits = decltype(part)::value;
+        detail::local<float, block_tokens> scale, low;
+        for (index_t t = 0; t < block_tokens; ++t) {
+          scale[t] = steps[t] * static_cast<float>(1 << shift);
+          low[t] = before == 0 ? lows[t] : 0.0f;
+        }
+        float const *const s = scale, *const l = low;
+        served = detail::dot_tokens<bits>(detail::codes_of(block) + before * units(at.dim), s, l,
+                                          at, q, heads, scores);
+      });
+    return served;
+  }
+  /// sums[h][t] = sum of q[h] * code over all channels, in pieces as detail::dot_codes.
+  template <index_t Heads>
+  KVSLIM_HD static void dot_codes(std::uint8_t const* codes, index_t dim, float const* q,
+                                  detail::local<float, Heads, block_tokens>& sums) noexcept {
+    detail::lane_sums<Heads, block_tokens> total;
+    for (index_t begin = 0; begin < dim; begin += detail::partial_channels) {
+      detail::lane_sums<Heads, block_tokens> part;
+      index_t const end = detail::min(dim, begin + detail::partial_channels);
+      for (index_t d0 = begin; d0 < end; d0 += detail::unit_quad) {
+        detail::local<std::uint32_t, 32> words;
+        unpack(codes, d0 / detail::unit_quad, dim, words);
+        for (index_t c = 0; c < detail::unit_quad; ++c) {
+          detail::local<float, block_tokens> x;
+          for (index_t t = 0; t < block_tokens; ++t) x[t] = detail::byte_of(words[t], c);
+          part.add(x, [&](index_t h) { return q[h * dim + d0 + c]; });
+        }
+      }
+      total.add(part);
+    }
+    total.store(sums);
+  }
+  template <index_t Heads>
+  KVSLIM_HD static void add_heads(std::byte const* block, site const& at, float const* p,
+                                  float* out) noexcept {
+    constexpr index_t n = detail::unit_channels;
+    index_t const dim = at.dim;
+    auto const* const mean = means(at.state);
+    detail::local<float, Heads, block_tokens> weights;
+    detail::local<float, Heads> mass = {}, low = {};
+    for (index_t i = 0; i < at.n; ++i) {
+      float const step = step_of(top_of(at), get_scale(block, dim, at.first + i));
+      for (index_t h = 0; h < Heads; ++h) {
+        weights[h][i] = p[h * run_tokens + i] * step;
+        mass[h] += p[h * run_tokens + i];
+        low[h] += weights[h][i] * level(0);
+      }
+    }
+    for (index_t d = 0; d < dim; d += n) {
+      detail::lane_sums<Heads, n> sums;
+      for (index_t i = 0; i < at.n;) {
+        detail::local<std::uint32_t, n> words;
+        unpack(detail::codes_of(block), unit(at.first + i, d, dim), dim, words);
+        for (index_t t = (at.first + i) % 4; t < 4 && i < at.n; ++t, ++i) {
+          detail::local<float, n> x;
+          for (index_t c = 0; c < n; ++c) x[c] = detail::byte_of(words[c], t);
+          sums.add(x, [&](index_t h) { return weights[h][i]; });
+        }
+      }
+      detail::local<float, Heads, n> sum;
+      sums.store(sum);
+      for (index_t h = 0; h < Heads; ++h)
+        for (index_t c = 0; c < n && d + c < dim; ++c)
+          out[h * dim + d + c] += sum[h][c] + low[h] + mass[h] * detail::widen(mean[d + c]);
+    }
+  }
+};
+
+template <int Bits, element Tail = f16>
+using centred_key = centred_rows<true, Bits, Tail>;
+template <int Bits, element Tail = f16>
+using centred_value = centred_rows<false, Bits, Tail>;
+static_assert(key_codec<centred_key<4>> && detail::check_codec<centred_key<4>>::value);
+static_assert(value_codec<centred_value<5>> && detail::check_codec<centred_value<5>>::value);
+
+KVSLIM_END_NAMESPACE
