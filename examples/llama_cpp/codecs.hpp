@@ -7,6 +7,7 @@
 
 #include "llama_cpp/container.hpp"
 
+#include <kvslim/quant/centred.hpp>
 #include <kvslim/quant/codec_pair.hpp>
 #include <kvslim/quant/dense.hpp>
 #include <kvslim/quant/gear.hpp>
@@ -38,6 +39,7 @@ inline constexpr auto all_codecs = [] {
       named_codec{"kivi4 of 64", codec_pair{channel_key<4>{64, 64}, token_value<4>{64, 0}}},
       named_codec{"int4", int_per_token<4>{}},
       named_codec{"int4 rotated", rotated{int_per_token<4>{}}},
+      named_codec{"centred4", centred<4>{}},
       named_codec{"q4_0", ggml<ggml_block::q4_0>{}},
       named_codec{"q4_0 rotated", rotated{ggml<ggml_block::q4_0>{}}},
       named_codec{"kivi2", kivi<2>{}}};

@@ -205,11 +205,12 @@ TEST_CASE("codecs that lose something stay close, in fewer bytes", "[llama_cpp]"
       }
     // Half a step of two bits over a range of one, and what f16 scales round. A rotation spreads
     // half a step of a whole row's norm over its channels: what bounds those is their sum.
-    if (std::string(name).find("rotated") == std::string::npos)
+    std::string const codec_name = name;
+    if (codec_name.find("rotated") == std::string::npos && codec_name != "centred4")
       CHECK(worst <= 1.0 / 6 + 1e-3);
     else
       CHECK(error <= norm / 4);
-    CHECK((std::string(name) == "f16" || stored.size() < bytes.size()));
+    CHECK((codec_name == "f16" || stored.size() < bytes.size()));
   });
 }
 
