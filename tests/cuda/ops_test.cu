@@ -5,6 +5,7 @@
 // within the bound of their family. Exits 77 (skipped) where there is no GPU.
 
 #include "on_device.hpp"
+#include "support/policies.hpp"
 #include "support/tolerance.hpp"
 
 #include <kvslim/merge/kvmerger.hpp>
@@ -17,67 +18,13 @@
 
 using namespace on_device;
 using namespace kvslim;
+using policies::above, policies::contested, policies::heavy, policies::ledger,
+    policies::third_party;
 
 namespace {
 
 kvslim::cuda const gpu{};
 cpu const host{};
-
-/// What a token has been paid in all, when it was born, and how often it was looked at.
-struct ledger {
-  float sum;
-  std::int32_t born, looks;
-};
-struct heavy {
-  static constexpr scorer_traits<ledger, needs_window_queries> traits{.observes = true,
-                                                                      .heads = reduce::sum};
-  KVSLIM_HD ledger born(place const& at) const { return {0.0f, at.position, 0}; }
-  KVSLIM_HD void observe(ledger& x, float mass, place const&) const {
-    x.sum += mass;
-    ++x.looks;
-  }
-  KVSLIM_HD float score(auto const& token) const { return token.column().sum; }
-};
-
-/// Prefers late tokens and a large channel of V.
-struct third_party {
-  static constexpr scorer_traits<> traits{};
-  KVSLIM_HD float score(auto const& token) const {
-    return token.value()[3] + 0.01f * static_cast<float>(token.position());
-  }
-};
-
-/// Rows of one sequence contest `each` seats a head; every row is sure of `sure`.
-struct contested {
-  static constexpr quota_traits traits{.contests = true};
-  index_t each = 10, sure = 0, kv_heads = 2;
-
-  [[nodiscard]] constexpr status check(extents const&) const { return {}; }
-  [[nodiscard]] KVSLIM_HD constexpr row_group group() const { return {1, kv_heads}; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t most(extents const& e) const { return e.tokens; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t total(extents const&) const { return each * kv_heads; }
-  [[nodiscard]] constexpr contest open(extents const&, index_t) const {
-    return {.seats = each * kv_heads, .sure = sure};
-  }
-  KVSLIM_HD constexpr void allocate(slice<row_facts const> facts, slice<quota> out) const {
-    for (index_t i = 0; i < out.size; ++i) out[i].count = facts[i].winners;
-  }
-};
-
-/// Takes what reaches a score, up to a bound.
-struct above {
-  static constexpr quota_traits traits{};
-  index_t bound = 64;
-  float least = 0.5f;
-
-  [[nodiscard]] constexpr status check(extents const&) const { return {}; }
-  [[nodiscard]] KVSLIM_HD constexpr row_group group() const { return {}; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t most(extents const&) const { return bound; }
-  [[nodiscard]] KVSLIM_HD constexpr index_t total(extents const&) const { return bound; }
-  KVSLIM_HD constexpr void allocate(slice<row_facts const>, slice<quota> out) const {
-    for (quota& q : out) q = {.count = bound, .least = least};
-  }
-};
 
 /// A text in both memories, ordered by both backends.
 struct texts {
