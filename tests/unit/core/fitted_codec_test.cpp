@@ -21,7 +21,7 @@ namespace {
 /// group of layers and heads (after xKV), or a table that the cache binds, one per kv head (a
 /// trained or offline projector). Keys are projected before RoPE and rotated again while read.
 template <bool Key, bool Fitted>
-struct latent {
+struct projected {
   using tail_type = float;
   static constexpr codec_traits traits{.form = form_id{0xf003 + 2 * Key + Fitted},
                                        .positions = Key,
@@ -49,7 +49,7 @@ struct latent {
     return {traits.form.value,
             {static_cast<std::uint32_t>(rank), static_cast<std::uint32_t>(residual)}};
   }
-  [[nodiscard]] static constexpr status read(form const& f, latent& out) {
+  [[nodiscard]] static constexpr status read(form const& f, projected& out) {
     if (f.id != traits.form.value) return detail::fail(errc::foreign, "kvslim: another codec");
     out = {index_t{f.words[0]}, index_t{f.words[1]}};
     return {};
@@ -147,9 +147,10 @@ struct latent {
   }
 };
 
-using fitted_key = latent<true, true>;
-using fitted_value = latent<false, true>;
-static_assert(key_codec<fitted_key> && value_codec<fitted_value> && key_codec<latent<true, false>>);
+using fitted_key = projected<true, true>;
+using fitted_value = projected<false, true>;
+static_assert(key_codec<fitted_key> && value_codec<fitted_value> &&
+              key_codec<projected<true, false>>);
 constexpr codec_pair over_heads{fitted_key{}, fitted_value{}};
 
 /// Rotates a [dim] row in double by hand.
@@ -283,7 +284,7 @@ TEST_CASE("a low-rank key is stored before RoPE and rotated to where its token s
   // Eviction leaves gaps, so positions are stored with the tokens.
   std::vector<float> scores(120);
   for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = static_cast<float>((i * 29) % 23);
-  latent<true, false> const key{.rank = 4, .residual = 8};
+  projected<true, false> const key{.rank = 4, .residual = 8};
   codec_pair const projected{key, dense_value<float>{}};
   evidence const ev{token_scores<>{scores.data()}};
   data::room evicted(pipeline{given_scores{}, top_k{{.budget = 30}}, projected}, c.shape.extents(),

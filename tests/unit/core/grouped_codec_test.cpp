@@ -17,7 +17,7 @@ namespace {
 
 /// After MiniCache: two layers share one direction per token and keep their own norms; the most
 /// different tokens stay exact in the state.
-struct shared_direction {
+struct paired_layers {
   using tail_type = float;
   static constexpr codec_traits traits{.form = form_id{0xf002}, .grouped = true, .fitted = true};
   float share = 0.05f, depth = 0.6f;
@@ -34,7 +34,7 @@ struct shared_direction {
     return {traits.form.value,
             {detail::bit_cast<std::uint32_t>(share), detail::bit_cast<std::uint32_t>(depth)}};
   }
-  [[nodiscard]] static constexpr status read(form const& f, shared_direction& out) {
+  [[nodiscard]] static constexpr status read(form const& f, paired_layers& out) {
     if (f.id != traits.form.value) return detail::fail(errc::foreign, "kvslim: another codec");
     out = {detail::bit_cast<float>(f.words[0]), detail::bit_cast<float>(f.words[1])};
     return {};
@@ -110,7 +110,7 @@ struct shared_direction {
   }
 };
 
-static_assert(key_codec<shared_direction> && value_codec<shared_direction>);
+static_assert(key_codec<paired_layers> && value_codec<paired_layers>);
 
 }  // namespace
 
@@ -124,8 +124,8 @@ TEST_CASE("two layers share a direction, keep their norms, and retain what diffe
     c.k[layer + i] = 1.5f * c.k[i] + 0.3f * normal(engine);
     c.v[layer + i] = c.v[i] + 0.3f * normal(engine);
   }
-  data::compressed const run(codec_pair{shared_direction{}, shared_direction{}}, c.view(),
-                             evidence<>{}, {.append_tokens = 4});
+  data::compressed const run(codec_pair{paired_layers{}, paired_layers{}}, c.view(), evidence<>{},
+                             {.append_tokens = 4});
   REQUIRE(run.result.ok());
   REQUIRE(run.intact());
   for (index_t h = 0; h < 2; ++h) {
@@ -194,7 +194,7 @@ TEST_CASE("two layers share a direction, keep their norms, and retain what diffe
 
 TEST_CASE("rows that share blocks arrive one by one and settle together", "[codec][grouped]") {
   data::cache const c({.sequences = 2, .kv_heads = 2, .tokens = 50, .head_dim = 16});
-  data::compressed const run(codec_pair{shared_direction{}, dense_value<f16>{}}, c.view(),
+  data::compressed const run(codec_pair{paired_layers{}, dense_value<f16>{}}, c.view(),
                              evidence<>{}, {.append_tokens = 4, .draft_tokens = 4});
   data::life life(run.packed, c);
   REQUIRE(life.append(2, {.first_sequence = 0, .sequences = 1}).ok());

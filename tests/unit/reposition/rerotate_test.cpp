@@ -10,10 +10,10 @@ using namespace kvslim;
 namespace {
 
 /// Keys that a model rotated to the given positions, and what they were before.
-struct rotated {
+struct moved_keys {
   data::cache raw, c;
 
-  rotated(data::shape const& s, rope const& r, std::vector<std::int32_t> const& positions)
+  moved_keys(data::shape const& s, rope const& r, std::vector<std::int32_t> const& positions)
       : raw(s), c(raw) {
     for (index_t row = 0; row < s.rows(); ++row)
       for (index_t t = 0; t < s.tokens; ++t)
@@ -53,7 +53,7 @@ TEST_CASE("rerotated keys equal keys freshly rotated at their new positions",
                         {.base = 10000.0f, .dims = 24, .interleaved = true}};
   for (index_t dim : {64, 80})
     for (rope const& r : ropes) {
-      rotated const text({.kv_heads = 2, .tokens = 80, .head_dim = dim}, r, counted(80));
+      moved_keys const text({.kv_heads = 2, .tokens = 80, .head_dim = dim}, r, counted(80));
       data::compressed const run(
           pipeline{streaming_llm{}, top_k{{.budget = 30}}, rerotate{r}, dense<float>{}},
           text.c.view());
@@ -78,7 +78,7 @@ TEST_CASE("what is turned back is the cell's own position, wherever it lies", "[
   for (auto& p : positions) p = 3 * p + 1000;  // gaps, and far from zero
   std::mt19937 engine(2);
   std::shuffle(positions.begin(), positions.end(), engine);
-  rotated const text({.sequences = 2, .kv_heads = 2, .tokens = n, .head_dim = 32}, r, positions);
+  moved_keys const text({.sequences = 2, .kv_heads = 2, .tokens = n, .head_dim = 32}, r, positions);
   std::vector<std::int32_t> both = positions;
   both.insert(both.end(), positions.begin(), positions.end());
   auto view = text.c.view();
@@ -116,7 +116,7 @@ TEST_CASE("what lies apart by as much attends as before", "[rerotate]") {
   // A query at the cache's next position sees the newest tokens at the distances they had.
   rope const r{};
   index_t const n = 60, keep = 20, dim = 64;
-  rotated const text({.kv_heads = 1, .tokens = n, .head_dim = dim}, r, counted(n));
+  moved_keys const text({.kv_heads = 1, .tokens = n, .head_dim = dim}, r, counted(n));
   data::compressed const run(
       pipeline{streaming_llm{{.sinks = 0}}, top_k{{.budget = keep}}, rerotate{r}, dense<float>{}},
       text.c.view());
