@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// The pipelines of the comparison (examples/compare/methods.cpp) by the same names, but for those
+// The pipelines of the comparison (examples/compare) by the same names, but for those
 // that evict while they decode. SnapKV pools over its authors' 5 tokens.
 
 #include "settings.hpp"

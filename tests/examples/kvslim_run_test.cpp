@@ -667,7 +667,9 @@ TEST_CASE("kvslim_run lists every method and runs every preset", "[kvslim_run]")
     CHECK((list.find("\n  " + name) != std::string::npos ||
            list.find("\n" + name) != std::string::npos));
   }
-  std::string const source = text_of(KVSLIM_SOURCE_DIR "/examples/compare/methods.cpp");
+  std::string source;  // of the comparison's rows
+  for (auto const* unit : {"", "_budgets", "_combined", "_evicted", "_quantized"})
+    source += text_of(std::string(KVSLIM_SOURCE_DIR "/examples/compare/methods") + unit + ".cpp");
   std::istringstream presets(list.substr(list.find("\npresets\n") + 9));
   int ran = 0;
   for (std::string name, settings;
