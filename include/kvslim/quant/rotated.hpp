@@ -21,6 +21,8 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
+/// Without signs, rows that repeat every few channels fall into few coordinates, and what rounding
+/// loses adds up in channel 0; signs spread it.
 struct rotated_options {
   std::uint64_t seed = 0;  ///< of the channels' signs; 0, none, is QuaRot's
 };
