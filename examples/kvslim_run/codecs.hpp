@@ -28,13 +28,10 @@ struct codec_of final : codec_method {
     demand(plan.check());
     std::vector<std::byte> storage(plan.packed_bytes()), scratch(plan.encode_bytes());
     kvslim::packed_cache packed(plan, storage);
-    if constexpr (requires {
-                    policy.opt.key_rank;
-                    policy.opt.layers;
-                  })
+    if constexpr (decltype(policy.key_codec())::traits.tabled)
       packed.bind(
-          {read_basis(rows.key_basis, policy.opt.key_rank, e.kv_heads, e.head_dim),
-           read_basis(rows.value_basis, policy.opt.value_rank, e.kv_heads, e.value_width())});
+          {read_basis(rows.key_basis, policy.key_codec(), e.kv_heads, e.head_dim),
+           read_basis(rows.value_basis, policy.value_codec(), e.kv_heads, e.value_width())});
     stored out;
     out.encode_ms =
         timed([&] { demand(kvslim::encode(exec, plan, rows.view, rows.keep, packed, scratch)); });
@@ -66,17 +63,25 @@ struct codec_of final : codec_method {
 
  private:
   /// The basis of a codec that reads one, if it has the shape that the options say.
-  [[nodiscard]] float const* read_basis(queries const* basis, index_t rank, index_t heads,
+  template <class Codec>
+  [[nodiscard]] float const* read_basis(queries const* basis, Codec const& codec, index_t heads,
+                                        index_t dim) const {
+    if constexpr (requires { codec.inner; }) {
+      return read_basis(basis, codec.inner, heads, dim);
+    } else {
+      return read_basis(basis, codec.table_rows(dim), heads, dim);
+    }
+  }
+  [[nodiscard]] float const* read_basis(queries const* basis, index_t table_rows, index_t heads,
                                         index_t dim) const {
     if (!basis->given())
       throw refusal(std::string(name) +
-                    " reads key_basis and value_basis [layers, kv_heads, rank, head_dim], which "
+                    " reads key_basis and value_basis [layers, kv_heads, rows, head_dim], which "
                     "the file has not");
-    if (basis->sequences != policy.opt.layers || basis->heads != heads || basis->tokens != rank ||
-        basis->head_dim != dim)
-      throw refusal(std::string(name) +
-                    ": key_basis and value_basis must be [layers, kv_heads, rank, head_dim] of its "
-                    "options and of K");
+    if (basis->sequences != policy.opt.layers || basis->heads != heads ||
+        basis->tokens != table_rows || basis->head_dim != dim)
+      throw refusal(std::string(name) + ": key_basis and value_basis must be [layers, kv_heads, " +
+                    std::to_string(table_rows) + ", head_dim] of its options and of K");
     return basis->values.data();
   }
   template <class Packed>
@@ -116,6 +121,7 @@ void add_kivi(table<codec_method>&);
 void add_gear(table<codec_method>&);
 void add_xkv(table<codec_method>&);
 void add_cskv(table<codec_method>&);
+void add_palu(table<codec_method>&);
 void add_ggml(table<codec_method>&);
 void add_centred(table<codec_method>&);
 void add_minicache(table<codec_method>&);

@@ -53,6 +53,7 @@ table<codec_method> codecs() {
   add_gear(all);
   add_xkv(all);
   add_cskv(all);
+  add_palu(all);
   add_ggml(all);
   add_minicache(all);
   return all;

@@ -75,16 +75,12 @@ void other_bases(problem const& p) {
 }
 
 /// A codec that reads tables, in either memory.
-void bound(problem const& p) {
+template <class Policy>
+void bound(problem const& p, char const* method, Policy const& policy) {
   char name[128];
-  std::snprintf(name, sizeof name, "%s, cskv", p.name);
-  cskv<> const policy{{.layers = p.e.sequences,
-                       .kv_heads = p.e.kv_heads,
-                       .key_rank = 20,
-                       .value_rank = 40,
-                       .window = 6}};
+  std::snprintf(name, sizeof name, "%s, %s", p.name, method);
   cells const c(p.e, p.has, 5);
-  std::vector<float> basis(static_cast<std::size_t>(p.e.rows() * 40 * p.e.head_dim));
+  std::vector<float> basis(static_cast<std::size_t>(p.e.rows() * 80 * p.e.head_dim));
   for (std::size_t i = 0; i < basis.size(); ++i)
     basis[i] = static_cast<float>(i * 7919 % 211) * 1e-3f - 0.1f;
   device<float> const on_gpu(basis);
@@ -96,6 +92,17 @@ void bound(problem const& p) {
   s.same(name, false, false);
   std::printf("  %-70s relative error of attention %.1e\n", name,
               attend_both(s, {.group = p.group}, name));
+}
+
+void bound(problem const& p) {
+  index_t const layers = p.e.sequences, heads = p.e.kv_heads;
+  bound(
+      p, "cskv",
+      cskv<>{{.layers = layers, .kv_heads = heads, .key_rank = 20, .value_rank = 40, .window = 6}});
+  bound(
+      p, "palu",
+      palu<4>{
+          {.layers = layers, .kv_heads = heads, .heads = heads, .key_rank = 20, .value_rank = 40}});
 }
 
 /// Positions that are moved, with and without merged rows before.

@@ -49,6 +49,7 @@ parser.add_argument("--windowkv", help="optim996/WindowKV")
 parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--quest", help="mit-han-lab/Quest")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
+parser.add_argument("--palu", help="shadowpa0327/Palu")
 parser.add_argument("--cskv", help="wln20/CSKV")
 parser.add_argument("--xkv", help="abdelfattah-lab/xKV")
 parser.add_argument("--gear", help="HaoKang-Timmy/GEAR")
@@ -1370,7 +1371,38 @@ def cskv():
         g.put(f"rebuilt_{name}", heads(x @ a.T @ b.T))
 
 
+def palu():
+    """Their Hadamard transform of powers of two is a CUDA routine of another package; the one that they wrote in torch takes its place."""
+    for name in ("palu_modules", "fast_hadamard_transform"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["palu_modules"].__path__ = [os.path.join(arguments.palu, "palu/model/modules")]
+    hadamard = importlib.import_module("palu_modules.hadamard_utils")
+    hadamard.matmul_hadU_cuda = lambda x, had_k, k, transpose=False: hadamard.matmul_hadU(x)
+    module = importlib.import_module("palu_modules.svd_linear")
+    g = Golden("palu", "shadowpa0327/Palu bb22666 palu/model/modules/svd_linear.py HeadwiseLowRankModule, quant.py; seed 23, hidden width 24, G 4 in groups of 2, T 24, "
+               "D 16, rank 16")
+    torch.manual_seed(23)
+    x, calibration = torch.randn(24, 24), torch.randn(100, 24) @ torch.diag(0.95 ** torch.arange(24.0))
+    linear = nn.Linear(24, 64, bias=False)
+    linear.weight.data = torch.randn(64, 24) @ torch.diag(0.9 ** torch.arange(24.0))
+    linear.scaling_diag_matrix = torch.linalg.cholesky(calibration.T @ calibration)
+    heads = lambda y: y.view(24, 4, 16).transpose(0, 1)  # noqa: E731
+    g.put("x", x)
+    g.put("weights", linear.weight)
+    g.put("whitening", linear.scaling_diag_matrix)
+    g.put("rows", heads(linear(x)))
+    m = module.HeadwiseLowRankModule.from_linear_whiten(linear, [16, 16])
+    g.put("factors", torch.stack([u.weight for u in m.U]))
+    g.put("rebuilt", heads(m(x[None])))
+    for bits in (4, 2):
+        m = module.HeadwiseLowRankModule.from_linear_whiten(linear, [16, 16])
+        m.configure_latent_quantizer(bits, 0, False, 1.0, hadamard=True)
+        g.put(f"rebuilt_{bits}", heads(m(x[None])))
+    g.put("factors_hadamard", torch.stack([u.weight for u in m.U]))
+
+
 MAKERS = [
+    (arguments.palu, (palu,)),
     (arguments.cskv, (cskv,)),
     (arguments.xkv, (xkv,)),
     (arguments.gear, (gear,)),

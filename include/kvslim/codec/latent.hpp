@@ -9,8 +9,11 @@
 KVSLIM_BEGIN_NAMESPACE
 
 /// Where a low-rank codec finds its basis: fitted to the prompt and stored with it, or in a table
-/// that the cache binds (codec_tables), which is not part of the stored bytes.
-enum class basis_from : std::uint32_t { prompt, table };
+/// that the cache binds (codec_tables), which is not part of the stored bytes. Such a table may
+/// hold orthonormal directions; a mean in front of them, of which coordinates are taken and which
+/// is added back; or two maps that are no projection, one that makes coordinates and one that takes
+/// them back.
+enum class basis_from : std::uint32_t { prompt, table, table_with_mean, table_of_maps };
 
 /// Tokens as `rank` coordinates: x ~ sum of coordinate[j] * basis[j], coordinate[j] = basis[j] . x,
 /// with basis vectors of unit length that are orthogonal to each other. The coordinates are stored
@@ -18,12 +21,13 @@ enum class basis_from : std::uint32_t { prompt, table };
 /// back, once each, and never rebuilds a token. With Grouped, the rows of a group share their
 /// coordinates: a token is then as long as all members' channels together.
 ///
-/// State (from the prompt): T basis[member][rank][dim]. Table: T basis[bases][rank][dim], of which
-/// row r (sequence * kv_heads + kv_head) reads number r mod bases. Blocks: the other codec's, of
-/// `rank` channels. Coordinates beyond what the other codec holds are cut there. Requires: rank 1
-/// to 256 (1024 if Grouped) and at most the channels of all members; rounds 1 to 255; residual 0
-/// where the other codec writes whole blocks; groups of a table's rows lie in one sequence; bases
-/// at least 1 (invalid_option).
+/// State (from the prompt): T basis[member][rank][dim]. Table: T basis[bases][directions][dim], of
+/// which row r (sequence * kv_heads + kv_head) reads number r mod bases, and of its directions the
+/// first `rank`; with a mean, T mean[dim] before each basis; of maps, T basis[bases][2][directions]
+/// [dim]. Blocks: the other codec's, of `rank` channels. Coordinates beyond what the other codec
+/// holds are cut there. Requires: rank 1 to 256 (1024 if Grouped) and at most the channels of all
+/// members, and at most `directions`; rounds 1 to 255; residual 0 where the other codec writes
+/// whole blocks; groups of a table's rows lie in one sequence; bases at least 1 (invalid_option).
 /// Cost: encode rank * dim multiplications a token and row; fit 2 * rounds times as many; attention
 /// 2 * rank a token and query head, and 2 * rank * dim a row and query head.
 template <class Base, basis_from From = basis_from::prompt, bool Grouped = false, element T = f16>
@@ -35,7 +39,9 @@ struct latent {
   static_assert(!(Grouped && Base::traits.whole_blocks),
                 "kvslim: latent over a group needs a codec that writes single tokens");
   using tail_type = typename Base::tail_type;
-  static constexpr bool from_prompt = From == basis_from::prompt;
+  static constexpr bool from_prompt = From == basis_from::prompt,
+                        has_mean = From == basis_from::table_with_mean,
+                        has_maps = From == basis_from::table_of_maps;
   static constexpr codec_traits traits{
       .form = form_id{static_cast<std::uint32_t>(detail::form_kind::latent) << 16 |
                       (Grouped ? 0x100u : 0u) | static_cast<std::uint32_t>(From) << 4 |
@@ -53,6 +59,8 @@ struct latent {
   row_group rows = {};   ///< that share coordinates, if Grouped
   index_t rounds = 8;    ///< of the iteration that fits the basis
   index_t bases = 1;     ///< in the table
+  /// Of each basis in the table. 0: rank; -1: the channels of all members.
+  index_t directions = 0;
 
   [[nodiscard]] KVSLIM_HD constexpr row_group group() const noexcept requires Grouped {
     return rows;
@@ -61,9 +69,10 @@ struct latent {
     if (auto const s = check_options(); !s.ok()) return s;
     if (auto const s = base.check(rank); !s.ok()) return s;
     if (auto const s = detail::check_channels(dim); !s.ok()) return s;
-    if (rank > members() * dim)
+    if (rank > members() * dim || (!from_prompt && rank > directions_of(dim)))
       return detail::fail(errc::invalid_option,
-                          "kvslim: latent's rank is above the channels that it is made of");
+                          "kvslim: latent's rank is above the channels that it is made of, or the "
+                          "directions of its table");
     if (base.sizes(rank, 0).keep_exact != 0)
       return detail::fail(errc::invalid_option,
                           "kvslim: latent keeps tokens exact, not the codec of its coordinates");
@@ -72,7 +81,7 @@ struct latent {
   [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t n) const noexcept {
     auto z = base.sizes(rank, n);
     z.keep_exact = residual;
-    z.own_dim = rank;
+    z.own_dim = rank + has_mean;
     if constexpr (from_prompt) {
       index_t const width = members() * dim;
       z.state_bytes = rank * width * static_cast<index_t>(sizeof(T));
@@ -88,7 +97,8 @@ struct latent {
     form const inner = base.written();
     form f{traits.form.value, {inner.id}};
     for (int i = 0; i < 3; ++i) f.words[1 + i] = inner.words[i];
-    f.words[4] = static_cast<std::uint32_t>(rank | rounds << 16);
+    f.words[4] = static_cast<std::uint32_t>(rank) |
+                 static_cast<std::uint32_t>(from_prompt ? rounds : directions) << 16;
     f.words[5] = static_cast<std::uint32_t>(rows.sequences | rows.kv_heads << 16);
     f.words[6] = static_cast<std::uint32_t>(residual) | static_cast<std::uint32_t>(bases) << 21;
     return f;
@@ -99,13 +109,21 @@ struct latent {
     form const inner{f.words[0], {f.words[1], f.words[2], f.words[3]}};
     if (auto const s = Base::read(inner, found.base); !s.ok()) return s;
     found.rank = f.words[4] & 0xffffu;
-    found.rounds = f.words[4] >> 16;
+    if constexpr (from_prompt)
+      found.rounds = f.words[4] >> 16;
+    else
+      found.directions = f.words[4] >> 16 == 0xffffu ? -1 : index_t{f.words[4] >> 16};
     found.rows = {f.words[5] & 0xffffu, f.words[5] >> 16};
     found.residual = f.words[6] & 0x1fffffu;
     found.bases = f.words[6] >> 21;
     if (!found.check_options().ok()) return detail::foreign_form();
     out = found;
     return {};
+  }
+
+  /// Rows of `dim` numbers that the bound table holds for each of its bases.
+  [[nodiscard]] KVSLIM_HD constexpr index_t table_rows(index_t dim) const noexcept {
+    return has_mean + (has_maps ? 2 : 1) * directions_of(dim);
   }
 
   /// The leading directions of the prompt's n tokens.
@@ -129,8 +147,13 @@ struct latent {
   KVSLIM_HD void encode(float* rows_of_members, site const& at, std::byte* block) const noexcept {
     index_t const dim = at.dim, n = at.n;
     float const most = base.limit();
+    if constexpr (has_mean)
+      for (index_t m = 0; m < members(); ++m)
+        for (index_t i = 0; i < n; ++i)
+          add(-1.0f, mean_of(at, m), dim, rows_of_members + (m * n + i) * dim);
     for (index_t i = 0; i < n; ++i) {
       detail::local<float, most_rank> z;
+      z[0] = 0.0f;  // g++ does not know that there is a coordinate
       for (index_t j = 0; j < rank; ++j) {
         float sum = 0.0f;
         for (index_t m = 0; m < members(); ++m)
@@ -148,12 +171,14 @@ struct latent {
   }
   [[nodiscard]] KVSLIM_HD float coordinate(std::byte const* block, site const& at,
                                            index_t j) const noexcept {
+    if (has_mean && j == rank) return 1.0f;  // what the mean is multiplied by
     return base.decode(block, inside(at, at.first, 1), j);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
-    T const* const from = basis_of(at, at.member);
+    T const* const from = back_of(at, at.member);
     float sum = 0.0f;
+    if constexpr (has_mean) sum = detail::widen(mean_of(at, at.member)[d]);
     for (index_t j = 0; j < rank; ++j)
       sum += coordinate(block, at, j) * detail::widen(from[j * at.dim + d]);
     return sum;
@@ -169,6 +194,8 @@ struct latent {
     auto const sizes_of_base = base.sizes(rank, 0);
     index_t const dim = at.dim;
     for (index_t i = 0; i < n * dim; ++i) out[i] = 0.0f;
+    if constexpr (has_mean)
+      for (index_t i = 0; i < n; ++i) add(1.0f, mean_of(at, at.member), dim, out + i * dim);
     for (index_t j = 0; j < rank; ++j) {
       float z[static_cast<std::size_t>(Most)], y[16];
       for (index_t i = 0; i < n; ++i) {
@@ -176,7 +203,7 @@ struct latent {
         z[i] = base.decode(block + t / sizes_of_base.block_tokens * sizes_of_base.block_bytes,
                            inside(at, t % sizes_of_base.block_tokens, 1), j);
       }
-      T const* const vector = basis_of(at, at.member) + j * dim;
+      T const* const vector = back_of(at, at.member) + j * dim;
       index_t d = 0;
       for (; d + 16 <= dim; d += 16) {
         detail::widen16(vector + d, y);
@@ -189,19 +216,37 @@ struct latent {
   }
   KVSLIM_HD void prepare(float const* q, site const& at, float* own) const noexcept {
     for (index_t j = 0; j < rank; ++j)
-      own[j] = along(q, basis_of(at, at.member) + j * at.dim, at.dim);
+      own[j] = along(q, back_of(at, at.member) + j * at.dim, at.dim);
+    if constexpr (has_mean) own[rank] = along(q, mean_of(at, at.member), at.dim);
   }
   KVSLIM_HD void finish(float* sum, site const& at, float* out) const noexcept {
     for (index_t j = 0; j < rank; ++j)
-      add(sum[j], basis_of(at, at.member) + j * at.dim, at.dim, out);
+      add(sum[j], back_of(at, at.member) + j * at.dim, at.dim, out);
+    if constexpr (has_mean) add(sum[rank], mean_of(at, at.member), at.dim, out);
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept requires key_codec<Base> {
-    base.dot(block, inside(at, at.first, at.n), q, heads, scores);
+    site const within = inside(at, at.first, at.n);
+    if constexpr (!has_mean) {
+      base.dot(block, within, q, heads, scores);
+    } else {  // a head's numbers are one more than the other codec's channels
+      for (index_t h = 0; h < heads; ++h, q += rank + 1, scores += run_tokens) {
+        base.dot(block, within, q, 1, scores);
+        for (index_t i = 0; i < at.n; ++i) scores[i] += q[rank];
+      }
+    }
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept requires value_codec<Base> {
-    base.accumulate(block, inside(at, at.first, at.n), p, heads, out);
+    site const within = inside(at, at.first, at.n);
+    if constexpr (!has_mean) {
+      base.accumulate(block, within, p, heads, out);
+    } else {
+      for (index_t h = 0; h < heads; ++h, p += run_tokens, out += rank + 1) {
+        base.accumulate(block, within, p, 1, out);
+        for (index_t i = 0; i < at.n; ++i) out[rank] += p[i];
+      }
+    }
   }
 
  private:
@@ -209,6 +254,9 @@ struct latent {
 
   [[nodiscard]] KVSLIM_HD constexpr index_t members() const noexcept {
     return Grouped ? rows.size() : 1;
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t directions_of(index_t dim) const noexcept {
+    return directions < 0 ? members() * dim : directions == 0 ? rank : directions;
   }
   [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
     if (rank < 1 || rank > most_rank || rounds < 1 || rounds > 255)
@@ -221,8 +269,11 @@ struct latent {
           errc::invalid_option,
           "kvslim: latent's group needs 1 to 1024 sequences and KV heads; rows that "
           "read a table lie in one sequence");
-    if (bases < 1 || bases > 2047)
-      return detail::fail(errc::invalid_option, "kvslim: latent's table holds 1 to 2047 bases");
+    if (bases < 1 || bases > 2047 || directions < -1 || directions > 32767 ||
+        (from_prompt && directions != 0))
+      return detail::fail(errc::invalid_option,
+                          "kvslim: latent's table holds 1 to 2047 bases of at most 32767 "
+                          "directions");
     if (Base::traits.whole_blocks && residual != 0)
       return detail::fail(errc::invalid_option,
                           "kvslim: latent keeps no residual beside whole blocks");
@@ -234,12 +285,21 @@ struct latent {
     at.dim = rank;
     return at;
   }
+  /// The vectors that coordinates are made with.
   [[nodiscard]] KVSLIM_HD T const* basis_of(site const& at, index_t member) const noexcept {
     if constexpr (from_prompt)
       return detail::array_at<T const>(at.state) + member * rank * at.dim;
     else
-      return static_cast<T const*>(at.table) +
-             (at.row - at.member + member) % bases * rank * at.dim;
+      return mean_of(at, member) + has_mean * at.dim;
+  }
+  /// The vectors that a token is a sum of.
+  [[nodiscard]] KVSLIM_HD T const* back_of(site const& at, index_t member) const noexcept {
+    return basis_of(at, member) + (has_maps ? directions_of(at.dim) * at.dim : 0);
+  }
+  /// The first row of a basis in the table.
+  [[nodiscard]] KVSLIM_HD T const* mean_of(site const& at, index_t member) const noexcept {
+    return static_cast<T const*>(at.table) +
+           (at.row - at.member + member) % bases * table_rows(at.dim) * at.dim;
   }
   [[nodiscard]] static KVSLIM_HD float along(float const* x, T const* vector,
                                              index_t dim) noexcept {

@@ -47,6 +47,15 @@ std::vector<entry> bases() {
                                .residual = d.small(20)}};
          live<float, float>(d, pipeline{few}, {{anything, anything}, 32});
        }},
+      {"palu 4",
+       [](dice& d) {
+         palu<4> const factors{{.kv_heads = d.in(1, 3),
+                                .heads = 1,
+                                .key_rank = 4 * d.in(1, 8),
+                                .value_rank = d.in(1, 32),
+                                .residual = d.small(20)}};
+         live<float, float>(d, pipeline{factors}, {{anything, anything}, 32});
+       }},
       {"knorm, lookm, int8",
        [](dice& d) {
          lookm const fold{{.merge = d.pick({lookm_merge::averaged, lookm_merge::pivotal,

@@ -5,9 +5,7 @@
 
 #include "support/catch.hpp"
 #include "support/golden.hpp"
-#include "support/life.hpp"
-#include "support/oracle.hpp"
-#include "support/tolerance.hpp"
+#include "support/low_rank.hpp"
 
 #include <kvslim/kvslim.hpp>
 
@@ -15,6 +13,7 @@
 #include <string>
 
 using namespace kvslim;
+using namespace low_rank;
 
 namespace {
 
@@ -32,17 +31,6 @@ std::vector<float> table_of(std::vector<double> const& b, index_t heads, index_t
             b[static_cast<std::size_t>((h * dim + d) * rank + j)] / std::sqrt(length));
   }
   return out;
-}
-
-/// One row of a head rotated to a position, in double.
-void turn(float* x, index_t dim, double position, double base) {
-  for (index_t i = 0; i < dim / 2; ++i) {
-    double const angle =
-        position * std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(dim));
-    double const a = x[i], b = x[i + dim / 2];
-    x[i] = static_cast<float>(a * std::cos(angle) - b * std::sin(angle));
-    x[i + dim / 2] = static_cast<float>(b * std::cos(angle) + a * std::sin(angle));
-  }
 }
 
 /// Some orthonormal rows over all heads: channels in another order.
@@ -68,15 +56,15 @@ TEST_CASE("cskv rebuilds what the authors' projections rebuild", "[golden][cskv]
     c.k = c.v = g.floats("rows");
     auto keys = g.floats("rebuilt_" + start);
     auto const values = keys;
-    for (index_t i = 0; i < heads * tokens; ++i)
-      for (auto* x : {&c.k, &keys})
-        turn(x->data() + i * dim, dim, static_cast<double>(i % tokens), 5e5);
+    rope const rotation{.base = 5e5f};
+    turn(c.k, c.shape, rotation);
+    turn(keys, c.shape, rotation);
     auto const table = table_of(g["b_" + start], heads, dim, rank);
     cskv<float> const policy{{.kv_heads = heads,
                               .key_rank = rank,
                               .value_rank = rank,
                               .window = window,
-                              .rotation = {.base = 5e5f}}};
+                              .rotation = rotation}};
     data::room room(policy, c.view().extents(), {});
     room.packed.bind({.key = table.data(), .value = table.data()});
     REQUIRE(compress(cpu{}, room.plan, c.view(), evidence<>{}, room.packed, room.scratch).ok());
@@ -105,26 +93,13 @@ TEST_CASE("cskv rebuilds what the authors' projections rebuild", "[golden][cskv]
 TEST_CASE("cskv lives, layer by layer", "[cskv]") {
   for (index_t const tokens : {1, 20, 70})
     for (index_t const dim : {32, 80}) {
-      CAPTURE(tokens, dim);
       data::cache const c(
           {.sequences = 4, .kv_heads = 2, .group = 4, .tokens = tokens, .head_dim = dim});
       index_t const rank = 40;
       auto const table = any_table(4, 2, dim, rank);  // two layers of two heads, of two requests
       cskv<> const policy{
           {.layers = 2, .kv_heads = 2, .key_rank = rank, .value_rank = rank, .window = 9}};
-      data::room room(policy, c.view().extents(), {.append_tokens = 50, .draft_tokens = 4});
-      room.packed.bind({.key = table.data(), .value = table.data()});
-      REQUIRE(compress(cpu{}, room.plan, c.view(), evidence<>{}, room.packed, room.scratch).ok());
-      CHECK(room.intact());
-      CHECK(oracle::attend_error(room.packed, c) <= tolerance::attend);
-      data::life life(room.packed, c);
-      for (int i = 0; i < 45; ++i) {
-        REQUIRE(life.append().ok());
-        REQUIRE(life.settle().ok());
-      }
-      CHECK(room.packed.raw_row(5).value_coded == tokens + 45 - 9);
-      CHECK(life.intact());
-      CHECK(oracle::attend_error(room.packed, c) <= tolerance::attend);
+      lives(policy, c, {.key = table.data(), .value = table.data()}, 9);
     }
 }
 

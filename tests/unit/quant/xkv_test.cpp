@@ -8,101 +8,17 @@
 
 #include "support/catch.hpp"
 #include "support/golden.hpp"
-#include "support/life.hpp"
-#include "support/oracle.hpp"
-#include "support/tolerance.hpp"
+#include "support/low_rank.hpp"
 
 #include <kvslim/kvslim.hpp>
 
 using namespace kvslim;
+using namespace low_rank;
 
 namespace {
 
 template <element T = f16>
 using given = xkv<T, key_form::as_given>;
-
-/// Rows that fall off by `ratio` from direction to direction, all rows of the view together.
-void shape_rows(data::cache& c, double ratio, unsigned seed) {
-  auto const& s = c.shape;
-  std::mt19937 engine(seed);
-  std::normal_distribution<double> normal;
-  auto const fill = [&](std::vector<float>& x, index_t dim) {
-    index_t const width = s.rows() * dim;
-    reference::matrix axes(static_cast<std::size_t>(width),
-                           std::vector<double>(static_cast<std::size_t>(width)));
-    for (auto& axis : axes)
-      for (double& y : axis) y = normal(engine) / std::sqrt(static_cast<double>(width));
-    for (index_t t = 0; t < s.tokens; ++t) {
-      std::vector<double> row(static_cast<std::size_t>(width));
-      double size = 4;
-      for (auto const& axis : axes) {
-        double const share = size * normal(engine);
-        for (std::size_t i = 0; i < row.size(); ++i) row[i] += share * axis[i];
-        size *= ratio;
-      }
-      for (index_t r = 0; r < s.rows(); ++r)
-        for (index_t d = 0; d < dim; ++d)
-          x[static_cast<std::size_t>((r * s.tokens + t) * dim + d)] =
-              static_cast<float>(row[static_cast<std::size_t>(r * dim + d)]);
-    }
-  };
-  fill(c.k, s.head_dim);
-  fill(c.v, s.value_width());
-}
-
-/// Tokens of several rows side by side.
-reference::matrix side_by_side(std::vector<float> const& x, data::shape const& s, index_t dim,
-                               std::vector<index_t> const& rows) {
-  reference::matrix m(static_cast<std::size_t>(s.tokens));
-  for (index_t t = 0; t < s.tokens; ++t)
-    for (index_t const r : rows)
-      for (index_t d = 0; d < dim; ++d)
-        m[static_cast<std::size_t>(t)].push_back(
-            x[static_cast<std::size_t>((r * s.tokens + t) * dim + d)]);
-  return m;
-}
-/// Rotates rows [row][token][channel] to positions, in double.
-void turn(std::vector<float>& x, data::shape const& s, std::vector<std::int32_t> const& positions,
-          rope const& r) {
-  index_t const dim = s.head_dim, turned = r.dims == 0 ? dim : r.dims;
-  for (index_t row = 0; row < s.rows(); ++row)
-    for (index_t t = 0; t < s.tokens; ++t)
-      for (index_t i = 0; i < turned / 2; ++i) {
-        float* const at = x.data() + (row * s.tokens + t) * dim;
-        float& a = at[r.interleaved ? 2 * i : i];
-        float& b = at[r.interleaved ? 2 * i + 1 : i + turned / 2];
-        double const angle = positions[static_cast<std::size_t>(t)] *
-                             std::pow(static_cast<double>(r.base),
-                                      -2.0 * static_cast<double>(i) / static_cast<double>(turned));
-        double const p = a, q = b;
-        a = static_cast<float>(p * std::cos(angle) - q * std::sin(angle));
-        b = static_cast<float>(q * std::cos(angle) + p * std::sin(angle));
-      }
-}
-double norm(reference::matrix const& a) {
-  double sum = 0;
-  for (auto const& row : a)
-    for (double const x : row) sum += x * x;
-  return std::sqrt(sum);
-}
-reference::matrix minus(reference::matrix a, reference::matrix const& b) {
-  for (std::size_t t = 0; t < a.size(); ++t)
-    for (std::size_t d = 0; d < a[t].size(); ++d) a[t][d] -= b[t][d];
-  return a;
-}
-/// What a cache holds of several rows, side by side.
-template <class Packed>
-reference::matrix held(Packed const& packed, bool keys, index_t tokens,
-                       std::vector<index_t> const& rows) {
-  auto const& e = packed.extents();
-  reference::matrix m(static_cast<std::size_t>(tokens));
-  for (index_t t = 0; t < tokens; ++t)
-    for (index_t const r : rows)
-      for (index_t d = 0; d < (keys ? e.head_dim : e.value_width()); ++d)
-        m[static_cast<std::size_t>(t)].push_back(keys ? packed.key(r, t, d)
-                                                      : packed.value(r, t, d));
-  return m;
-}
 
 }  // namespace
 
@@ -157,33 +73,9 @@ TEST_CASE("xkv lives: later tokens exact, or on the prompt's basis", "[xkv]") {
        {data::shape{.sequences = 2, .kv_heads = 2, .group = 4, .tokens = 70, .head_dim = 80},
         data::shape{.sequences = 2, .kv_heads = 2, .group = 1, .tokens = 1, .head_dim = 32},
         data::shape{.sequences = 4, .kv_heads = 2, .group = 8, .tokens = 45, .head_dim = 20}}) {
-    CAPTURE(shape.tokens, shape.head_dim);
     data::cache c(shape);
     shape_rows(c, 0.8, 3);
-    given<> const policy{{.rows = {2, 2}, .key_rank = 19, .value_rank = 33, .residual = 2}};
-    data::compressed const run(policy, c.view(), evidence<>{},
-                               {.append_tokens = 60, .draft_tokens = 30});
-    REQUIRE(run.result.ok());
-    CHECK(run.intact());
-    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
-    data::life life(run.packed, c);
-    REQUIRE(life.append(25).ok());  // exact: nothing settles
-    CHECK(run.packed.raw_row(0).value_coded == std::max<index_t>(0, shape.tokens - 2));
-    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
-    REQUIRE(life.settle().ok());
-    CHECK(run.packed.raw_row(1).key_coded == shape.tokens + 23);
-    for (int i = 0; i < 20; ++i) {
-      REQUIRE(life.append().ok());
-      REQUIRE(life.settle().ok());
-    }
-    CHECK(life.intact());
-    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
-    std::vector<std::byte> bytes(serialized_bytes(run.packed));
-    REQUIRE(serialize(run.packed, bytes.data(), bytes.size()).ok());
-    data::buffer storage(run.plan.packed_bytes());
-    packed_cache const other(run.plan, storage);
-    REQUIRE(deserialize(bytes.data(), bytes.size(), other).ok());
-    CHECK(oracle::attend_error(other, c) <= tolerance::attend);
+    lives(given<>{{.rows = {2, 2}, .key_rank = 19, .value_rank = 33, .residual = 2}}, c, {}, 2);
   }
 }
 
@@ -380,33 +272,9 @@ TEST_CASE("keys before RoPE live", "[xkv]") {
        {data::shape{.sequences = 2, .kv_heads = 2, .group = 4, .tokens = 70, .head_dim = 80},
         data::shape{.sequences = 2, .kv_heads = 2, .group = 1, .tokens = 1, .head_dim = 32},
         data::shape{.sequences = 2, .kv_heads = 2, .group = 8, .tokens = 45, .head_dim = 20}}) {
-    CAPTURE(shape.tokens, shape.head_dim);
     data::cache c(shape);
     shape_rows(c, 0.8, 3);
-    xkv<> const policy{{.rows = {2, 1}, .key_rank = 19, .value_rank = 33, .residual = 2}};
-    data::compressed const run(policy, c.view(), evidence<>{},
-                               {.append_tokens = 60, .draft_tokens = 30});
-    REQUIRE(run.result.ok());
-    CHECK(run.intact());
-    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
-    data::life life(run.packed, c);
-    REQUIRE(life.append(25).ok());
-    REQUIRE(life.settle().ok());
-    CHECK(run.packed.raw_row(1).key_coded == shape.tokens + 23);
-    REQUIRE(life.append(7).ok());
-    CHECK(life.intact());
-    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
-    // What decode writes is what channels say one by one.
-    auto const& e = run.packed.extents();
-    index_t const n = run.packed.slots(0, 0);
-    std::vector<float> k(static_cast<std::size_t>(e.rows() * n * e.head_dim)), v(k.size());
-    data::buffer scratch(decode_bytes(run.packed.layout(), n));
-    REQUIRE(decode(cpu{}, run.packed,
-                   dense_rows(k.data(), {e.sequences, e.kv_heads, n, e.head_dim}),
-                   dense_rows(v.data(), {e.sequences, e.kv_heads, n, e.head_dim}), nullptr, scratch)
-                .ok());
-    for (index_t t = 0; t < n; ++t)
-      CHECK(k[static_cast<std::size_t>((n + t) * e.head_dim + 3)] == run.packed.key(1, t, 3));
+    lives(xkv<>{{.rows = {2, 1}, .key_rank = 19, .value_rank = 33, .residual = 2}}, c, {}, 2);
   }
 }
 
