@@ -122,6 +122,7 @@ void add_gear(table<codec_method>&);
 void add_xkv(table<codec_method>&);
 void add_cskv(table<codec_method>&);
 void add_palu(table<codec_method>&);
+void add_eigen_attention(table<codec_method>&);
 void add_ggml(table<codec_method>&);
 void add_centred(table<codec_method>&);
 void add_minicache(table<codec_method>&);

@@ -103,6 +103,8 @@ void bound(problem const& p) {
       p, "palu",
       palu<4>{
           {.layers = layers, .kv_heads = heads, .heads = heads, .key_rank = 20, .value_rank = 40}});
+  bound(p, "eigen_attention",
+        eigen_attention<>{{.layers = layers, .kv_heads = heads, .key_rank = 21, .value_rank = 14}});
 }
 
 /// Positions that are moved, with and without merged rows before.

@@ -49,6 +49,7 @@ parser.add_argument("--windowkv", help="optim996/WindowKV")
 parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--quest", help="mit-han-lab/Quest")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
+parser.add_argument("--eigen", help="UtkarshSaxena1/EigenAttn")
 parser.add_argument("--palu", help="shadowpa0327/Palu")
 parser.add_argument("--cskv", help="wln20/CSKV")
 parser.add_argument("--xkv", help="abdelfattah-lab/xKV")
@@ -1401,7 +1402,76 @@ def palu():
     g.put("factors_hadamard", torch.stack([u.weight for u in m.U]))
 
 
+class Rotary(nn.Module):
+    """What transformers' LlamaRotaryEmbedding gave when these codes were written."""
+    def __init__(self, dim, max_position_embeddings=0, base=10000.0):
+        super().__init__()
+        self.angles = torch.outer(torch.arange(512.0), base ** (-torch.arange(0, dim, 2) / dim))
+
+    def forward(self, x, position_ids):
+        angles = torch.cat((self.angles, self.angles), -1)[position_ids]
+        return angles.cos(), angles.sin()
+
+
+def apply_rotary(q, k, cos, sin):
+    turned = lambda x: torch.cat((-x[..., x.shape[-1] // 2:], x[..., :x.shape[-1] // 2]), -1)  # noqa: E731
+    cos, sin = cos[:, None], sin[:, None]
+    return q * cos + turned(q) * sin, k * cos + turned(k) * sin
+
+
+def attention_scope():
+    """Names that their files import from a transformers of their time."""
+    return {"torch": torch, "nn": nn, "F": nn.functional, "math": math, "Cache": object, "LlamaConfig": object, "LlamaRotaryEmbedding": Rotary,
+            "apply_rotary_pos_emb": apply_rotary, "repeat_kv": lambda x, n: x.repeat_interleave(n, 1), **vars(typing)}
+
+
+def small_attention(seed):
+    """A layer of 4 query and 2 KV heads of 16, whose output projection changes nothing."""
+    torch.manual_seed(seed)
+    config = types.SimpleNamespace(hidden_size=64, num_attention_heads=4, num_key_value_heads=2, attention_dropout=0.0, max_position_embeddings=512, rope_theta=10000.0,
+                                   rope_scaling=None, attention_bias=False, pretraining_tp=1)
+    layer = types.SimpleNamespace(q_proj=nn.Linear(64, 64, bias=False), k_proj=nn.Linear(64, 32, bias=False), v_proj=nn.Linear(64, 32, bias=False),
+                                  o_proj=nn.Linear(64, 64, bias=False))
+    layer.o_proj.weight.data = torch.eye(64)
+    for projection in (layer.q_proj, layer.k_proj, layer.v_proj):
+        projection.weight.data = torch.randn_like(projection.weight) @ torch.diag(0.9 ** torch.arange(64.0))
+        projection.requires_grad_(False)
+    return config, layer
+
+
+def eigen_attention():
+    scope = attention_scope()
+    text = open(os.path.join(arguments.eigen, "models/decompose_modules.py")).read()
+    exec(text[text.index("class LlamaEigenAttention("):text.index("class LlamaEigenAttnDecoderLayer(")], scope)
+    text = open(os.path.join(arguments.eigen, "decompose/eigen_attn_utils.py")).read()
+    scope["np"] = np
+    exec(text[text.index("def generate_basis_vectors_per_head("):text.index("@torch.no_grad()")], scope)
+    g = Golden("eigen_attention", "UtkarshSaxena1/EigenAttn 8bd0d3f decompose/eigen_attn_utils.py generate_basis_vectors_per_layer, generate_basis_vectors_per_head, "
+               "models/decompose_modules.py LlamaEigenAttention; seed 24, 4 query and 2 KV heads of 16, T 24, ranks 10 and 12")
+    config, layer = small_attention(24)
+    calibration, x, places = torch.randn(60, 64), torch.randn(1, 24, 64), torch.arange(24)[None]
+    heads = lambda y: y.view(1, -1, y.shape[-1] // 16, 16).transpose(1, 2)  # noqa: E731
+    features = layer.k_proj(calibration), layer.v_proj(calibration), layer.q_proj(calibration)[:, :32]
+    keys, _ = scope["generate_basis_vectors_per_layer"](features[0], 1.0, 2, None, 0)
+    values, _ = scope["generate_basis_vectors_per_head"](features[1], 1.0, 2, None, 0)
+    both, _ = scope["generate_basis_vectors_per_head"](torch.cat((features[0], features[2])), 1.0, 2, None, 0)
+    m = scope["LlamaEigenAttention"](keys, 20, values, 24, layer, config, 0)
+    cos, sin = m.rotary_emb(x, places)
+    q, k = apply_rotary(heads(layer.q_proj(x)), heads(layer.k_proj(x)), cos, sin)
+    g.put("key_features", heads(features[0]))
+    g.put("query_features", heads(features[2]))
+    g.put("value_features", heads(features[1]))
+    g.put("q", q)
+    g.put("k", k)
+    g.put("v", heads(layer.v_proj(x)))
+    g.put("key_basis", keys)
+    g.put("value_basis", values)
+    g.put("key_query_basis", both)
+    g.put("out", m(x, torch.full((24, 24), -math.inf).triu(1)[None, None], places)[0])
+
+
 MAKERS = [
+    (arguments.eigen, (eigen_attention,)),
     (arguments.palu, (palu,)),
     (arguments.cskv, (cskv,)),
     (arguments.xkv, (xkv,)),

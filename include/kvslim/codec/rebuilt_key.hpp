@@ -7,6 +7,9 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
+/// What a low-rank method projects keys as.
+enum class key_form : std::uint8_t { before_rope, as_given };
+
 /// Keys of low rank before RoPE: what the view holds is turned back to position 0, stored as
 /// latents, and rebuilt and rotated to its position while attention reads it, one token at a time.
 /// A rotation that is not the model's costs accuracy at a rank, never the keys' places: both ways

@@ -27,9 +27,6 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// What xkv projects keys as.
-enum class key_form : std::uint8_t { before_rope, as_given };
-
 /// Layers of a group are consecutive sequences of the view (adapt/layers.hpp), its rows keep the
 /// same tokens.
 ///
