@@ -99,6 +99,7 @@ struct run {
   using plan_type = decltype(kvslim::make_plan(std::declval<Policy const&>(), kvslim::extents{}));
   plan_type plan;
   buffer storage, scratch;
+  std::vector<float> energy;
   kvslim::packed_cache<typename plan_type::key_codec_type, typename plan_type::value_codec_type>
       packed;
 
@@ -107,7 +108,14 @@ struct run {
         storage(plan.packed_bytes()),
         scratch(plan.workspace_bytes()),
         packed(plan, storage) {
-    if (!packed.has_tables()) packed.bind({basis(), basis()});
+    using key = typename plan_type::key_codec_type;
+    if constexpr (key::traits.tabled && key::traits.fitted) {  // chooses channels
+      energy.resize(static_cast<std::size_t>(c.extent.rows() * c.extent.head_dim));
+      if (kvslim::ops::query_energy(kvslim::cpu{}, c.queries(32), c.extent.kv_heads, energy.data()))
+        packed.bind({.key = energy.data()});
+    } else if (!packed.has_tables()) {
+      packed.bind({basis(), basis()});
+    }
   }
   [[nodiscard]] bool compress(cache const& c) const {
     return kvslim::compress(kvslim::cpu{}, plan, c.view(), c.evidence(), packed, scratch).ok();

@@ -24,6 +24,7 @@ void add_quantized(std::vector<method>& list) {
   add("KIVI 2 bit", kivi<2>{});
   add("GEAR 4 bit", gear<4>{});
   add("GEAR-L 2 bit", gear_l<2>{});
+  add("ThinK 40 %", think{});
 }
 
 }  // namespace example

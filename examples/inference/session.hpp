@@ -180,6 +180,13 @@ class policy_session final : public session {
               raw.empty() ? kvslim::rows_view<float const>{}
                           : kvslim::dense_rows(raw.data() + l * s.q_heads * length * s.head_dim,
                                                {per_cache_, s.q_heads, length, s.head_dim})}};
+      std::vector<float> energy(static_cast<std::size_t>(plan_.extents().rows() * s.head_dim));
+      if (!caches_.back().has_tables()) {  // a codec that chooses channels
+        require(kvslim::ops::query_energy(kvslim::cpu{},
+                                          text.window(l, per_cache_, length, options.window),
+                                          s.kv_heads, energy.data()));
+        caches_.back().bind({.key = energy.data()});
+      }
       require(kvslim::compress(kvslim::cpu{}, plan_, text.cache(l, per_cache_, length), evidence,
                                caches_.back(), scratch));
       sizes_.stored_bytes += caches_.back().live_bytes();

@@ -6,6 +6,7 @@
 
 #include "methods.hpp"
 
+#include <kvslim/ops/query_energy.hpp>
 #include <kvslim/run/attend.hpp>
 #include <kvslim/run/decode.hpp>
 #include <kvslim/run/encode.hpp>
@@ -28,10 +29,21 @@ struct codec_of final : codec_method {
     demand(plan.check());
     std::vector<std::byte> storage(plan.packed_bytes()), scratch(plan.encode_bytes());
     kvslim::packed_cache packed(plan, storage);
-    if constexpr (decltype(policy.key_codec())::traits.tabled)
+    using key = decltype(policy.key_codec());
+    std::vector<float> energy;
+    if constexpr (key::traits.tabled && key::traits.fitted) {  // the queries choose channels
+      if (!rows.window->given())
+        throw refusal(std::string(name) + " reads q, the newest queries, which the file has not");
+      energy.resize(static_cast<std::size_t>(e.rows() * e.head_dim));
+      demand(kvslim::ops::query_energy(
+          exec, rows.window->newest(std::min<index_t>(rows.window->tokens, 32)), e.kv_heads,
+          energy.data()));
+      packed.bind({.key = energy.data()});
+    } else if constexpr (key::traits.tabled) {
       packed.bind(
           {read_basis(rows.key_basis, policy.key_codec(), e.kv_heads, e.head_dim),
            read_basis(rows.value_basis, policy.value_codec(), e.kv_heads, e.value_width())});
+    }
     stored out;
     out.encode_ms =
         timed([&] { demand(kvslim::encode(exec, plan, rows.view, rows.keep, packed, scratch)); });
@@ -123,6 +135,7 @@ void add_xkv(table<codec_method>&);
 void add_cskv(table<codec_method>&);
 void add_palu(table<codec_method>&);
 void add_eigen_attention(table<codec_method>&);
+void add_pruned(table<codec_method>&);
 void add_ggml(table<codec_method>&);
 void add_centred(table<codec_method>&);
 void add_minicache(table<codec_method>&);

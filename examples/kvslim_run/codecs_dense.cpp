@@ -55,6 +55,7 @@ table<codec_method> codecs() {
   add_cskv(all);
   add_palu(all);
   add_eigen_attention(all);
+  add_pruned(all);
   add_ggml(all);
   add_minicache(all);
   return all;

@@ -106,6 +106,7 @@ struct to_store {
   index_method const* index = nullptr;
   queries const* key_basis = nullptr;  ///< not given: of no rows
   queries const* value_basis = nullptr;
+  queries const* window = nullptr;  ///< likewise
 };
 
 /// What came of it; rows [rows, most] with zeros behind a row's end.

@@ -288,7 +288,8 @@ to_store selection::rows(problem const& p) {
           .asked_positions = asked_positions.empty() ? nullptr : asked_positions.data(),
           .index = index,
           .key_basis = &p.key_basis,
-          .value_basis = &p.value_basis};
+          .value_basis = &p.value_basis,
+          .window = &p.window};
 }
 
 }  // namespace example

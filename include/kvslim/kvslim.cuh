@@ -18,6 +18,7 @@
 #include <kvslim/ops/pair_in_chunks.cuh>
 #include <kvslim/ops/probe_scores.cuh>
 #include <kvslim/ops/projected_norms.cuh>
+#include <kvslim/ops/query_energy.cuh>
 #include <kvslim/ops/representatives.cuh>
 #include <kvslim/ops/second_stage.cuh>
 #include <kvslim/ops/window_moments.cuh>

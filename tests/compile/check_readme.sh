@@ -44,7 +44,7 @@ check_blocks() {
 check_blocks README.md readme
 check_blocks .github/CONTRIBUTING.md contributing
 
-for folder in score select keep merge reposition quant; do
+for folder in score select keep merge reposition quant prune; do
   for header in include/kvslim/"$folder"/*.hpp; do
     [ -f "$header" ] || continue
     method=$(basename "$header" .hpp)

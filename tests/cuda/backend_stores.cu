@@ -107,6 +107,27 @@ void bound(problem const& p) {
         eigen_attention<>{{.layers = layers, .kv_heads = heads, .key_rank = 21, .value_rank = 14}});
 }
 
+/// Channels that queries choose, in either memory.
+template <class Policy>
+void chosen(problem const& p, char const* method, Policy const& policy) {
+  char name[128];
+  std::snprintf(name, sizeof name, "%s, %s", p.name, method);
+  cells const c(p.e, p.has, 5);
+  asked_rows<f16> const q({p.e.sequences, p.e.kv_heads * p.group, 20, p.e.head_dim}, 8);
+  std::vector<float> energy(static_cast<std::size_t>(p.e.rows() * p.e.head_dim));
+  device<float> const on_gpu(energy.size());
+  passed(ops::query_energy(cpu{}, rows<>(q.on_host()), p.e.kv_heads, energy.data()), name);
+  passed(ops::query_energy(gpu, rows<cuda_space>(q.on_gpu()), p.e.kv_heads, on_gpu.get()), name);
+  synchronized("query_energy ran", name);
+  stored s(make_plan(policy, p.e, {.append_tokens = 5, .positions = true}));
+  s.on_host.bind({.key = energy.data()});
+  s.on_gpu.bind({.key = on_gpu.get()});
+  s.compress(c, evidence<>{}, evidence<>{}, name);
+  s.same(name, true);
+  std::printf("  %-70s relative error of attention %.1e\n", name,
+              attend_both(s, {.group = p.group}, name));
+}
+
 /// Positions that are moved, with and without merged rows before.
 void moved(problem const& p) {
   top_k const keep{{.budget = p.e.tokens / 2 + 1, .sinks = 4, .recent = 8}};
@@ -132,6 +153,13 @@ void on_device::other_shapes() {
          {2, 2, 120, 64},
          {.lengths = true, .positions = true, .valid = true},
          4});
+  think_options const few{.recent = 6, .multiple = 4};
+  chosen({"plain", {2, 3, 90, 32}, {}, 1}, "think", think{dense<f16>{}, few});
+  chosen({"any order, padding",
+          {2, 2, 120, 64},
+          {.lengths = true, .positions = true, .valid = true},
+          4},
+         "think, KIVI 2 bit", think{kivi<2>{{.residual = 32}}, few});
   moved({"plain", {2, 2, 150, 64}, {}, 1});
   moved({"biases, any order",
          {2, 2, 150, 32},

@@ -52,6 +52,8 @@ parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention
 parser.add_argument("--eigen", help="UtkarshSaxena1/EigenAttn")
 parser.add_argument("--palu", help="shadowpa0327/Palu")
 parser.add_argument("--cskv", help="wln20/CSKV")
+parser.add_argument("--think", help="SalesforceAIResearch/ThinK")
+parser.add_argument("--mustafar", help="dhjoo98/mustafar")
 parser.add_argument("--xkv", help="abdelfattah-lab/xKV")
 parser.add_argument("--gear", help="HaoKang-Timmy/GEAR")
 parser.add_argument("--quarot", help="spcl/QuaRot")
@@ -1470,9 +1472,39 @@ def eigen_attention():
     g.put("out", m(x, torch.full((24, 24), -math.inf).triu(1)[None, None], places)[0])
 
 
+def think():
+    from kvpress import ThinKPress
+
+    text = open(os.path.join(arguments.think, "ThinK_eager/src/kv_pruning_utils.py")).read()
+    scope = {"torch": torch}
+    exec(text[text.index("def key_pruner_query_driven("):text.index("# Copied from transformers")], scope)
+    H, G, T, D, W, R = 4, 2, 60, 40, 32, 20
+    g = Golden("think", f"SalesforceAIResearch/ThinK d200577 ThinK_eager/src/kv_pruning_utils.py key_pruner_query_driven, kvpress 0.5.5 "
+               f"ThinKPress.compress; seed 31, H {H}, G {G}, T {T}, D {D}, {W} queries, {R} recent")
+    torch.manual_seed(31)
+    q = torch.randn(1, H, W, D) * torch.rand(1, H, 1, D)
+    k = torch.randn(1, G, T, D) * torch.rand(1, G, 1, D) + torch.randn(1, G, 1, D)
+    g.put("q", q)
+    g.put("k", k)
+    channels = lambda stays: torch.stack([one.nonzero().flatten() for one in stays])  # noqa: E731
+    for percent in (30, 40, 75):
+        # The authors' function repeats keys for query heads; here each head's first query head alone.
+        old, recent, kept = scope["key_pruner_query_driven"](k, q[:, ::H // G], R, percent / 100)
+        g.put(f"kept_{percent}", channels(kept[0]))
+        if percent == 40:
+            g.put("old_40", old)
+        assert torch.equal(recent, k[:, :, T - R:])
+        press = ThinKPress(percent / 100, W)
+        press.compute_window_queries = lambda *_: q
+        module = types.SimpleNamespace(config=types.SimpleNamespace(num_attention_heads=H), head_dim=D)
+        zeroed, _ = press.compress(module, None, k.clone(), None, None, {"hidden_states": None, "position_embeddings": None})
+        g.put(f"kept_grouped_{percent}", channels((zeroed[0] != 0).any(dim=1)))
+
+
 MAKERS = [
     (arguments.eigen, (eigen_attention,)),
     (arguments.palu, (palu,)),
+    (arguments.think and arguments.kvpress, (think,)),
     (arguments.cskv, (cskv,)),
     (arguments.xkv, (xkv,)),
     (arguments.gear, (gear,)),

@@ -31,6 +31,7 @@ enum class form_kind : std::uint32_t {
   rebuilt_key = 15,
   centred_key = 16,
   centred_value = 17,
+  chosen_channels = 18,
 };
 
 template <element T>

@@ -54,7 +54,8 @@ struct codec_traits {
   bool positions = false;     ///< reads site::positions, so they are stored
   bool grouped = false;       ///< rows of `row_group group() const` share blocks
   bool fitted = false;        ///< `fit` computes a state before the first block
-  bool tabled = false;        ///< reads site::table, which the cache must bind
+  bool tabled = false;        ///< reads site::table, which the cache must bind; with .fitted,
+                              ///< in fit alone: what is stored is read without it
   bool shares_keys = false;   ///< a value codec that reads K's bytes and stores nothing
 };
 
@@ -102,6 +103,7 @@ struct site {
   void const* table = nullptr;       ///< what the cache binds for the codec (a basis, a codebook)
   std::byte const* next = nullptr;   ///< what attention reads after this; kernels fetch it early
   index_t next_bytes = 0;
+  index_t held = 0;  ///< in fit: tokens of the row, those that stay in the exact tail too
 };
 
 namespace detail {

@@ -6,6 +6,7 @@
 
 #include <kvslim/codec/centred_rows.cuh>
 #include <kvslim/codec/channel_key.cuh>
+#include <kvslim/codec/chosen_channels.cuh>
 #include <kvslim/codec/dense.cuh>
 #include <kvslim/codec/rotated_rows.cuh>
 #include <kvslim/codec/token_key.cuh>

@@ -157,8 +157,11 @@ KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set
   };
   if (at.member == 0) {
     using codec = typename std::remove_cvref_t<decltype(at)>::codec_type;
-    if constexpr (codec::traits.fitted)
-      at.codec.fit(read, at.coded, at.at(0, at.coded, 0), at.state, other + 4 * wide);
+    if constexpr (codec::traits.fitted) {
+      site whole = at.whole();
+      whole.held = count;
+      at.codec.fit(read, at.coded, whole, at.state, other + 4 * wide);
+    }
     for (index_t i = 0; i < at.coded;) {
       index_t const take = at.in_block(i, at.coded);
       for (index_t m = 0; m < at.members(); ++m)
@@ -196,7 +199,7 @@ template <class Plan, class Cells, class Packed>
   if (packed.storage() == nullptr || !is_aligned(packed.storage()))
     return fail(errc::invalid_pointer,
                 "kvslim: the packed storage is null or not aligned to 16 bytes");
-  if (auto const s = check_tables(packed); !s) return s;
+  if (auto const s = check_tables(packed, true); !s) return s;
   if (keep.begins == nullptr || keep.cells == nullptr)
     return fail(errc::invalid_pointer, "kvslim: the keep set is null");
   if (Plan::has_merger && (keep.merged == nullptr || keep.ranks == nullptr ||

@@ -58,10 +58,14 @@ class packed_cache {
   [[nodiscard]] KVSLIM_HD constexpr std::byte* storage() const noexcept { return storage_; }
   [[nodiscard]] KVSLIM_HD constexpr std::size_t size() const noexcept { return size_; }
   constexpr void bind(codec_tables const& tables) noexcept { tables_ = tables; }
-  /// Whether every codec that reads a table was bound to one.
-  [[nodiscard]] constexpr bool has_tables() const noexcept {
-    return (!Key::traits.tabled || tables_.key != nullptr) &&
-           (!Value::traits.tabled || tables_.value != nullptr);
+  /// Whether every codec that reads a table was bound to one; one that only fit() reads is not
+  /// asked for once the cache was filled.
+  [[nodiscard]] constexpr bool has_tables(bool filling = true) const noexcept {
+    constexpr auto reads = [](codec_traits const& x, bool fits) {
+      return x.tabled && (fits || !x.fitted);
+    };
+    return (!reads(Key::traits, filling) || tables_.key != nullptr) &&
+           (!reads(Value::traits, filling) || tables_.value != nullptr);
   }
 
   /// True once filled under this layout: the header says so, word by word.
@@ -323,8 +327,8 @@ struct packed_cells {
 namespace detail {
 
 template <class Packed>
-[[nodiscard]] constexpr status check_tables(Packed const& packed) noexcept {
-  if (packed.has_tables()) return {};
+[[nodiscard]] constexpr status check_tables(Packed const& packed, bool filling = false) noexcept {
+  if (packed.has_tables(filling)) return {};
   return fail(errc::invalid_pointer,
               "kvslim: a codec reads a table that the cache was not bound to: call bind()");
 }

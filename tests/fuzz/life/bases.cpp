@@ -29,6 +29,15 @@ std::vector<entry> bases() {
              d, pipeline{rotated{int_per_token<8>{{.residual = d.small(40)}}, {.seed = seed}}},
              {{0.2, 0.2}, 32});
        }},
+      {"think, int8",
+       [](dice& d) {
+         live<float, f16>(d,
+                          pipeline{think{int_per_token<8>{{.residual = d.small(20)}},
+                                         {.share = 0.1f * static_cast<float>(d.in(0, 9)),
+                                          .recent = d.small(20),
+                                          .multiple = 4}}},
+                          {{anything, anything}, 4});
+       }},
       {"gear 4",
        [](dice& d) {
          live<float, float>(d,

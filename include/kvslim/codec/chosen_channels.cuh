@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/codec/chosen_channels.hpp>
+#include <kvslim/core/codec.cuh>
+
+KVSLIM_BEGIN_NAMESPACE
+
+template <class Inner>
+struct warp_codec<chosen_channels<Inner>> {
+  using codec = chosen_channels<Inner>;
+  static constexpr int warp = detail::warp_threads;
+
+  static __device__ int lane() { return static_cast<int>(threadIdx.x) % warp; }
+  /// What stays of a row moves to the front, 32 channels at a time: no later one was read by then.
+  static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
+    index_t const n = c.kept(at.dim);
+    std::uint16_t const* const list = codec::channels(at);
+    for (index_t i = 0; i < at.n; ++i)
+      for (index_t j0 = 0; j0 < n; j0 += warp) {
+        index_t const j = j0 + lane();
+        float const x = j < n ? rows[i * at.dim + list[j]] : 0.0f;
+        __syncwarp();
+        if (j < n) rows[i * n + j] = x;
+        __syncwarp();
+      }
+    warp_codec<Inner>::encode(c.inner, rows, c.inside(at), block);
+  }
+  template <class Use>
+  static __device__ void each_channel(codec const& c, std::byte const* block, site const& at,
+                                      Use const& use) {
+    warp_codec<Inner>::each_channel(c.inner, block, c.inside(at), use);
+  }
+  template <class Use>
+  static __device__ void each_token(codec const& c, std::byte const* block, site const& at,
+                                    index_t j, Use const& use) {
+    warp_codec<Inner>::each_token(c.inner, block, c.inside(at), j, use);
+  }
+  static __device__ void prepare(codec const& c, float const* q, site const& at, float* own) {
+    std::uint16_t const* const list = codec::channels(at);
+    for (index_t j = lane(); j < c.kept(at.dim); j += warp) own[j] = q[list[j]];
+  }
+  static __device__ void load(codec const& c, std::byte const* block, site const& at, float* out) {
+    std::uint16_t const* const list = codec::channels(at);
+    for (index_t d = lane(); d < at.dim; d += warp) out[d] = 0.0f;
+    __syncwarp();
+    for (index_t j = lane(); j < c.kept(at.dim); j += warp)
+      out[list[j]] = c.coordinate(block, at, j);
+  }
+};
+
+KVSLIM_END_NAMESPACE
