@@ -105,6 +105,10 @@ void bound(problem const& p) {
           {.layers = layers, .kv_heads = heads, .heads = heads, .key_rank = 20, .value_rank = 40}});
   bound(p, "eigen_attention",
         eigen_attention<>{{.layers = layers, .kv_heads = heads, .key_rank = 21, .value_rank = 14}});
+  bound(
+      p, "matryoshkakv",
+      matryoshkakv<>{
+          {.layers = layers, .kv_heads = heads, .key_rank = 21, .value_rank = 14, .residual = 5}});
 }
 
 /// Channels that queries choose, in either memory.

@@ -49,6 +49,7 @@ parser.add_argument("--windowkv", help="optim996/WindowKV")
 parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--quest", help="mit-han-lab/Quest")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
+parser.add_argument("--matryoshkakv", help="The-kamisato/MatryoshkaKV-cache")
 parser.add_argument("--eigen", help="UtkarshSaxena1/EigenAttn")
 parser.add_argument("--palu", help="shadowpa0327/Palu")
 parser.add_argument("--cskv", help="wln20/CSKV")
@@ -1501,7 +1502,52 @@ def think():
         g.put(f"kept_grouped_{percent}", channels((zeroed[0] != 0).any(dim=1)))
 
 
+def matryoshkakv():
+    """Calibration, as their two functions do it, then their layer with matrices that went through their training form."""
+    scope = attention_scope() | {"DynamicCache": object, "LlamaAttention": nn.Module}
+
+    class LlamaAttention(nn.Module):
+        def __init__(self, config, layer_idx=None):
+            super().__init__()
+            self.hidden_size, self.head_dim, self.num_heads, self.num_key_value_heads, self.num_key_value_groups = 64, 16, 4, 2, 2
+            self.attention_dropout, self.rotary_emb = 0.0, Rotary(16)
+            for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+                setattr(self, name, getattr(layer, name))
+    scope["LlamaAttention"] = LlamaAttention
+    text = open(os.path.join(arguments.matryoshkakv, "eigenvalues_decomposition.py")).read()
+    exec(text[text.index("def sum_kv_states_per_head("):], scope)
+    text = open(os.path.join(arguments.matryoshkakv, "LLaMA-Factory/src/llamafactory/model/custom_model/modeling_pcallama_trial.py")).read()
+    exec(text[text.index("def repeat_unitary_transform("):text.index("def load_from_lora_training(")], scope)
+    exec(text[text.index("def unitary_transform("):text.index("class PcaLlamaDecoderLayer(")], scope)
+    g = Golden("matryoshkakv", "The-kamisato/MatryoshkaKV-cache 25b5f13 eigenvalues_decomposition.py sum_kv_states_per_head, kv_states_per_head_convariance_decomposition, "
+               "LLaMA-Factory/src/llamafactory/model/custom_model/modeling_pcallama_trial.py PcaLlamaAttention; seed 25, 4 query and 2 KV heads of 16, T 24")
+    config, layer = small_attention(25)
+    calibration, x, places = torch.randn(1, 60, 64) + 0.5, torch.randn(1, 24, 64) + 0.5, torch.arange(24)[None]
+    heads = lambda y: y.view(1, -1, y.shape[-1] // 16, 16).transpose(1, 2)  # noqa: E731
+    cos, sin = Rotary(16)(x, torch.arange(60)[None])
+    features = apply_rotary(heads(layer.k_proj(calibration)), heads(layer.k_proj(calibration)), cos, sin)[1], heads(layer.v_proj(calibration))
+    zeros = lambda: [[torch.tensor(0) for _ in range(2)]]  # noqa: E731
+    sums = scope["sum_kv_states_per_head"](zeros(), zeros(), zeros(), zeros(), [features], 0)
+    _, _, keys, values = scope["kv_states_per_head_convariance_decomposition"](*sums)
+    cos, sin = Rotary(16)(x, places)
+    q, k = apply_rotary(heads(layer.q_proj(x)), heads(layer.k_proj(x)), cos, sin)
+    m = scope["PcaLlamaAttention"](config, sums[2][0], sums[3][0], keys[0], values[0]).eval()
+    g.put("key_features", features[0])
+    g.put("value_features", features[1])
+    g.put("q", q)
+    g.put("k", k)
+    g.put("v", heads(layer.v_proj(x)))
+    g.put("key_mean", m.mean_key_weights[0, ::2, 0])
+    g.put("value_mean", m.mean_value_weights[0, ::2, 0])
+    g.put("key_directions", m.orthogonal_(m.key_unitary_transform_weights)[::2])
+    g.put("value_directions", m.orthogonal_(m.value_unitary_transform_weights)[::2])
+    mask = torch.full((24, 24), -math.inf).triu(1)[None, None]
+    for keep in ((16, 16), (12, 10), (5, 7)):
+        g.put("out_{}_{}".format(*keep), m(x, mask, places, key_truncate_index=keep[0], value_truncate_index=keep[1])[0])
+
+
 MAKERS = [
+    (arguments.matryoshkakv, (matryoshkakv,)),
     (arguments.eigen, (eigen_attention,)),
     (arguments.palu, (palu,)),
     (arguments.think and arguments.kvpress, (think,)),

@@ -64,6 +64,14 @@ std::vector<entry> bases() {
                                                               .residual = d.small(20)}};
          live<float, bf16>(d, pipeline{few}, {{anything, anything}, 32});
        }},
+      {"matryoshkakv",
+       [](dice& d) {
+         matryoshkakv<float> const few{{.kv_heads = d.in(1, 3),
+                                        .key_rank = d.in(1, 32),
+                                        .value_rank = d.in(1, 32),
+                                        .residual = d.small(20)}};
+         live<float, float>(d, pipeline{few}, {{anything, anything}, 32});
+       }},
       {"palu 4",
        [](dice& d) {
          palu<4> const factors{{.kv_heads = d.in(1, 3),
