@@ -161,17 +161,19 @@ struct centred_rows {
                      float* scores) const noexcept requires Keys {
     index_t const dim = at.dim;
     auto const* const mean = means(at.state);
-    detail::local<float, block_tokens> steps = {}, lows = {};
-    for (index_t i = 0; i < at.n; ++i) {
-      steps[at.first + i] = step_of(top_of(at), get_scale(block, dim, at.first + i));
-      lows[at.first + i] = level(0) * steps[at.first + i];
-    }
-    for (index_t h = 0; h < heads; ++h) {
-      float const base =
-          detail::sum_of(dim, [&](index_t d) { return q[h * dim + d] * detail::widen(mean[d]); });
-      for (index_t i = 0; i < at.n; ++i) scores[h * run_tokens + i] += base;
-    }
-    if (dot_by_kernels(block, at, steps, lows, q, heads, scores)) return;
+    detail::local<float, block_tokens> steps, lows;
+    load_steps(block, at, steps, lows);
+    if (!detail::dot_row(mean, at, q, heads, scores))
+      for (index_t h = 0; h < heads; ++h) {
+        float const base =
+            detail::sum_of(dim, [&](index_t d) { return q[h * dim + d] * detail::widen(mean[d]); });
+        for (index_t i = 0; i < at.n; ++i) scores[h * run_tokens + i] += base;
+      }
+    if (by_kernels(steps, lows, [&](auto bits, index_t before, float const* s, float const* l) {
+          return detail::dot_tokens<decltype(bits)::value>(
+              detail::codes_of(block) + before * units(dim), s, l, at, q, heads, scores);
+        }))
+      return;
     detail::by_heads(heads, [&](auto count, index_t h0) {
       constexpr index_t n = decltype(count)::value;
       float const* const mine = q + h0 * dim;
@@ -192,8 +194,21 @@ struct centred_rows {
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept requires(!Keys) {
+    detail::local<float, block_tokens> steps, lows;
+    load_steps(block, at, steps, lows);
+    if (by_kernels(steps, lows,
+                   [&](auto bits, index_t before, float const* s, float const* l) {
+                     constexpr int n = decltype(bits)::value;
+                     return detail::accumulate_run<n>(
+                         detail::codes_of(block) + before * units(at.dim),
+                         detail::div_up(at.dim, detail::unit_channels) * ops::unit_bytes<n>, s, l,
+                         at, p, heads, out);
+                   }) &&
+        detail::add_row(means(at.state), at, p, heads, out))
+      return;
     detail::by_heads(heads, [&](auto count, index_t h0) {
-      add_heads<decltype(count)::value>(block, at, p + h0 * run_tokens, out + h0 * at.dim);
+      add_heads<decltype(count)::value>(block, at, steps, lows, p + h0 * run_tokens,
+                                        out + h0 * at.dim);
     });
   }
 
@@ -330,24 +345,33 @@ struct centred_rows {
     }
     return best;
   }
-  /// The vector kernels serve parts of 2, 4 and 8 bits.
-  [[nodiscard]] KVSLIM_HD static bool dot_by_kernels(std::byte const* block, site const& at,
-                                                     float const* steps, float const* lows,
-                                                     float const* q, index_t heads,
-                                                     float* scores) noexcept {
-    bool served = false;
-    if constexpr (Bits % 2 == 0)
-      each_part([&](auto part, index_t before, int shift) {
-        constexpr int bits = decltype(part)::value;
-        detail::local<float, block_tokens> scale, low;
-        for (index_t t = 0; t < block_tokens; ++t) {
-          scale[t] = steps[t] * static_cast<float>(1 << shift);
-          low[t] = before == 0 ? lows[t] : 0.0f;
-        }
-        float const *const s = scale, *const l = low;
-        served = detail::dot_tokens<bits>(detail::codes_of(block) + before * units(at.dim), s, l,
-                                          at, q, heads, scores);
-      });
+  /// Steps of the run's tokens, and what code 0 stands for. On the plain path of those of the site,
+  /// and 0 for the others.
+  KVSLIM_HD static void load_steps(std::byte const* block, site const& at, float* steps,
+                                   float* lows) noexcept {
+    if (!detail::steps_of_run(detail::codes_of(block) + code_bytes(at.dim), top_of(at),
+                              1.0f / static_cast<float>(1 << (Bits - 1)), steps))
+      for (index_t t = 0; t < block_tokens; ++t)
+        steps[t] = t < at.first || t >= at.first + at.n
+                       ? 0.0f
+                       : step_of(top_of(at), get_scale(block, at.dim, t));
+    for (index_t t = 0; t < block_tokens; ++t) lows[t] = level(0) * steps[t];
+  }
+  /// Calls kernel(bits as a constant, bytes of a unit before it, steps, lows) for each part of the
+  /// codes; false where there are no kernels.
+  template <class Kernel>
+  [[nodiscard]] KVSLIM_HD static bool by_kernels(float const* steps, float const* lows,
+                                                 Kernel const& kernel) noexcept {
+    bool served = true;
+    each_part([&](auto part, index_t before, int shift) {
+      detail::local<float, block_tokens> scale, low;
+      for (index_t t = 0; t < block_tokens && served; ++t) {
+        scale[t] = steps[t] * static_cast<float>(1 << shift);
+        low[t] = before == 0 ? lows[t] : 0.0f;
+      }
+      float const *const s = scale, *const l = low;
+      served = served && kernel(part, before, s, l);
+    });
     return served;
   }
   /// sums[h][t] = sum of q[h] * code over all channels, in pieces as detail::dot_codes.
@@ -372,19 +396,19 @@ struct centred_rows {
     total.store(sums);
   }
   template <index_t Heads>
-  KVSLIM_HD static void add_heads(std::byte const* block, site const& at, float const* p,
-                                  float* out) noexcept {
+  KVSLIM_HD static void add_heads(std::byte const* block, site const& at, float const* steps,
+                                  float const* lows, float const* p, float* out) noexcept {
     constexpr index_t n = detail::unit_channels;
     index_t const dim = at.dim;
     auto const* const mean = means(at.state);
     detail::local<float, Heads, block_tokens> weights;
     detail::local<float, Heads> mass = {}, low = {};
     for (index_t i = 0; i < at.n; ++i) {
-      float const step = step_of(top_of(at), get_scale(block, dim, at.first + i));
       for (index_t h = 0; h < Heads; ++h) {
-        weights[h][i] = p[h * run_tokens + i] * step;
-        mass[h] += p[h * run_tokens + i];
-        low[h] += weights[h][i] * level(0);
+        float const weight = p[h * run_tokens + i];
+        weights[h][i] = weight * steps[at.first + i];
+        mass[h] += weight;
+        low[h] += weight * lows[at.first + i];
       }
     }
     for (index_t d = 0; d < dim; d += n) {

@@ -187,6 +187,39 @@ template <class Format>
     });
   });
 }
+/// top * unit * 2^(-s / 4) for the 32 numbers s of 5 bits that `scales` holds.
+[[nodiscard]] inline bool steps_of_run(std::uint8_t const* scales, float top, float unit,
+                                       float* steps) noexcept {
+  return with_kernels(1, [&](auto kernels, index_t, index_t) {
+    decltype(kernels)::steps_of_run(scales, top, unit, steps);
+  });
+}
+/// Adds q[h] . row to the logits of all tokens of the site.
+[[nodiscard]] inline bool dot_row(f16 const* row, site const& at, float const* q, index_t heads,
+                                  float* scores) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    decltype(kernels)::dot_row(row, at, q + h * at.dim, m, scores + h * run_tokens);
+  });
+}
+/// Adds row once for each token of the site, with its weight.
+[[nodiscard]] inline bool add_row(f16 const* row, site const& at, float const* p, index_t heads,
+                                  float* out) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    decltype(kernels)::add_row(row, at, p + h * run_tokens, m, out + h * at.dim);
+  });
+}
+/// V in planar units of one run of 32 tokens, parameters per token; `apart` bytes from four tokens
+/// to the next.
+template <int Bits>
+[[nodiscard]] inline bool accumulate_run(std::uint8_t const* codes, index_t apart,
+                                         float const* scale, float const* low, site const& at,
+                                         float const* p, index_t heads, float* out) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    decltype(kernels)::template accumulate_run<Bits>(
+        codes, apart, scale, low, at, p + h * run_tokens, m, out + h * at.dim,
+        lookahead(at, (at.n + 3) / 4 * (at.dim / 32 + 1)));
+  });
+}
 /// The weights e^(x - high) of n logits, in place, where `high` becomes the largest of itself and
 /// them; their sum in `sum`.
 [[nodiscard]] inline bool soften(float* x, index_t n, float& high, float& sum) noexcept {
@@ -230,6 +263,22 @@ template <class Format, class... Args>
 }
 template <class Format, class... Args>
 [[nodiscard]] KVSLIM_HD constexpr bool add_rows(Args const&...) noexcept {
+  return false;
+}
+[[nodiscard]] KVSLIM_HD constexpr bool steps_of_run(std::uint8_t const*, float, float,
+                                                    float*) noexcept {
+  return false;
+}
+template <class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool dot_row(Args const&...) noexcept {
+  return false;
+}
+template <class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool add_row(Args const&...) noexcept {
+  return false;
+}
+template <int Bits, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool accumulate_run(Args const&...) noexcept {
   return false;
 }
 [[nodiscard]] KVSLIM_HD constexpr bool soften(float*, index_t, float&, float&) noexcept {

@@ -177,6 +177,16 @@ TEST_CASE("every path serves ggml's types", "[isa][attend]") {
   at(ggml<ggml_block::q5_1, ggml_block::q4_0>{});
 }
 
+TEST_CASE("every path serves centred", "[isa][attend]") {
+  check_shapes("4 bits", centred<4>{{.residual = 21}});
+  for (index_t const dim : {64, 80, 112})  // parts of 4, 2 and 1 bits
+    check("6 and 5 bits", centred<6, 5>{{.residual = 0}},
+          {.kv_heads = 2, .group = 3, .tokens = 70, .head_dim = dim});
+  for (index_t const value_dim : {12, 40, 72, 256})
+    check("8 and 1 bits", centred<8, 1>{{.residual = 5}},
+          {.kv_heads = 1, .group = 5, .tokens = 90, .head_dim = 96, .value_dim = value_dim});
+}
+
 TEST_CASE("every path serves what pipelines store", "[isa][attend]") {
   check("merged",
         pipeline{snapkv{{.window = 16}}, top_k{{.budget = 70, .sinks = 4}},
