@@ -32,7 +32,7 @@ inline auto one(double fraction, index_t tokens, model_shape const& s) {
                              .recent = 32}};
 }
 
-void add_quantized(std::vector<method>& list);
+void add_quantized(std::vector<method>& list, kvslim::rope const& rotation);
 void add_evicted(std::vector<method>& list, model const& m, kvslim::snapkv const& snap);
 /// Who decides how much each head and layer keeps.
 void add_shared_budgets(std::vector<method>& list, model_shape const& s,

@@ -9,7 +9,7 @@ using namespace kvslim;
 std::vector<method> methods(model const& m, bool bytes) {
   snapkv const snap{{.window = 32, .pool = snapkv_pool(bytes)}};
   std::vector<method> list{entry("exact f16", family::exact, [](index_t) { return dense<f16>{}; })};
-  add_quantized(list);
+  add_quantized(list, m.rope());
   add_evicted(list, m, snap);
   add_shared_budgets(list, m.shape(), snap);
   add_while_decoding(list, m.shape());

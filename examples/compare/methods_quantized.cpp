@@ -6,7 +6,7 @@ namespace example {
 
 using namespace kvslim;
 
-void add_quantized(std::vector<method>& list) {
+void add_quantized(std::vector<method>& list, kvslim::rope const& rotation) {
   auto const add = [&](char const* name, auto policy) {
     list.push_back(entry(name, family::quantized, [=](index_t) { return policy; }));
   };
@@ -25,6 +25,8 @@ void add_quantized(std::vector<method>& list) {
   add("GEAR 4 bit", gear<4>{});
   add("GEAR-L 2 bit", gear_l<2>{});
   add("ThinK 40 %", think{});
+  add("KVQuant 4 bit, levels of the prompt",
+      kvquant<4, 4, codebook_from::prompt>{{.rotation = rotation}});
 }
 
 }  // namespace example

@@ -80,8 +80,10 @@ struct codec_of final : codec_method {
                                         index_t dim) const {
     if constexpr (requires { codec.inner; }) {
       return read_basis(basis, codec.inner, heads, dim);
-    } else {
+    } else if constexpr (requires { codec.table_rows(dim); }) {
       return read_basis(basis, codec.table_rows(dim), heads, dim);
+    } else {
+      return read_basis(basis, index_t{1}, heads, codec.record_floats(dim));
     }
   }
   [[nodiscard]] float const* read_basis(queries const* basis, index_t table_rows, index_t heads,
@@ -93,7 +95,8 @@ struct codec_of final : codec_method {
     if (basis->sequences != policy.opt.layers || basis->heads != heads ||
         basis->tokens != table_rows || basis->head_dim != dim)
       throw refusal(std::string(name) + ": key_basis and value_basis must be [layers, kv_heads, " +
-                    std::to_string(table_rows) + ", head_dim] of its options and of K");
+                    std::to_string(table_rows) + ", " + std::to_string(dim) +
+                    "] of its options and of K");
     return basis->values.data();
   }
   template <class Packed>
@@ -139,6 +142,7 @@ void add_eigen_attention(table<codec_method>&);
 void add_pruned(table<codec_method>&);
 void add_ggml(table<codec_method>&);
 void add_centred(table<codec_method>&);
+void add_kvquant(table<codec_method>&);
 void add_minicache(table<codec_method>&);
 
 }  // namespace example

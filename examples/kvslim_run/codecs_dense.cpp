@@ -57,6 +57,7 @@ table<codec_method> codecs() {
   add_matryoshkakv(all);
   add_eigen_attention(all);
   add_pruned(all);
+  add_kvquant(all);
   add_ggml(all);
   add_minicache(all);
   return all;

@@ -46,6 +46,7 @@ std::vector<named_preset> presets() {
       {"KIVI 4 bit", {{"quant", "kivi4"}}},
       {"KIVI 2 bit", {{"quant", "kivi2"}}},
       {"ThinK 40 %", {{"quant", "think"}}},
+      {"KVQuant 4 bit, levels of the prompt", {{"quant", "kvquant4_prompt"}}},
       {"StreamingLLM 50 %", {{"score", "streaming_llm"}, {"select", keep("50%")}}},
       {"StreamingLLM 50 % rerotated",
        {{"score", "streaming_llm"}, {"select", keep("50%")}, {"reposition", "rerotate"}}},

@@ -29,6 +29,7 @@
 #include <kvslim/quant/ggml.hpp>
 #include <kvslim/quant/int_per_token.hpp>
 #include <kvslim/quant/kivi.hpp>
+#include <kvslim/quant/kvquant.hpp>
 #include <kvslim/quant/matryoshkakv.hpp>
 #include <kvslim/quant/palu.hpp>
 #include <kvslim/quant/rotated.hpp>

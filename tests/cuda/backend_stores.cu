@@ -69,6 +69,9 @@ void other_bases(problem const& p) {
   compare(p, "xkv of each head",
           xkv<>{{.rows = {1, 1}, .key_rank = 12, .value_rank = 20, .residual = 3}},
           exactness::tokens, 40);
+  compare(p, "kvquant, levels of the prompt",
+          pipeline{given_scores{}, keep, kvquant<2, 3, codebook_from::prompt>{}}, exactness::tokens,
+          40);
   compare(p, "xkv of each head, keys as given",
           xkv<f16, key_form::as_given>{{.rows = {1, 1}, .key_rank = 12, .value_rank = 20}},
           exactness::tokens, 40);
@@ -103,6 +106,7 @@ void bound(problem const& p) {
       p, "palu",
       palu<4>{
           {.layers = layers, .kv_heads = heads, .heads = heads, .key_rank = 20, .value_rank = 40}});
+  bound(p, "kvquant", kvquant<3, 4>{{.layers = layers, .kv_heads = heads}});
   bound(p, "eigen_attention",
         eigen_attention<>{{.layers = layers, .kv_heads = heads, .key_rank = 21, .value_rank = 14}});
   bound(

@@ -3,7 +3,7 @@
 # SPDX-FileCopyrightText: The kvslim authors
 """Makes the golden files. Nothing of kvslim takes part.
 
-    pip install torch transformers kvpress==0.5.5
+    pip install torch transformers kvpress==0.5.5 scikit-learn
     pip download --no-deps --no-binary :all: minference==0.1.6.0   # carries KIVI's and SnapKV's routines; unpack it
     python3 tests/golden/make.py OUT_FOLDER --kvpress --minference MINFERENCE_SOURCE_FOLDER
 
@@ -52,6 +52,7 @@ parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention
 parser.add_argument("--matryoshkakv", help="The-kamisato/MatryoshkaKV-cache")
 parser.add_argument("--eigen", help="UtkarshSaxena1/EigenAttn")
 parser.add_argument("--palu", help="shadowpa0327/Palu")
+parser.add_argument("--kvquant", help="SqueezeAILab/KVQuant")
 parser.add_argument("--cskv", help="wln20/CSKV")
 parser.add_argument("--think", help="SalesforceAIResearch/ThinK")
 parser.add_argument("--mustafar", help="dhjoo98/mustafar")
@@ -1546,7 +1547,47 @@ def matryoshkakv():
         g.put("out_{}_{}".format(*keep), m(x, mask, places, key_truncate_index=keep[0], value_truncate_index=keep[1])[0])
 
 
+def kvquant():
+    m = load_file(os.path.join(arguments.kvquant, "quant/kvquant/simquant_module_quantizer.py"))
+    g = Golden("kvquant", "SqueezeAILab/KVQuant 57a2383 quant/kvquant/simquant_module_quantizer.py SimQuant.quantize with Fisher weights, get_outliers, "
+               "get_outliers_dynamic, quant_fn_nuq_recon; seed 23, calibrated on other rows of the same kind, T 32, C 32, first token kept; norm: 1.05 x + 0.01")
+    torch.manual_seed(23)
+    spread, shift = 0.3 + torch.rand(32) * 2, torch.randn(32) * 2
+    far = lambda n: 1 + 5 * (torch.rand(n, 32) < 0.01)  # noqa: E731
+    rows = lambda n: (torch.randn(n, 32) * spread + shift) * far(n)  # noqa: E731
+    other, k, v = rows(200), rows(32), torch.randn(32, 32) * far(32)
+    other_v, fisher = torch.randn(200, 32) * far(200), torch.rand(200, 32)
+    g.put("k", k)
+    g.put("v", v)
+
+    def calibrated(x, bits, channel):
+        sim = m.SimQuant(torch.nn.Linear(1, 32), bits, qchannel=channel)
+        sim.add_batch(x, x[None])
+        return sim.quantize(include_sparse=True, sparsity_threshold=0.99, nuq=True, fisher=fisher, first_few_fp16=1)
+
+    scale, offset = torch.tensor(1.05), torch.tensor(0.01)
+    for bits in (2, 3, 4):
+        high, low, codebook = calibrated(other, bits, 0)
+        high, low = high.flatten().float(), low.flatten().float()
+        if bits == 2:
+            g.put("k_low", low)
+            g.put("k_high", high)
+        g.put(f"k_codebook_{bits}", torch.tensor(codebook[0]).float())
+        mask = m.get_outliers(k, channel=0, outlier_threshold_upper=high, outlier_threshold_lower=low, first_few_fp16=1)
+        static = dict(bits=bits, qchannel=0, include_sparse=True, outlier_mask=mask, maxval=high, minval=low, lut=codebook, first_few_fp16=1)
+        g.put(f"k_value_{bits}", m.quant_fn_nuq_recon(k, **static))
+        if bits == 2:
+            g.put("k_norm_2", m.quant_fn_nuq_recon(k, norm=True, normscale=scale, normoffset=offset, **static))
+        codebook = calibrated(other_v, bits, -1)[2]
+        g.put(f"v_codebook_{bits}", torch.tensor(codebook[0]).float())
+        for name, part in (("value", 0.99), ("wide", 0.9))[:1 + bits // 4]:
+            mask = m.get_outliers_dynamic(v, channel=-1, thresh=part, first_few_fp16=1)
+            g.put(f"v_{name}_{bits}", m.quant_fn_nuq_recon(v, bits=bits, qchannel=-1, dynamicquantization=True, include_sparse=True, outlier_mask=mask,
+                                                           lut=codebook, first_few_fp16=1))
+
+
 MAKERS = [
+    (arguments.kvquant, (kvquant,)),
     (arguments.matryoshkakv, (matryoshkakv,)),
     (arguments.eigen, (eigen_attention,)),
     (arguments.palu, (palu,)),

@@ -32,6 +32,8 @@ enum class form_kind : std::uint32_t {
   centred_key = 16,
   centred_value = 17,
   chosen_channels = 18,
+  codebook_key = 19,
+  codebook_value = 20,
 };
 
 template <element T>

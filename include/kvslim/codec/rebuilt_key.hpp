@@ -10,10 +10,9 @@ KVSLIM_BEGIN_NAMESPACE
 /// What a low-rank method projects keys as.
 enum class key_form : std::uint8_t { before_rope, as_given };
 
-/// Keys of low rank before RoPE: what the view holds is turned back to position 0, stored as
-/// latents, and rebuilt and rotated to its position while attention reads it, one token at a time.
-/// A rotation that is not the model's costs accuracy at a rank, never the keys' places: both ways
-/// are the same.
+/// Keys before RoPE: what the view holds is turned back to position 0, stored as latents or codes,
+/// and rebuilt and rotated to its position while attention reads it, one token at a time. A
+/// rotation that is not the model's costs accuracy, never the keys' places: both ways are the same.
 ///
 /// Stored: as the latents. Requires: what latent does; coordinates in a codec of one option at
 /// most; rotation.dims even and at most head_dim, no table of frequencies; head_dim at most 512;
@@ -125,6 +124,7 @@ struct rebuilt_key {
       index_t const place = at.first + done;
       site from = at;
       from.first = place % z.block_tokens;
+      from.token = at.token + done;
       inner.template load_run<together>(block + place / z.block_tokens * z.block_bytes, from, n,
                                         keys);
       for (index_t i = 0; i < n; ++i) {

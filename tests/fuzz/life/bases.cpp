@@ -81,6 +81,12 @@ std::vector<entry> bases() {
                                 .residual = d.small(20)}};
          live<float, float>(d, pipeline{factors}, {{anything, anything}, 32});
        }},
+      {"kvquant 4, 2",
+       [](dice& d) {
+         kvquant<4, 2, codebook_from::prompt, float> const levels{
+             {.sinks = d.small(5), .outliers = d.one_in(2) ? 0.01f : 0.1f}};
+         live<float, f16>(d, pipeline{levels}, {{anything, anything}, 32});
+       }},
       {"knorm, lookm, int8",
        [](dice& d) {
          lookm const fold{{.merge = d.pick({lookm_merge::averaged, lookm_merge::pivotal,

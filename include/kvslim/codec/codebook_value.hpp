@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/codec/codebook.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// Values per token: the channels beyond the token's quantiles outliers / 2 and 1 - outliers / 2
+/// are kept aside as f16, the least and the greatest of the rest become -1 and 1, and every channel
+/// takes the next level of a codebook. A token of the first `sinks` is kept exact.
+///
+/// Record: float levels[2^Bits] that codes are chosen by, levels[2^Bits] that they are read as. Row
+/// r reads number r mod records of the table. State: first tokens (detail::first_tokens), then the
+/// record if it comes from the prompt. Byte layout of a block of 4 tokens: codes
+/// (detail::bit_parts), Param half[4], Param middle[4], outliers (detail::outlier_lists) of each
+/// token, 1 + (dim - 1) * outliers / 2 at either end. Requires: value_dim at most 65536
+/// (invalid_shape); detail::check_codebook. Error: half the gap between two levels times `half`;
+/// f16 for what is kept aside.
+template <int Bits, codebook_from From = codebook_from::table, element Tail = f16,
+          affine_parameter Param = f16>
+struct codebook_value {
+  static_assert(Bits >= 2 && Bits <= 4, "kvslim: codebooks of 2, 3 or 4 bits");
+  using tail_type = Tail;
+  static constexpr bool from_prompt = From == codebook_from::prompt;
+  static constexpr codec_traits traits{
+      .form =
+          form_id{detail::affine_form<Tail, Param>(detail::form_kind::codebook_value, Bits).value |
+                  static_cast<std::uint32_t>(From) << 12},
+      .whole_blocks = true,
+      .fitted = true,
+      .tabled = !from_prompt};
+
+  index_t sinks = 1;
+  float outliers = 0.01f;
+  index_t records = 1;  ///< in the table
+
+  [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
+    if (auto const s = detail::check_codebook(sinks, outliers, records); !s.ok()) return s;
+    if (auto const s = detail::check_outliers(outliers, dim); !s.ok()) return s;
+    return detail::check_channels(dim);
+  }
+  [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t) const noexcept {
+    index_t const aside = lists::bytes_of(1, each(dim), dim);
+    return {.block_tokens = block_tokens,
+            .block_bytes = list_offset(dim) + lists::bytes_of(block_tokens, each(dim), dim),
+            .settle_by = block_tokens,
+            .state_bytes = first(dim).bytes() + (from_prompt ? 4 * 2 * levels : 0),
+            .fit_floats = dim + (from_prompt ? detail::level_bins::floats + aside / 4 : 0)};
+  }
+  [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
+    return detail::within_f16(detail::largest_affine<Tail, Param>(Bits, rounding::precise));
+  }
+  [[nodiscard]] constexpr form written() const noexcept {
+    return {traits.form.value,
+            {static_cast<std::uint32_t>(sinks), detail::bit_cast<std::uint32_t>(outliers),
+             static_cast<std::uint32_t>(records)}};
+  }
+  [[nodiscard]] static constexpr status read(form const& f, codebook_value& out) noexcept {
+    if (!detail::is_form(f, traits.form, 3)) return detail::foreign_form();
+    codebook_value const found{f.words[0], detail::bit_cast<float>(f.words[1]), f.words[2]};
+    if (!found.check(1).ok()) return detail::foreign_form();
+    out = found;
+    return {};
+  }
+
+  template <class Read>
+  KVSLIM_HD void fit(Read const& read, index_t n, site const& at, std::byte* state,
+                     float* scratch) const {
+    index_t const dim = at.dim;
+    first(dim).keep(read, n, state, scratch);
+    if constexpr (from_prompt) {
+      float* const row = scratch;
+      detail::level_bins const bins{row + dim};
+      lists const aside{as_bytes(row + dim + detail::level_bins::floats), 1, each(dim), dim};
+      bins.clear();
+      index_t const looked = detail::fitted_tokens(n);
+      for (index_t i = 0; i < looked; ++i) {
+        if (i * n / looked < sinks) continue;
+        read(index_t{0}, i * n / looked, row);
+        aside.choose(0, [&](index_t d) { return row[d]; });
+        span const s = span_of(row, dim, aside, 0);
+        for (index_t d = 0; d < dim; ++d)
+          if (aside.find(0, d) < 0) bins.add(s.normal(row[d]));
+      }
+      float* const out = detail::array_at<float>(state + first(dim).bytes());
+      bins.template fit<Bits>(out);
+      for (index_t j = 0; j < levels; ++j) out[levels + j] = out[j];
+    }
+  }
+  KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
+    index_t const dim = at.dim;
+    auto const aside = lists_of(block, dim);
+    auto const stored = spans_of(block, dim);
+    parts const codes{dim, block_tokens};
+    float const* const find = record_of(at);
+    for (index_t i = 0; i < at.n; ++i) {
+      index_t const t = at.first + i;
+      float const* const row = rows + i * dim;
+      aside.choose(t, [&](index_t d) { return row[d]; });
+      span const s = span_of(row, dim, aside, t);
+      stored.set(t, {detail::narrow<Param>(s.half), detail::narrow<Param>(s.middle)});
+      span const kept = span_at(stored, t);
+      for (index_t d = 0; d < dim; ++d)
+        codes.put(detail::codes_of(block), t, d,
+                  detail::nearest_level<Bits>(kept.normal(row[d]), find));
+    }
+  }
+  [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
+                                       index_t d) const noexcept {
+    if (auto const* const exact = first(at.dim).find(at.state, at.token); exact != nullptr)
+      return detail::widen(exact[d]);
+    auto const aside = lists_of(block, at.dim);
+    index_t const i = aside.find(at.first, d);
+    return i >= 0 ? aside.value(at.first, i) : decode_code(block, at, at.first, d);
+  }
+  [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, site const& at,
+                                             index_t d) const noexcept {
+    return parts{at.dim, block_tokens}.get(detail::codes_of(block), at.first, d);
+  }
+  KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
+                            float* out) const noexcept {
+    index_t const dim = at.dim, bytes = sizes(dim, 0).block_bytes;
+    for (index_t i = 0; i < at.n; ++i) {
+      index_t const t = (at.first + i) % block_tokens;
+      std::byte const* const here = block + (at.first + i) / block_tokens * bytes;
+      if (auto const* const exact = first(dim).find(at.state, at.token + i); exact != nullptr) {
+        for (index_t h = 0; h < heads; ++h)
+          for (index_t d = 0; d < dim; ++d)
+            out[h * dim + d] += p[h * run_tokens + i] * detail::widen(exact[d]);
+        continue;
+      }
+      add_token(here, at, t, p + i, heads, out);
+    }
+  }
+
+  /// Floats of a record.
+  [[nodiscard]] static KVSLIM_HD constexpr index_t record_floats(index_t) noexcept {
+    return 2 * levels;
+  }
+  /// Outliers of a token at either end.
+  [[nodiscard]] KVSLIM_HD constexpr index_t each(index_t dim) const noexcept {
+    if (outliers == 0.0f) return 0;
+    auto const more = static_cast<index_t>(static_cast<float>(dim - 1) * outliers * 0.5f);
+    return detail::min(1 + more, dim / 2);
+  }
+
+ private:
+  static constexpr index_t block_tokens = detail::unit_quad, levels = index_t{1} << Bits;
+  using parts = detail::bit_parts<false, Bits>;
+  using lists = detail::outlier_lists<std::byte>;
+
+  /// What is -1 and 1 of a token: middle - half and middle + half.
+  struct span {
+    float half, middle;
+    [[nodiscard]] KVSLIM_HD float normal(float x) const noexcept {
+      return half > 0.0f ? detail::divide(x - middle, half) : 0.0f;
+    }
+  };
+
+  [[nodiscard]] KVSLIM_HD constexpr detail::first_tokens<Tail> first(index_t dim) const noexcept {
+    return {sinks, dim};
+  }
+  [[nodiscard]] static KVSLIM_HD std::byte* as_bytes(float* at) noexcept {
+    return static_cast<std::byte*>(static_cast<void*>(at));
+  }
+  [[nodiscard]] KVSLIM_HD float const* record_of(site const& at) const noexcept {
+    if constexpr (from_prompt)
+      return detail::array_at<float const>(at.state + first(at.dim).bytes());
+    else
+      return static_cast<float const*>(at.table) + at.row % records * record_floats(at.dim);
+  }
+  [[nodiscard]] KVSLIM_HD constexpr index_t list_offset(index_t dim) const noexcept {
+    return parts{dim, block_tokens}.bytes() + detail::parameter_array<Param>::bytes(block_tokens);
+  }
+  template <class Byte>
+  [[nodiscard]] KVSLIM_HD auto spans_of(Byte* block, index_t dim) const noexcept {
+    return detail::parameters_at<Param>(block + parts{dim, block_tokens}.bytes(), block_tokens);
+  }
+  template <class Spans>
+  [[nodiscard]] static KVSLIM_HD span span_at(Spans const& stored, index_t t) noexcept {
+    return {detail::widen(stored.scale[t]), detail::widen(stored.low[t])};
+  }
+  template <class Byte>
+  [[nodiscard]] KVSLIM_HD detail::outlier_lists<Byte> lists_of(Byte* block,
+                                                               index_t dim) const noexcept {
+    return {block + list_offset(dim), block_tokens, each(dim), dim};
+  }
+  /// The span of what is not kept aside.
+  [[nodiscard]] KVSLIM_HD span span_of(float const* row, index_t dim, lists const& aside,
+                                       index_t line) const noexcept {
+    float least = 0.0f, most = 0.0f;
+    bool any = false;
+    for (index_t d = 0; d < dim; ++d) {
+      if (aside.find(line, d) >= 0) continue;
+      least = any && least < row[d] ? least : row[d];
+      most = any && most > row[d] ? most : row[d];
+      any = true;
+    }
+    return {(most - least) * 0.5f, (most + least) * 0.5f};
+  }
+  [[nodiscard]] KVSLIM_HD float decode_code(std::byte const* block, site const& at, index_t t,
+                                            index_t d) const noexcept {
+    span const s = span_at(spans_of(block, at.dim), t);
+    auto const level = parts{at.dim, block_tokens}.get(detail::codes_of(block), t, d);
+    return record_of(at)[levels + level] * s.half + s.middle;
+  }
+  /// Adds token t of a block, with weight p[h * run_tokens].
+  KVSLIM_HD void add_token(std::byte const* block, site const& at, index_t t, float const* p,
+                           index_t heads, float* out) const noexcept {
+    constexpr index_t n = detail::unit_channels;
+    index_t const dim = at.dim;
+    parts const codes{dim, block_tokens};
+    span const s = span_at(spans_of(block, dim), t);
+    float const* const give = record_of(at) + levels;
+    for (index_t d = 0; d < dim; d += n) {
+      index_t const count = detail::min(n, dim - d);
+      detail::local<std::uint32_t, n> words;
+      codes.unpack(detail::codes_of(block), codes.unit(t, d), words);
+      detail::local<float, n> x;
+      for (index_t c = 0; c < count; ++c)
+        x[c] = give[(words[c] >> (8 * t)) & 255u] * s.half + s.middle;
+      for (index_t h = 0; h < heads; ++h)
+        for (index_t c = 0; c < count; ++c) out[h * dim + d + c] += p[h * run_tokens] * x[c];
+    }
+    auto const aside = lists_of(block, dim);
+    for (index_t j = 0; j < 2 * aside.each; ++j) {
+      index_t const d = aside.place(t, j);
+      if (d >= dim) continue;  // of a damaged cache
+      float const more = aside.value(t, j) - decode_code(block, at, t, d);
+      for (index_t h = 0; h < heads; ++h) out[h * dim + d] += p[h * run_tokens] * more;
+    }
+  }
+};
+
+static_assert(value_codec<codebook_value<4>> && detail::check_codec<codebook_value<4>>::value);
+
+KVSLIM_END_NAMESPACE
