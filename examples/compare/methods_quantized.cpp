@@ -19,6 +19,9 @@ void add_quantized(std::vector<method>& list, kvslim::rope const& rotation) {
   add("ggml q8_0", ggml<ggml_block::q8_0>{});
   add("ggml q5_1", ggml<ggml_block::q5_1>{});
   add("ggml q4_0", ggml<ggml_block::q4_0>{});
+  add("fp8 per token", fp8<>{});
+  add("NVFP4", fp4<fp4_block::nvfp4>{});
+  add("MXFP4", fp4<fp4_block::mxfp4>{});
   add("KIVI 8 bit", kivi<8>{});
   add("KIVI 4 bit", kivi<4>{});
   add("KIVI 2 bit", kivi<2>{});

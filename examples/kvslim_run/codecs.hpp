@@ -141,6 +141,7 @@ void add_matryoshkakv(table<codec_method>&);
 void add_eigen_attention(table<codec_method>&);
 void add_pruned(table<codec_method>&);
 void add_ggml(table<codec_method>&);
+void add_floats(table<codec_method>&);
 void add_centred(table<codec_method>&);
 void add_kvquant(table<codec_method>&);
 void add_minicache(table<codec_method>&);

@@ -25,6 +25,8 @@
 #include <kvslim/quant/codec_pair.hpp>
 #include <kvslim/quant/cskv.hpp>
 #include <kvslim/quant/eigen_attention.hpp>
+#include <kvslim/quant/fp4.hpp>
+#include <kvslim/quant/fp8.hpp>
 #include <kvslim/quant/gear.hpp>
 #include <kvslim/quant/ggml.hpp>
 #include <kvslim/quant/int_per_token.hpp>

@@ -32,6 +32,8 @@ void baselines(problem const& p) {
   compare(p, "ggml q8_0, q4_0", ggml<block::q8_0, block::q4_0>{}, bytes);
   compare(p, "ggml q5_1, a tail", ggml<block::q5_1>{{.residual = 20}}, bytes);
   compare(p, "ggml q4_1, q5_0", pipeline{knorm{}, keep, ggml<block::q4_1, block::q5_0>{}}, bytes);
+  compare(p, "fp8, a group's scales", fp8<e4m3, e5m2>{{.residual = 9, .group = 16}}, bytes);
+  compare(p, "fp4", pipeline{knorm{}, keep, fp4<fp4_block::nvfp4, fp4_block::mxfp4>{}}, bytes);
   compare(p, "codec_pair", codec_pair{token_key<8>{.residual = 9}, token_value<2>{.group = 32}},
           bytes);
   compare(p, "codec_pair, of blocks and tokens",

@@ -60,6 +60,7 @@ parser.add_argument("--xkv", help="abdelfattah-lab/xKV")
 parser.add_argument("--gear", help="HaoKang-Timmy/GEAR")
 parser.add_argument("--quarot", help="spcl/QuaRot")
 parser.add_argument("--ggml", help="program that calls ggml's reference quantizers; ggml says how")
+parser.add_argument("--torchao", action="store_true", help="use the installed torchao 0.18.0")
 parser.add_argument("--kvcrush-pages", help="program that calls OpenVINO GenAI; kvcrush_pages says how")
 arguments = parser.parse_args()
 source, out = arguments.minference, arguments.out
@@ -1262,7 +1263,7 @@ def kvcrush_pages():
 
 def ggml():
     """The program links src/ggml-quants.c, compiled without flags for the machine (gcc -O2), as ggml's base library is. It reads a count and
-    as many f32 as hexadecimal bit patterns, and for each of q8_0, q5_1, q5_0, q4_1, q4_0 prints two lines: the bytes that
+    as many f32 as hexadecimal bit patterns, and for each of q8_0, q5_1, q5_0, q4_1, q4_0, mxfp4, nvfp4 prints two lines: the bytes that
     quantize_row_*_ref writes as numbers, and what dequantize_row_* makes of them as bit patterns."""
     torch.manual_seed(18)
     n, j = torch.randn(24, 32), torch.arange(32).float()
@@ -1280,12 +1281,63 @@ def ggml():
     g = Golden("ggml", f"ggml-org/ggml d99724f src/ggml-quants.c quantize_row_*_ref and dequantize_row_*; seed 18, {len(blocks)} blocks of 32; "
                "make.py --ggml")
     g.put("x", x)
+    put_ggml(g, x, ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0"))
+
+
+def put_ggml(g, x, names):
     words = " ".join(format(int(w), "x") for w in x.flatten().numpy().view(np.uint32))
     answer = subprocess.run([arguments.ggml], input=f"{x.numel()} {words}", capture_output=True, text=True, check=True).stdout.splitlines()
-    for i, name in enumerate(("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")):
-        g.put("bytes_" + name, torch.tensor([int(b) for b in answer[2 * i].split()]))
-        values = np.array([int(w, 16) for w in answer[2 * i + 1].split()], dtype=np.uint32)
-        g.put("value_" + name, torch.from_numpy(values.view(np.float32)))
+    for i, name in enumerate(("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "mxfp4", "nvfp4")):
+        if name in names:
+            g.put("bytes_" + name, torch.tensor([int(b) for b in answer[2 * i].split()]))
+            values = np.array([int(w, 16) for w in answer[2 * i + 1].split()], dtype=np.uint32)
+            g.put("value_" + name, torch.from_numpy(values.view(np.float32)))
+
+
+def fp4():
+    """ggml's bytes; and codes and scales of pytorch/ao, whose package is needed besides."""
+    from torchao.prototype.mx_formats.mx_tensor import to_mx
+    from torchao.prototype.mx_formats.nvfp4_tensor import nvfp4_quantize
+    torch.manual_seed(22)
+    n, j = torch.randn(24, 64), torch.arange(64).float()
+    ties = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0, 6.0])
+    x = torch.stack([
+        torch.zeros(64), torch.where(j % 2 == 0, -0.0, 0.0), n[0], n[1] * 1e-30, n[2] * 1e-3, n[3] * 1e-2, n[4] * 0.1, n[5] * 30, n[6] * 400,
+        torch.where(j == 7, 60.0, n[7]), torch.where(j == 31, -300.0, n[8]), n[9] + 20,
+        ties.repeat(8) * torch.where(j < 32, 1.0, -1.0), ties.repeat(8) * torch.where(j % 3 == 0, -4.0, 4.0),  # ties of a scale 1 and 4
+        torch.where(j % 16 == 3, 7.9, n[10]), torch.where(j % 32 == 3, 8.0, n[11]), torch.where(j % 16 == 3, 1e-35, 0.0),
+        n[12].bfloat16().float(),
+    ])
+    g = Golden("fp4", f"ggml-org/ggml d99724f src/ggml-quants.c quantize_row_{{mxfp4,nvfp4}}_ref and dequantize_row_*; torchao 0.18.0 "
+               f"prototype/mx_formats to_mx (floor) and nvfp4_quantize; seed 22, {len(x)} rows of 64, and 12 of 96; make.py --ggml --torchao")
+    g.put("x", x)
+    put_ggml(g, x, ("mxfp4", "nvfp4"))
+    unpack = lambda code: torch.stack((code & 15, code >> 4), -1)
+    y = torch.randn(12, 96) * torch.where(torch.arange(96) % 10 == 3, 9.0, 1.0)
+    scale, code = to_mx(y, torch.float4_e2m1fn_x2, 32)
+    g.put("y", y)
+    g.put("mx_scale", scale.view(torch.uint8))
+    g.put("mx_code", unpack(code.view(torch.uint8)))
+    for name, all_of in (("1", None), ("all", y.abs().max() / 2688)):
+        scale, code = nvfp4_quantize(y, 16, all_of)
+        g.put("nv_scale_" + name, scale.view(torch.uint8))
+        g.put("nv_code_" + name, unpack(code.view(torch.uint8)))
+
+
+def fp8():
+    from torchao.quantization import quant_primitives as q
+    g = Golden("fp8", "torchao 0.18.0 quantization/quant_primitives.py _choose_scale_float8, _quantize_affine_float8, _dequantize_affine_float8; "
+               "seed 23, f32 [12 tokens, 64 channels], a tenth of the channels large; make.py --torchao")
+    torch.manual_seed(23)
+    x = torch.randn(12, 64) * torch.where(torch.arange(64) % 10 == 3, 30.0, 1.0) * torch.exp(torch.randn(12, 1))
+    g.put("x", x)
+    for name, kind in (("e4m3", torch.float8_e4m3fn), ("e5m2", torch.float8_e5m2)):
+        for size in (64, 16):
+            scale = q._choose_scale_float8(x, [1, size], kind)
+            code = q._quantize_affine_float8(x, scale, kind)
+            g.put(f"scale_{name}_{size}", scale)
+            g.put(f"code_{name}_{size}", code.view(torch.uint8))
+            g.put(f"value_{name}_{size}", q._dequantize_affine_float8(code, scale))
 
 
 def start_of(i, c):
@@ -1625,6 +1677,8 @@ MAKERS = [
     (arguments.kvcrush, (kvcrush,)),
     (arguments.kvcrush_pages, (kvcrush_pages,)),
     (arguments.ggml, (ggml,)),
+    (arguments.ggml and arguments.torchao, (fp4,)),
+    (arguments.torchao, (fp8,)),
     (arguments.quarot, (rotated,)),
 ]
 for given, makers in MAKERS:

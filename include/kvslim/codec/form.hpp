@@ -34,6 +34,9 @@ enum class form_kind : std::uint32_t {
   chosen_channels = 18,
   codebook_key = 19,
   codebook_value = 20,
+  fp8_key = 32,
+  fp8_value = 33,
+  fp4_rows = 34,
 };
 
 template <element T>

@@ -33,6 +33,8 @@ inline constexpr index_t ggml_channels = 32;
 
 template <ggml_block Type>
 struct ggml_format {
+  static constexpr bool float_codes = false;  // what kernels of rows of blocks ask
+  static constexpr index_t channels = ggml_channels;
   static constexpr bool has_minimum = Type == ggml_block::q4_1 || Type == ggml_block::q5_1;
   static constexpr int bits = Type == ggml_block::q8_0                               ? 8
                               : Type == ggml_block::q5_0 || Type == ggml_block::q5_1 ? 5

@@ -51,6 +51,20 @@ std::vector<entry> quantizers() {
          live<float, float>(d, pipeline{int_per_token<4, float, float>{{.residual = d.small(40)}}},
                             {{four, four}, 4});
        }},
+      {"fp8",
+       [](dice& d) {
+         live<float, bf16>(
+             d, pipeline{fp8<>{{.residual = d.small(40), .group = d.one_in(2) ? 16 : 0}}},
+             {{byte, byte, 2e-3}, 32});
+       }},
+      {"nvfp4, mxfp4",
+       [](dice& d) {
+         auto const rule = d.one_in(2) ? fp4_rounding::ggml : fp4_rounding::even;
+         fp4<fp4_block::nvfp4, fp4_block::mxfp4> const floats{
+             {.residual = d.small(40), .rounding = rule}};
+         // Half of e4m3's smallest scale and more is lost of what is small, times 6.
+         live<float, float>(d, pipeline{floats}, {{two, two, 6.0 / 512}, 32});
+       }},
       {"pages over kivi 4",
        [](dice& d) {
          pipeline const p{kivi<4>{{.group = 32, .residual = 32 * d.in(0, 2)}},
