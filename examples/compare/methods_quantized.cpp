@@ -30,6 +30,8 @@ void add_quantized(std::vector<method>& list, kvslim::rope const& rotation) {
   add("ThinK 40 %", think{});
   add("KVQuant 4 bit, levels of the prompt",
       kvquant<4, 4, codebook_from::prompt>{{.rotation = rotation}});
+  add("Mustafar 50 %", mustafar<>{});
+  add("Mustafar 70 %", mustafar<>{{.key_share = 0.7f, .value_share = 0.7f}});
 }
 
 }  // namespace example

@@ -50,6 +50,8 @@ std::vector<named_preset> presets() {
       {"KIVI 2 bit", {{"quant", "kivi2"}}},
       {"ThinK 40 %", {{"quant", "think"}}},
       {"KVQuant 4 bit, levels of the prompt", {{"quant", "kvquant4_prompt"}}},
+      {"Mustafar 50 %", {{"quant", "mustafar"}}},
+      {"Mustafar 70 %", {{"quant", named("mustafar", {{"key_share", 0.7}, {"value_share", 0.7}})}}},
       {"StreamingLLM 50 %", {{"score", "streaming_llm"}, {"select", keep("50%")}}},
       {"StreamingLLM 50 % rerotated",
        {{"score", "streaming_llm"}, {"select", keep("50%")}, {"reposition", "rerotate"}}},

@@ -20,6 +20,7 @@
 #include <kvslim/merge/lookm.hpp>
 #include <kvslim/merge/minicache.hpp>
 #include <kvslim/ops/compact.hpp>
+#include <kvslim/prune/mustafar.hpp>
 #include <kvslim/prune/think.hpp>
 #include <kvslim/quant/centred.hpp>
 #include <kvslim/quant/codec_pair.hpp>

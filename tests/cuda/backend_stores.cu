@@ -62,6 +62,9 @@ void other_bases(problem const& p) {
   compare(p, "rotated", rotated{int_per_token<4>{{.residual = 7}}, {.seed = 3}}, exactness::bytes);
   compare(p, "centred", pipeline{given_scores{}, keep, centred<5, 3>{{.residual = 7}}},
           exactness::bytes);
+  compare(p, "mustafar",
+          pipeline{given_scores{}, keep, mustafar<>{{.key_share = 0.7f, .residual = 7}}},
+          exactness::bytes);
   compare(p, "rotated blocks", pipeline{given_scores{}, keep, rotated{kivi<2>{{.residual = 32}}}},
           exactness::bytes);
   compare(p, "a fitted basis", codec_pair{turned<true>{turn::pairs}, token_value<4>{}},

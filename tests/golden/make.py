@@ -1638,9 +1638,23 @@ def kvquant():
                                                            lut=codebook, first_few_fp16=1))
 
 
+def mustafar():
+    text = open(os.path.join(arguments.mustafar, "models/llama_mustafar_kernel.py")).read()
+    lines = text[text.index("    def dh_prune_key("):text.index("    def dh_prune_value(")]
+    scope = {"torch": torch}
+    exec("class Pruner:\n" + lines, scope)
+    g = Golden("mustafar", "dhjoo98/mustafar d83ee7e models/llama_mustafar_kernel.py dh_prune_key (dh_prune_value is the same); seed 32, G 2, T 12, D 80")
+    torch.manual_seed(32)
+    k = torch.randn(1, 2, 12, 80) * torch.rand(1, 2, 1, 80)
+    g.put("k", k)
+    for percent in (0, 30, 50, 70, 99):
+        g.put(f"pruned_{percent}", scope["Pruner"]().dh_prune_key(k, percent / 100))
+
+
 MAKERS = [
     (arguments.kvquant, (kvquant,)),
     (arguments.matryoshkakv, (matryoshkakv,)),
+    (arguments.mustafar, (mustafar,)),
     (arguments.eigen, (eigen_attention,)),
     (arguments.palu, (palu,)),
     (arguments.think and arguments.kvpress, (think,)),

@@ -37,6 +37,7 @@ enum class form_kind : std::uint32_t {
   fp8_key = 32,
   fp8_value = 33,
   fp4_rows = 34,
+  sparse_rows = 40,
 };
 
 template <element T>

@@ -29,6 +29,15 @@ std::vector<entry> bases() {
              d, pipeline{rotated{int_per_token<8>{{.residual = d.small(40)}}, {.seed = seed}}},
              {{0.2, 0.2}, 32});
        }},
+      {"mustafar",
+       [](dice& d) {
+         live<f16, float>(d,
+                          pipeline{knorm{}, draw_quota(d),
+                                   mustafar<>{{.key_share = 0.1f * static_cast<float>(d.in(0, 9)),
+                                               .value_share = 0.1f * static_cast<float>(d.in(0, 9)),
+                                               .residual = d.small(40)}}},
+                          {{anything, anything}, 1});
+       }},
       {"think, int8",
        [](dice& d) {
          live<float, f16>(d,
