@@ -21,6 +21,10 @@ void add_combined(std::vector<method>& list, model_shape const& s, snapkv const&
   list.push_back(entry("SnapKV 25 % + CaM", family::merged, [=](index_t t) {
     return pipeline{snap, keep(0.25, t), cam{}};
   }));
+  index_t const few = s.kv_heads * s.head_dim * 160 / 1024;  // the authors' share of channels
+  list.push_back(entry("ShadowKV's keys", family::low_rank, [=](index_t) {
+    return shadowkv<f16>{{.kv_heads = s.kv_heads, .rank = few}};
+  }));
   session_options const all_layers{.layers_together = true};
   if (s.layers % 2 == 0) {
     list.push_back(entry(

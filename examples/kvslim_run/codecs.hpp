@@ -137,6 +137,7 @@ void add_gear(table<codec_method>&);
 void add_xkv(table<codec_method>&);
 void add_cskv(table<codec_method>&);
 void add_palu(table<codec_method>&);
+void add_shadowkv(table<codec_method>&);
 void add_matryoshkakv(table<codec_method>&);
 void add_eigen_attention(table<codec_method>&);
 void add_pruned(table<codec_method>&);

@@ -54,6 +54,7 @@ table<codec_method> codecs() {
   add_xkv(all);
   add_cskv(all);
   add_palu(all);
+  add_shadowkv(all);
   add_matryoshkakv(all);
   add_eigen_attention(all);
   add_pruned(all);

@@ -36,6 +36,7 @@
 #include <kvslim/quant/matryoshkakv.hpp>
 #include <kvslim/quant/palu.hpp>
 #include <kvslim/quant/rotated.hpp>
+#include <kvslim/quant/shadowkv.hpp>
 #include <kvslim/quant/xkv.hpp>
 #include <kvslim/reposition/rerotate.hpp>
 #include <kvslim/run/append.hpp>

@@ -45,6 +45,8 @@ void grouped(problem const& p) {
   compare(p, "minicache", minicache<>{{.block = 32}}, exactness::bytes, 40);
   compare(p, "xkv", xkv<>{{.rows = {2, 3}, .key_rank = 20, .value_rank = 40, .rounds = 3}},
           exactness::tokens, 40);
+  compare(p, "shadowkv", shadowkv<>{{.kv_heads = 3, .rank = 20, .local = 5, .rounds = 3}},
+          exactness::tokens, 40);
   compare(p, "minicache, f32, after a selection",
           pipeline{shared{given_scores{}, row_group{2, 1}}, top_k{{.budget = 70, .recent = 8}},
                    minicache<float>{{.retained = 0.2f, .depth = 0.3f}}},

@@ -49,6 +49,7 @@ parser.add_argument("--windowkv", help="optim996/WindowKV")
 parser.add_argument("--cake", help="antgroup/cakekv")
 parser.add_argument("--quest", help="mit-han-lab/Quest")
 parser.add_argument("--kvcrush", help="vllm-project/vllm, with vllm/v1/attention/backends/kvcrush.py")
+parser.add_argument("--shadowkv", help="bytedance/ShadowKV")
 parser.add_argument("--matryoshkakv", help="The-kamisato/MatryoshkaKV-cache")
 parser.add_argument("--eigen", help="UtkarshSaxena1/EigenAttn")
 parser.add_argument("--palu", help="shadowpa0327/Palu")
@@ -1651,8 +1652,30 @@ def mustafar():
         g.put(f"pruned_{percent}", scope["Pruner"]().dh_prune_key(k, percent / 100))
 
 
+def shadowkv():
+    """Their cache in float on the CPU, without the kernels that its file imports."""
+    for name in ("models", "models.tensor_op", "kernels"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["models.tensor_op"].batch_gather_gemm_rotary_pos_emb_cuda = sys.modules["kernels"].shadowkv = None
+    cache = load_file(os.path.join(arguments.shadowkv, "models/kv_cache.py")).ShadowKVCache
+    g = Golden("shadowkv", "bytedance/ShadowKV a21f5a9 models/kv_cache.py ShadowKVCache.get_svd, get_key_cache; seed 26, G 2, T 40, D 16, rank 12, float")
+    torch.manual_seed(26)
+    x = torch.randn(40, 32) @ torch.diag(0.85 ** torch.arange(32.0)) @ torch.linalg.qr(torch.randn(32, 32)).Q
+    rows = x.view(1, 40, 2, 16).transpose(1, 2).contiguous()
+    c = types.SimpleNamespace(batch_size=1, num_key_value_heads=2, head_dim=16, num_layers=1, rank=12, device="cpu", dtype=torch.float32, sparse_start=0, sparse_end=40,
+                              gen_offset=0, incoming_q_len=0, k_cache_buffer=torch.zeros(1, 1, 2, 40, 16))
+    cache.get_svd(c, rows, 0)
+
+    def rotate(k, places):
+        cos, sin = Rotary(16)(k, places[:, 0])
+        return apply_rotary(k, k, cos, sin)[1]
+    g.put("rows", rows)
+    g.put("rebuilt", cache.get_key_cache(c, 0, torch.arange(40).expand(1, 2, 40), rotate, None))
+
+
 MAKERS = [
     (arguments.kvquant, (kvquant,)),
+    (arguments.shadowkv, (shadowkv,)),
     (arguments.matryoshkakv, (matryoshkakv,)),
     (arguments.mustafar, (mustafar,)),
     (arguments.eigen, (eigen_attention,)),

@@ -81,6 +81,11 @@ std::vector<entry> bases() {
                                         .residual = d.small(20)}};
          live<float, float>(d, pipeline{few}, {{anything, anything}, 32});
        }},
+      {"shadowkv",
+       [](dice& d) {
+         shadowkv<float> const keys{{.kv_heads = 1, .rank = d.in(1, 32), .local = d.small(20)}};
+         live<float, float>(d, pipeline{keys}, {{anything, anything}, 32});
+       }},
       {"palu 4",
        [](dice& d) {
          palu<4> const factors{{.kv_heads = d.in(1, 3),
