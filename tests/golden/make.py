@@ -1423,6 +1423,9 @@ def cskv():
     torch.manual_seed(22)
     x, w = torch.randn(60, 40), torch.randn(48, 40) @ torch.diag(0.9 ** torch.arange(40.0))
     heads = lambda y: y.view(60, 3, 16).transpose(0, 1)  # noqa: E731
+    g.put("x", x[:20])
+    g.put("flow", x.abs().mean(0))
+    g.put("weights", w)
     g.put("rows", heads(x @ w.T))
     for name, (a, b) in (("svd", scope["init_svd"](w, 7, 3)), ("asvd", scope["init_asvd"](w, x.abs().mean(0), 7, 3))):
         g.put(f"b_{name}", b)

@@ -3,6 +3,8 @@
 
 // CSKV's tables give what the authors' projections give, K before RoPE, beside an exact window.
 
+#include "reference/cskv.hpp"
+
 #include "support/catch.hpp"
 #include "support/golden.hpp"
 #include "support/low_rank.hpp"
@@ -65,10 +67,7 @@ TEST_CASE("cskv rebuilds what the authors' projections rebuild", "[golden][cskv]
                               .value_rank = rank,
                               .window = window,
                               .rotation = rotation}};
-    data::room room(policy, c.view().extents(), {});
-    room.packed.bind({.key = table.data(), .value = table.data()});
-    REQUIRE(compress(cpu{}, room.plan, c.view(), evidence<>{}, room.packed, room.scratch).ok());
-    CHECK(room.intact());
+    bound const room(policy, c, {.key = table.data(), .value = table.data()});
     for (bool const key : {true, false}) {
       double missed = 0, size = 0;
       for (index_t h = 0; h < heads; ++h)
@@ -88,6 +87,74 @@ TEST_CASE("cskv rebuilds what the authors' projections rebuild", "[golden][cskv]
     }
     CHECK(oracle::attend_error(room.packed, c) <= tolerance::attend);
   }
+}
+
+TEST_CASE("cskv's reference is the authors' code", "[golden][cskv]") {
+  golden const g("cskv");
+  auto const matrix_of = [](std::vector<double> const& x, std::size_t columns) {
+    reference::matrix m;
+    for (std::size_t i = 0; i < x.size(); i += columns)
+      m.emplace_back(x.begin() + static_cast<std::ptrdiff_t>(i),
+                     x.begin() + static_cast<std::ptrdiff_t>(i + columns));
+    return m;
+  };
+  auto const weights = matrix_of(g["weights"], 40), hidden = matrix_of(g["x"], 40);
+  for (std::string const start : {"svd", "asvd"}) {
+    CAPTURE(start);
+    auto const flow = start == "svd" ? std::vector<double>{} : g["flow"];
+    auto theirs = side_by_side(g.floats("rebuilt_" + start),
+                               {.kv_heads = 3, .tokens = 60, .head_dim = 16}, 16, {0, 1, 2});
+    theirs.resize(20);
+    auto const ours = reference::cskv_rows(reference::cskv(weights, 21, flow), weights, hidden, 0);
+    CHECK(norm(minus(ours, theirs)) <= tolerance::accumulated * norm(theirs));
+  }
+}
+
+TEST_CASE("cskv rebuilds what its reference rebuilds from hidden states", "[cskv]") {
+  index_t const heads = 2, dim = 20, width = 24, tokens = 33;
+  std::mt19937 engine(4);
+  std::normal_distribution<double> normal;
+  for (index_t const rank : {1, 11, 24})
+    for (index_t const window : {0, 5, 40}) {
+      CAPTURE(rank, window);
+      reference::matrix hidden(at(tokens)), key(at(heads * dim)), value(at(heads * dim));
+      for (auto* m : {&hidden, &key, &value})
+        for (auto& row : *m)
+          for (index_t i = 0; i < width; ++i)
+            row.push_back(normal(engine) * std::pow(0.9, static_cast<double>(i)));
+      std::vector<double> flow(at(width));
+      for (auto const& row : hidden)
+        for (std::size_t i = 0; i < row.size(); ++i)
+          flow[i] += std::abs(row[i]) / static_cast<double>(tokens);
+      data::cache c({.kv_heads = heads, .tokens = tokens, .head_dim = dim});
+      auto const fill = [&](std::vector<float>& x, reference::matrix const& rows) {
+        for (index_t h = 0; h < heads; ++h)
+          for (index_t t = 0; t < tokens; ++t)
+            for (index_t d = 0; d < dim; ++d)
+              x[at((h * tokens + t) * dim + d)] = static_cast<float>(rows[at(t)][at(h * dim + d)]);
+      };
+      auto const k = reference::cskv(key, at(rank)), v = reference::cskv(value, at(rank), flow);
+      fill(c.k, reference::cskv_rows(k, key, hidden, at(tokens)));
+      fill(c.v, reference::cskv_rows(v, value, hidden, at(tokens)));
+      turn(c.k, c.shape);
+      auto const table = [&](reference::cskv_projections const& p) {
+        std::vector<double> grow;
+        for (auto const& row : reference::transposed(p.grow))
+          grow.insert(grow.end(), row.begin(), row.end());
+        return table_of(grow, heads, dim, rank);
+      };
+      auto const key_table = table(k), value_table = table(v);
+      bound const room(
+          cskv<float>{{.kv_heads = heads, .key_rank = rank, .value_rank = rank, .window = window}},
+          c, {.key = key_table.data(), .value = value_table.data()});
+      auto rebuilt = c.k;
+      fill(rebuilt, reference::cskv_rows(k, key, hidden, at(window)));
+      turn(rebuilt, c.shape);
+      auto const keys = side_by_side(rebuilt, c.shape, dim, {0, 1}),
+                 values = reference::cskv_rows(v, value, hidden, at(window));
+      CHECK(norm(minus(room.held(true, {0, 1}), keys)) <= tolerance::accumulated * norm(keys));
+      CHECK(norm(minus(room.held(false, {0, 1}), values)) <= tolerance::accumulated * norm(values));
+    }
 }
 
 TEST_CASE("cskv lives, layer by layer", "[cskv]") {
