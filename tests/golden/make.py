@@ -18,6 +18,7 @@ import math
 import os
 import subprocess
 import sys
+import textwrap
 import types
 import typing
 
@@ -1119,13 +1120,32 @@ def d2o():
     score = torch.rand(heads, tokens)
     g = Golden("d2o", "AIoT-MLSys-Lab/D2O 12c99d8 LMEval_kv_token_merge/modeling_llama3_7b_13b_d2o.py D2O_LayerKVCache, first call, with 3 for its "
                f"32 heads and 16 for its 128 channels; seed 22, G={heads} T={tokens} D={dim}, {best} by score (the first 4 among them) and {recent} "
-               "newest; make.py --d2o")
+               "newest; LlamaAttention3_D2O.forward and modeling_llama3_new.py LlamaModel.forward for layers, seed 33; make.py --d2o")
     g.put("k", k)
     g.put("v", v)
     g.put("score", score)
     merged = names["D2O_LayerKVCache"](hh_size=best, recent_size=recent)((k, v), score.clone(), 0, 0, tokens - 1)
     g.put("keys", merged[0])
     g.put("values", merged[1])
+    # What each layer keeps: the lines that measure a layer's attention, and those that share the budget.
+    torch.manual_seed(33)
+    attention = nn.functional.softmax(torch.randn(8, 1, 4, 40, 40) * torch.linspace(0.2, 4, 8).view(8, 1, 1, 1, 1), dim=-1)
+    lines = open(os.path.join(arguments.d2o, "LLM_merge_new", "LMEval_kv_token_merge", "modeling_llama3_7b_13b_d2o.py")).read()
+    measure = textwrap.dedent(lines[lines.index("            attn_sum = attn_weights_draw.sum"):lines.index("        if q_len !=1: # prefilling")])
+    model = open(os.path.join(arguments.d2o, "LLM_merge_new", "LMEval_kv_token_merge", "modeling_llama3_new.py")).read()
+    share = model[model.index("            layer_multimodal_entropy_list = []"):]
+    share = textwrap.dedent(share[:share.index("        for idx, decoder_layer in enumerate(self.layers):\n            if output_hidden_states")])
+    layers = []
+    for one in attention:
+        layer = types.SimpleNamespace(uniform_hh_ratio=0.15, uniform_recent_ratio=0.1)
+        exec(measure, {"self": layer, "attn_weights_draw": one})
+        layers.append(types.SimpleNamespace(self_attn=layer))
+    model = types.SimpleNamespace(layers=layers, config=types.SimpleNamespace(num_hidden_layers=8))
+    exec(share, {"self": model, "torch": torch})
+    g.put("attention", attention.sum(dim=-2))
+    g.put("unevenness", torch.stack([one.self_attn.multimodal_entropy for one in layers]))
+    g.put("best", torch.tensor([int(1000 * one.self_attn.layer_hh_ratio) for one in layers]))
+    g.put("recent", torch.tensor([int(1000 * one.self_attn.layer_recent_ratio) for one in layers]))
 
 
 def minicache():

@@ -57,4 +57,34 @@ inline std::vector<d2o_rows> d2o(std::vector<matrix> const& k, std::vector<matri
   return out;
 }
 
+/// What each layer keeps of n tokens, by score and newest, from attention[layer][head][token].
+inline std::vector<std::pair<int, int>> d2o_layers(std::vector<matrix> const& attention, double n,
+                                                   double best, double recent) {
+  std::vector<double> uneven;
+  for (auto const& layer : attention) {
+    std::vector<double> variance;
+    for (auto const& head : layer) {
+      double s = 0, s2 = 0;
+      for (double const x : head) s += x, s2 += x * x;
+      auto const t = static_cast<double>(head.size());
+      variance.push_back((s2 - s * s / t) / (t - 1));
+    }
+    double const low = *std::min_element(variance.begin(), variance.end());
+    double const high = *std::max_element(variance.begin(), variance.end());
+    double sum = 0;
+    for (double const x : variance) sum += (x - low) / (high - low + 1e-6);
+    uneven.push_back(sum / static_cast<double>(variance.size()));
+  }
+  double all = 0;
+  for (double const x : uneven) all += std::exp(-x);
+  std::vector<std::pair<int, int>> out;
+  for (double const x : uneven) {
+    double const ratio = std::clamp(
+        std::exp(-x) / all * static_cast<double>(uneven.size()) * (best + recent), 0.01, 1.0);
+    out.emplace_back(static_cast<int>(n * ratio * best / (best + recent)),
+                     static_cast<int>(n * ratio * recent / (best + recent)));
+  }
+  return out;
+}
+
 }  // namespace reference

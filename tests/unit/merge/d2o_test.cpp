@@ -129,3 +129,70 @@ TEST_CASE("d2o folds some and lets go of others", "[d2o]") {
   CHECK(data::bytes_of(none.packed) == data::bytes_of(plain.packed));
   CHECK(d2o{{.least = std::nanf("")}}.check().code == errc::invalid_option);
 }
+
+TEST_CASE("d2o's layers keep what the authors' keep", "[golden][d2o]") {
+  golden const g("d2o");
+  auto const attention = g.floats("attention");
+  auto const& expected = g["unevenness"];
+  auto const layers = static_cast<index_t>(expected.size()), heads = index_t{4};
+  std::vector<double> uneven(expected.size());
+  std::vector<reference::matrix> again(expected.size(), reference::matrix(4));
+  for (index_t l = 0; l < layers; ++l) {
+    auto& mine = uneven[static_cast<std::size_t>(l)];
+    REQUIRE(d2o_unevenness({attention.data() + l * 160, 160}, heads, mine).ok());
+    CHECK(std::abs(mine - expected[static_cast<std::size_t>(l)]) <= tolerance::accumulated);
+    for (std::size_t h = 0; h < 4; ++h) {
+      auto const from = attention.begin() + l * 160 + static_cast<std::ptrdiff_t>(h) * 40;
+      again[static_cast<std::size_t>(l)][h].assign(from, from + 40);
+    }
+  }
+  std::vector<d2o_budget> got(uneven.size());
+  slice<double const> const all{uneven.data(), layers};
+  slice<d2o_budget> const out{got.data(), layers};
+  d2o_budget_options options{.best = 0.15, .recent = 0.1, .spares_ends = false};
+  REQUIRE(d2o_budgets(all, 1000, options, out).ok());
+  auto const naive = reference::d2o_layers(again, 1000, 0.15, 0.1);
+  for (std::size_t l = 0; l < got.size(); ++l) {
+    CHECK(got[l].best == static_cast<index_t>(g["best"][l]));
+    CHECK(got[l].recent == static_cast<index_t>(g["recent"][l]));
+    CHECK(got[l].best == naive[l].first);
+    CHECK(got[l].recent == naive[l].second);
+  }
+  options.spares_ends = true;
+  REQUIRE(d2o_budgets(all, 1000, options, out).ok());
+  for (std::size_t l = 0; l < got.size(); ++l)
+    CHECK((got[l].best == 1000 && got[l].recent == 0) == (l < 2 || l == 7));
+  double const even[] = {0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3};
+  REQUIRE(d2o_budgets({even, 7}, 1000, {.spares_ends = false}, {got.data(), 7}).ok());
+  for (std::size_t l = 0; l < 7; ++l) CHECK((got[l].best == 100 && got[l].recent == 100));
+  // Too small a part and too large a one.
+  double const far[] = {0, 50, 50, 50};
+  d2o_budget cut[4];
+  REQUIRE(d2o_budgets({far, 4}, 1000, {.best = 0.5, .recent = 0.25, .spares_ends = false}, {cut, 4})
+              .ok());
+  CHECK(cut[0].best == 666);
+  CHECK(cut[0].recent == 333);
+  CHECK(cut[3].best == 6);
+  CHECK(cut[3].recent == 3);
+}
+
+TEST_CASE("d2o's budgets say what they need", "[d2o]") {
+  float const x[] = {1, 2, 3, 4, 5, std::nanf("")};
+  double uneven = 7;
+  CHECK(d2o_unevenness({x, 5}, 2, uneven).code == errc::invalid_shape);
+  CHECK(d2o_unevenness({x, 2}, 2, uneven).code == errc::invalid_shape);
+  CHECK(d2o_unevenness({x, 4}, 0, uneven).code == errc::invalid_shape);
+  CHECK(d2o_unevenness({x, 6}, 2, uneven).code == errc::non_finite);
+  CHECK(uneven == 7);
+  REQUIRE(d2o_unevenness({x, 4}, 2, uneven).ok());
+  CHECK(uneven == 0);  // heads of one variance
+  double const bad[] = {0, std::nan("")};
+  d2o_budget out[2] = {{3, 3}, {3, 3}};
+  CHECK(d2o_budgets({bad, 2}, 10, {}, {out, 2}).code == errc::invalid_option);
+  CHECK(d2o_budgets({bad, 1}, 10, {.best = -1.0}, {out, 1}).code == errc::invalid_option);
+  CHECK(d2o_budgets({bad, 1}, 10, {.best = 0.0, .recent = 0.0}, {out, 1}).code ==
+        errc::invalid_option);
+  CHECK(d2o_budgets({bad, 1}, -1, {}, {out, 1}).code == errc::invalid_shape);
+  CHECK(d2o_budgets({bad, 1}, 10, {}, {out, 2}).code == errc::invalid_shape);
+  CHECK(out[0].best == 3);
+}
