@@ -59,6 +59,7 @@ table<codec_method> codecs() {
   add_eigen_attention(all);
   add_pruned(all);
   add_kvquant(all);
+  add_zipcache(all);
   add_ggml(all);
   add_floats(all);
   add_minicache(all);

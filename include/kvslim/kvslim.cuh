@@ -20,6 +20,7 @@
 #include <kvslim/ops/projected_norms.cuh>
 #include <kvslim/ops/query_energy.cuh>
 #include <kvslim/ops/representatives.cuh>
+#include <kvslim/ops/rest_of.cuh>
 #include <kvslim/ops/second_stage.cuh>
 #include <kvslim/ops/window_moments.cuh>
 #include <kvslim/ops/window_scores.cuh>

@@ -20,6 +20,7 @@
 #include <kvslim/merge/lookm.hpp>
 #include <kvslim/merge/minicache.hpp>
 #include <kvslim/ops/compact.hpp>
+#include <kvslim/ops/rest_of.hpp>
 #include <kvslim/prune/mustafar.hpp>
 #include <kvslim/prune/think.hpp>
 #include <kvslim/quant/centred.hpp>
@@ -38,6 +39,7 @@
 #include <kvslim/quant/rotated.hpp>
 #include <kvslim/quant/shadowkv.hpp>
 #include <kvslim/quant/xkv.hpp>
+#include <kvslim/quant/zipcache.hpp>
 #include <kvslim/reposition/rerotate.hpp>
 #include <kvslim/run/append.hpp>
 #include <kvslim/run/attend.hpp>

@@ -76,6 +76,8 @@ void other_bases(problem const& p) {
   compare(p, "xkv of each head",
           xkv<>{{.rows = {1, 1}, .key_rank = 12, .value_rank = 20, .residual = 3}},
           exactness::tokens, 40);
+  compare(p, "zipcache", pipeline{given_scores{}, keep, zipcache<4>{{.residual = 7}}},
+          exactness::bytes);
   compare(p, "kvquant, levels of the prompt",
           pipeline{given_scores{}, keep, kvquant<2, 3, codebook_from::prompt>{}}, exactness::tokens,
           40);

@@ -10,6 +10,7 @@
 
 #include <kvslim/merge/kvmerger.hpp>
 #include <kvslim/ops/compact.cuh>
+#include <kvslim/ops/rest_of.cuh>
 #include <kvslim/ops/window_scores.cuh>
 #include <kvslim/run/select.cuh>
 #include <kvslim/score/given_scores.hpp>
@@ -312,6 +313,46 @@ void test_compact(cells const& c, bool in_place, unsigned seed, char const* name
   check(same(dk.host(), k) && same(dv.host(), v), "compact", name);
 }
 
+void test_rest_of(cells const& c, unsigned seed, char const* name) {
+  texts const t(c, name);
+  auto const& e = c.e;
+  std::mt19937 engine(seed);
+  std::vector<std::int64_t> begins{0};
+  std::vector<std::int32_t> kept;
+  index_t others = 0;
+  for (index_t r = 0; r < e.rows(); ++r) {
+    for (index_t i = 0; i < t.tokens(r); ++i)
+      if (engine() % 3 == 0)
+        kept.push_back(
+            static_cast<std::int32_t>(t.on_host.cell(r / e.kv_heads, r % e.kv_heads, i)));
+      else
+        ++others;
+    begins.push_back(static_cast<std::int64_t>(kept.size()));
+  }
+  kept.push_back(-1);  // never null
+  device<std::int64_t> const dbegins(begins);
+  device<std::int32_t> const dkept(kept);
+  auto const room = static_cast<std::size_t>(others);
+  std::vector<std::int64_t> rest_begins(begins.size());
+  std::vector<std::int32_t> cells(room + 1, -1), ranks(room + 1, -1);
+  device<std::int64_t> const drest_begins(rest_begins);
+  device<std::int32_t> const dcells(cells), dranks(ranks);
+  keep_set const set{.begins = begins.data(), .cells = kept.data(), .order = t.on_host.order};
+  keep_set const dset{.begins = dbegins.get(), .cells = dkept.get(), .order = t.on_gpu.order};
+  keep_set rest{
+      .begins = rest_begins.data(), .cells = cells.data(), .ranks = ranks.data(), .room = others},
+      drest{.begins = drest_begins.get(),
+            .cells = dcells.get(),
+            .ranks = dranks.get(),
+            .room = others};
+  auto const a = ops::rest_of(host, c.view<host_space>(), set, rest),
+             b = ops::rest_of(gpu, c.view<cuda_space>(), dset, drest);
+  check(a && b, a ? b.message : a.message, name);
+  check(rest_begins.back() == others && same(drest_begins.host(), rest_begins) &&
+            same(dcells.host(), cells) && same(dranks.host(), ranks),
+        "rest_of", name);
+}
+
 /// A whole select() by policies that score alike to the bit on both backends.
 template <class Policy>
 void test_select(cells const& c, Policy const& policy, unsigned seed, char const* name) {
@@ -420,6 +461,7 @@ int main(int argc, char** argv) {
     test_scores(c, ++seed, name);
     test_compact(c, false, ++seed, name);
     if (!has.positions) test_compact(c, true, ++seed, name);
+    test_rest_of(c, ++seed, name);
     pipeline const best{given_scores{}, top_k{{.budget = e.tokens / 3 + 1, .sinks = 2}}};
     test_select(c, best, ++seed, name);
     test_select(c, pipeline{shared{given_scores{}, row_group{1, e.kv_heads}}, above{}}, ++seed,

@@ -54,6 +54,7 @@ parser.add_argument("--shadowkv", help="bytedance/ShadowKV")
 parser.add_argument("--matryoshkakv", help="The-kamisato/MatryoshkaKV-cache")
 parser.add_argument("--eigen", help="UtkarshSaxena1/EigenAttn")
 parser.add_argument("--palu", help="shadowpa0327/Palu")
+parser.add_argument("--zipcache", help="ThisisBillhe/ZipCache")
 parser.add_argument("--kvquant", help="SqueezeAILab/KVQuant")
 parser.add_argument("--cskv", help="wln20/CSKV")
 parser.add_argument("--think", help="SalesforceAIResearch/ThinK")
@@ -1696,7 +1697,30 @@ def shadowkv():
     g.put("rebuilt", cache.get_key_cache(c, 0, torch.arange(40).expand(1, 2, 40), rotate, None))
 
 
+def zipcache():
+    m = load_file(os.path.join(arguments.zipcache, "zipcache/models/CompressUtils/compress_function.py"))
+    g = Golden("zipcache", "ThisisBillhe/ZipCache b6932b9 zipcache/models/CompressUtils/compress_function.py true_mixedprec_compress_channelwise of K, "
+               "true_channel_separate_mixedprec_tokenwise_compress of each class of V, and back; seed 24, T 40, D 32, every third token in 4 bits, the rest in 2")
+    torch.manual_seed(24)
+    k = torch.randn(1, 1, 40, 32) * (0.3 + torch.rand(32) * 2) + torch.randn(32) * 2
+    v = torch.randn(1, 1, 40, 32) * (0.2 + 8 * torch.rand(32) ** 4)
+    chosen = torch.arange(40) % 3 == 0
+    high, low = chosen.nonzero()[:, 0][None, None], (~chosen).nonzero()[:, 0][None, None]
+    g.put("k", k)
+    g.put("v", v)
+    stored = m.true_mixedprec_compress_channelwise(k, high, low, 4, 2)
+    g.put("k_value", m.true_mixedprec_decompress_channelwise(*stored[:3], 4, *stored[3:], 2, high, low, torch.float32, k.shape))
+    out = torch.zeros_like(v)
+    for ids, bits in ((high, 4), (low, 2)):
+        rows, every = v[:, :, ids[0, 0]], torch.arange(ids.shape[-1])[None, None]
+        stored = m.true_channel_separate_mixedprec_tokenwise_compress(rows, every, every, bits, bits)
+        out[:, :, ids[0, 0]] = m.true_channel_separate_mixedprec_tokenwise_decompress(
+            *stored[:3], bits, *stored[3:6], bits, stored[6], every, every, torch.float32, rows.shape)
+    g.put("v_value", out)
+
+
 MAKERS = [
+    (arguments.zipcache, (zipcache,)),
     (arguments.kvquant, (kvquant,)),
     (arguments.shadowkv, (shadowkv,)),
     (arguments.matryoshkakv, (matryoshkakv,)),

@@ -34,6 +34,8 @@ enum class form_kind : std::uint32_t {
   chosen_channels = 18,
   codebook_key = 19,
   codebook_value = 20,
+  prompt_channel_key = 21,
+  scaled_rows = 22,
   fp8_key = 32,
   fp8_value = 33,
   fp4_rows = 34,

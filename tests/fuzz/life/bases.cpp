@@ -95,6 +95,11 @@ std::vector<entry> bases() {
                                 .residual = d.small(20)}};
          live<float, float>(d, pipeline{factors}, {{anything, anything}, 32});
        }},
+      {"zipcache 4",
+       [](dice& d) {
+         zipcache<4> const one{{.residual = d.small(40)}};
+         live<float, bf16>(d, pipeline{one}, {{anything, anything}, 32});
+       }},
       {"kvquant 4, 2",
        [](dice& d) {
          kvquant<4, 2, codebook_from::prompt, float> const levels{

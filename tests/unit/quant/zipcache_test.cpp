@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+
+// Two classes of ZipCache in two caches store what the authors' functions give, attention reads
+// both as one, and the second holds what the first does not.
+
+#include "reference/zipcache.hpp"
+
+#include "support/catch.hpp"
+#include "support/golden.hpp"
+#include "support/life.hpp"
+#include "support/matrix.hpp"
+#include "support/oracle.hpp"
+#include "support/tolerance.hpp"
+
+#include <kvslim/kvslim.hpp>
+
+#include <algorithm>
+
+using namespace kvslim;
+
+namespace {
+
+/// A keep set of one's own memory.
+struct tokens {
+  std::vector<std::int64_t> begins;
+  std::vector<std::int32_t> cells, ranks;
+  keep_set set;
+
+  tokens(index_t rows, index_t room)
+      : begins(static_cast<std::size_t>(rows + 1), 0),
+        cells(static_cast<std::size_t>(room)),
+        ranks(static_cast<std::size_t>(room)),
+        set{.begins = begins.data(), .cells = cells.data(), .ranks = ranks.data(), .room = room} {}
+};
+
+/// A stored value is the reference's, or as near to what was given: rounding may decide between
+/// two codes.
+void check_near(double got, double expected, double given) {
+  double const size = 10 * tolerance::accumulated * std::max({1.0, std::abs(given)});
+  CAPTURE(got, expected, given);
+  REQUIRE((std::abs(got - expected) <= size ||
+           std::abs(std::abs(got - given) - std::abs(expected - given)) <= size));
+}
+
+/// Attention over two caches is that of their decoded tokens.
+template <class One, class Other>
+void check_segments(One const& one, Other const& other, data::cache const& c) {
+  oracle::asked both(one, c.queries(1));
+  auto const& q = both.request.q;
+  data::buffer scratch(segments_bytes(q.heads, 1, 1, one.layout(), other.layout()));
+  REQUIRE(attend_segments(cpu{}, both.request, scratch, one, other).ok());
+  CHECK(scratch.intact());
+  double apart = 0, size = 0;
+  for (index_t s = 0; s < q.sequences; ++s)
+    for (index_t head = 0; head < q.heads; ++head) {
+      auto const a = oracle::attend(one, both.request, s, head, 0),
+                 b = oracle::attend(other, both.request, s, head, 0);
+      double const part = 1 / (1 + std::exp(b.lse - a.lse));
+      for (index_t d = 0; d < both.request.out.head_dim; ++d) {
+        auto const i = static_cast<std::size_t>(d);
+        double const x = part * a.out[i] + (1 - part) * b.out[i];
+        apart += std::pow(both.request.out.at(s, head, 0, d) - x, 2);
+        size += x * x;
+      }
+    }
+  CHECK(std::sqrt(apart) <= tolerance::attend * std::sqrt(size));
+}
+
+template <int Bits, class View>
+auto encoded(View const& view, keep_set const& keep) {
+  data::room<zipcache<Bits, f16, float>> room({}, view.extents(), {.positions = true});
+  REQUIRE(encode(cpu{}, room.plan, view, keep, room.packed, room.scratch).ok());
+  CHECK(room.intact());
+  return room;
+}
+
+}  // namespace
+
+TEST_CASE("zipcache stores what the authors' functions give", "[golden][zipcache]") {
+  golden const g("zipcache");
+  index_t const n = 40, dim = 32;
+  data::cache c({.kv_heads = 1, .tokens = n, .head_dim = dim});
+  c.k = g.floats("k");
+  c.v = g.floats("v");
+  tokens chosen(1, n), rest(1, n);
+  for (index_t t = 0; t < n; t += 3)
+    chosen.cells[static_cast<std::size_t>(chosen.begins[1]++)] = static_cast<std::int32_t>(t);
+  REQUIRE(ops::rest_of(cpu{}, c.view(), chosen.set, rest.set).ok());
+  REQUIRE(rest.begins[1] == n - chosen.begins[1]);
+  auto const high = encoded<4>(c.view(), chosen.set);
+  auto const low = encoded<2>(c.view(), rest.set);
+  auto const check = [&](auto const& packed) {
+    for (index_t i = 0; i < packed.slots(0, 0); ++i)
+      for (index_t d = 0; d < dim; ++d) {
+        auto const at = static_cast<std::size_t>(packed.position(0, 0, i) * dim + d);
+        check_near(packed.key(0, i, d), g["k_value"][at], c.k[at]);
+        check_near(packed.value(0, i, d), g["v_value"][at], c.v[at]);
+      }
+  };
+  check(high.packed);
+  check(low.packed);
+  check_segments(high.packed, low.packed, c);
+}
+
+TEST_CASE("zipcache's classes come from any scorer, over any cells", "[zipcache]") {
+  matrix::scene const at;
+  data::layouts<float> source(at.c);
+  auto const view = at.ragged(source.dense());
+  auto const& e = view.extents();
+  auto const plan =
+      make_plan(pipeline{snapkv{{.window = 8}}, top_k{{.budget = 20, .recent = 8}}, zipcache<8>{}},
+                e, {.positions = true});
+  data::buffer memory(plan.keep_bytes()), scratch(plan.select_bytes());
+  auto keep = plan.keep(memory);
+  REQUIRE(select(cpu{}, plan, view, at.evidence(), keep, scratch).ok());
+  tokens rest(e.rows(), e.rows() * e.tokens);
+  REQUIRE(ops::rest_of(cpu{}, view, keep, rest.set).ok());
+  for (index_t r = 0; r < e.rows(); ++r) {
+    std::vector<int> held(static_cast<std::size_t>(e.tokens), 0);
+    auto const count = [&](keep_set const& set) {
+      for (auto i = set.begins[r]; i < set.begins[r + 1]; ++i) {
+        ++held[static_cast<std::size_t>(set.cells[i])];
+        if (i > set.begins[r]) CHECK(set.ranks[i] > set.ranks[i - 1]);
+      }
+    };
+    count(keep);
+    CHECK(keep.count(r) == 20);
+    count(rest.set);
+    for (index_t t = 0; t < e.tokens; ++t) {
+      bool const token =
+          t < at.lengths[r / 2] && at.valid[static_cast<std::size_t>(r / 2 * 75 + t)];
+      CHECK(held[static_cast<std::size_t>(t)] == (token ? 1 : 0));
+    }
+  }
+  auto const high = encoded<8>(view, keep);
+  auto const low = encoded<4>(view, rest.set);
+  check_segments(high.packed, low.packed, at.c);
+  auto const check = [&](auto const& packed, int bits) {
+    for (index_t r = 0; r < e.rows(); ++r) {
+      reference::matrix k, v;
+      for (index_t i = 0; i < packed.slots(r / 2, r % 2); ++i) {
+        k.emplace_back();
+        v.emplace_back();
+        for (index_t d = 0; d < 32; ++d) {
+          k.back().push_back(at.c.key(r / 2, r % 2, packed.position(r / 2, r % 2, i), d));
+          v.back().push_back(at.c.value(r / 2, r % 2, packed.position(r / 2, r % 2, i), d));
+        }
+      }
+      auto const keys = reference::zipcache_keys(k, bits),
+                 values = reference::zipcache_values(v, bits);
+      for (std::size_t i = 0; i < k.size(); ++i)
+        for (std::size_t d = 0; d < 32; ++d) {
+          auto const slot = static_cast<index_t>(i), channel = static_cast<index_t>(d);
+          check_near(packed.key(r, slot, channel), keys[i][d], k[i][d]);
+          check_near(packed.value(r, slot, channel), values[i][d], v[i][d]);
+        }
+    }
+  };
+  check(high.packed, 8);
+  check(low.packed, 4);
+}
+
+TEST_CASE("a class of zipcache lives", "[zipcache]") {
+  for (index_t const n : {1, 20, 70})
+    for (index_t const dim : {32, 80}) {
+      CAPTURE(n, dim);
+      data::cache const c(
+          {.kv_heads = 2, .group = n == 20 ? 8 : 1, .tokens = n, .head_dim = dim, .value_dim = 48});
+      data::compressed const run(zipcache<4>{{.residual = n == 70 ? 9 : 0}}, c.view(), {},
+                                 {.append_tokens = 40, .evicts = true});
+      REQUIRE(run.result.ok());
+      CHECK(run.intact());
+      CHECK(oracle::attend_error(run.packed, c, 2) <= tolerance::attend);
+      data::life life(run.packed, c);
+      for (int i = 0; i < 35; ++i) {
+        REQUIRE(life.append().ok());
+        if (i % 5 == 4) {
+          std::vector<std::int32_t> const victims{static_cast<std::int32_t>(i / 5),
+                                                  static_cast<std::int32_t>(i / 5)};
+          REQUIRE(evict(cpu{}, run.packed, victims.data()).ok());
+        }
+        REQUIRE(life.settle().ok());
+      }
+      CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
+      std::vector<std::byte> bytes(serialized_bytes(run.packed));
+      REQUIRE(serialize(run.packed, bytes.data(), bytes.size()).ok());
+      data::buffer storage(run.plan.packed_bytes());
+      packed_cache const other(run.plan, storage);
+      REQUIRE(deserialize(bytes.data(), bytes.size(), other).ok());
+      CHECK(oracle::attend_error(other, c) <= tolerance::attend);
+    }
+}
+
+TEST_CASE("zipcache takes tokens that its prompt says nothing of", "[zipcache]") {
+  // Channels of zeros, then tokens far outside: cut, and finite.
+  data::cache c({.kv_heads = 1, .tokens = 32, .head_dim = 32});
+  std::fill(c.k.begin(), c.k.end(), 0.0f);
+  std::fill(c.v.begin(), c.v.end(), 0.0f);
+  data::compressed const run(zipcache<2>{}, c.view(), {}, {.append_tokens = 8});
+  REQUIRE(run.result.ok());
+  CHECK(run.packed.key(0, 5, 3) == 0.0f);
+  CHECK(run.packed.value(0, 5, 3) == 0.0f);
+  std::vector<float> const far(32, 60000.0f);
+  data::buffer scratch(std::max(append_bytes(run.plan.layout()), settle_bytes(run.plan.layout())));
+  auto const row = dense_rows(far.data(), {1, 1, 1, 32});
+  REQUIRE(append(cpu{}, run.packed, row, row, scratch).ok());
+  REQUIRE(settle(cpu{}, run.packed, scratch).ok());
+  CHECK(run.packed.raw_row(0).key_coded == 33);
+  CHECK(run.packed.key(0, 32, 3) == 0.0f);
+  CHECK(std::abs(run.packed.value(0, 32, 3) - 60000.0f) <= 60000 * tolerance::f16_storage);
+}
+
+TEST_CASE("zipcache and rest_of say what they need", "[zipcache]") {
+  auto const check = [](auto const& policy, index_t dim) {
+    return make_plan(policy, {1, 1, 10, dim}).check().code;
+  };
+  CHECK(check(zipcache<4>{}, 64) == errc::ok);
+  CHECK(check(zipcache<4>{}, 66) == errc::invalid_shape);
+  CHECK(check(zipcache<4>{{.residual = -1}}, 64) == errc::invalid_option);
+  data::cache c({.kv_heads = 1, .tokens = 10, .head_dim = 32});
+  tokens chosen(1, 10), rest(1, 9);
+  CHECK(ops::rest_of(cpu{}, c.view(), chosen.set, rest.set).code == errc::invalid_shape);
+  CHECK(rest.begins[1] == 0);
+  chosen.begins[1] = 1;
+  CHECK(ops::rest_of(cpu{}, c.view(), chosen.set, rest.set).ok());
+  CHECK(rest.cells == std::vector<std::int32_t>{1, 2, 3, 4, 5, 6, 7, 8, 9});
+  keep_set none;
+  CHECK(ops::rest_of(cpu{}, c.view(), chosen.set, none).code == errc::invalid_pointer);
+  CHECK(ops::rest_of(cpu{}, c.view(), none, rest.set).code == errc::invalid_pointer);
+  c.v[9] = 66000.0f;
+  CHECK(data::compressed(zipcache<4, float>{}, c.view()).result.code == errc::non_finite);
+  auto const key = zipcache<4>{{.residual = 5}}.key_codec();
+  auto back = zipcache<4>{}.key_codec();
+  REQUIRE(decltype(back)::read(key.written(), back).ok());
+  CHECK(back.written() == key.written());
+  auto const value = zipcache<4>{{.residual = 5}}.value_codec();
+  auto other = zipcache<4>{}.value_codec();
+  REQUIRE(decltype(other)::read(value.written(), other).ok());
+  CHECK(other.written() == value.written());
+  auto fewer = zipcache<2>{}.value_codec();
+  CHECK(decltype(fewer)::read(value.written(), fewer).code == errc::foreign);
+  form bad = key.written();
+  bad.words[0] = 1u << 30;
+  CHECK(decltype(back)::read(bad, back).code == errc::foreign);
+}
