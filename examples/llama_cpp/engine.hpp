@@ -5,6 +5,8 @@
 // What the programs here share of llama.cpp, through its public headers only: a model, a context
 // whose graph can be watched, text, and the KL divergence between two runs.
 
+#include "llama_cpp/threads.hpp"
+
 #include <kvslim/core/config.hpp>
 
 #include <ggml-backend.h>
@@ -105,6 +107,7 @@ struct engine_options {
   bool flash = true;
   int threads = 1;
   watcher* sees = nullptr;
+  engine_threads* pool = nullptr;  ///< whose threads it computes with; null: threads of its own
 };
 
 /// One sequence in a context of its own.
@@ -114,7 +117,7 @@ class engine {
     auto p = llama_context_default_params();
     p.n_ctx = static_cast<std::uint32_t>(o.cells);
     p.n_batch = p.n_ubatch = batch_tokens;
-    p.n_threads = p.n_threads_batch = o.threads;
+    p.n_threads = p.n_threads_batch = o.pool != nullptr ? o.pool->count() : o.threads;
     p.type_k = p.type_v = o.type;
     p.flash_attn_type = o.flash ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     if (o.sees != nullptr) {
@@ -128,6 +131,7 @@ class engine {
     }
     context_.reset(llama_init_from_model(m.get(), p));
     if (!context_) throw std::runtime_error("llama.cpp makes no such context");
+    if (o.pool != nullptr) o.pool->attach(get());
   }
   [[nodiscard]] llama_context* get() const { return context_.get(); }
   [[nodiscard]] llama_memory_t memory() const { return llama_get_memory(get()); }
@@ -193,6 +197,36 @@ inline std::string read_file(std::string const& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) throw std::runtime_error("cannot read " + path);
   return {std::istreambuf_iterator<char>(in), {}};
+}
+
+/// Text i of `texts`: the opening token and `tokens` - 1 of the text's, from places apart as far as
+/// they can be.
+inline token_list text_of(engine_model const& m, std::string const& text, index_t tokens, index_t i,
+                          index_t texts) {
+  auto const whole = m.encode(text);
+  auto const from = std::ssize(whole) - tokens;
+  if (from <= 0) throw std::runtime_error("the text is too short");
+  token_list out{m.opening_token()};
+  auto const begin = whole.begin() + from * i / texts;
+  out.insert(out.end(), begin, begin + tokens - 1);
+  return out;
+}
+
+inline double mean_of(std::vector<double> const& x) {
+  double sum = 0;
+  for (double y : x) sum += y;
+  return sum / static_cast<double>(x.size());
+}
+/// Adds a line to the file at `path`, if that names one: what it is, and a figure for each text.
+inline void write_figures(std::string const& path, std::string const& what,
+                          std::vector<double> const& kl) {
+  if (path.empty()) return;
+  std::ofstream out(path, std::ios::app);
+  out.precision(9);
+  out << what;
+  for (double x : kl) out << '\t' << x;
+  out << '\n';
+  if (!out) throw std::runtime_error("cannot write " + path);
 }
 
 /// log softmax, in double.

@@ -31,7 +31,7 @@ namespace {
 using namespace example;
 
 struct settings {
-  std::string model = KVSLIM_REFERENCE_MODEL, text = KVSLIM_HELDOUT_TEXT, quota = "top_k";
+  std::string model = KVSLIM_REFERENCE_MODEL, text = KVSLIM_HELDOUT_TEXT, quota = "top_k", figures;
   std::vector<std::string> scorers{"snapkv",  "tova",  "h2o",           "knorm",
                                    "keydiff", "lagkv", "streaming_llm", "random"};
   index_t context = 2048, scored = 192, texts = 4, budget = 25, every = 64, keys = 16,
@@ -137,18 +137,15 @@ class bounded_engine {
   engine run_;
 };
 
+/// Text i, whose last `scored` tokens are the continuation.
 token_list text_of(engine_model const& m, settings const& s, index_t i) {
-  auto const whole = m.encode(read_file(s.text));
-  auto const from = std::ssize(whole) - s.context;
-  if (from <= 0 || s.scored >= s.context) throw std::runtime_error("the text is too short");
-  token_list out{m.opening_token()};
-  auto const begin = whole.begin() + from * i / s.texts;
-  out.insert(out.end(), begin, begin + s.context - 1);
-  return out;
+  if (s.scored >= s.context) throw std::runtime_error("--scored must be less than --context");
+  return text_of(m, read_file(s.text), s.context, i, s.texts);
 }
 
 struct result {
   double kl = 0, bits = 0, ms = 0, evict_ms = 0, cells = 0, bytes = 0, calls = 0;
+  std::vector<double> text_kl = {};
   int seen = 0, unseen = 0;
 };
 
@@ -168,6 +165,7 @@ void score_texts(engine_model const& m, settings const& s, std::vector<result>& 
       auto& r = results[k];
       double const share = 1.0 / static_cast<double>(s.texts),
                    each = share / static_cast<double>(s.scored);
+      double const before = r.kl;
       for (std::size_t t = n; t < tokens.size(); ++t) {
         r.ms += milliseconds([&] { e.decode(tokens[t]); }) * each;
         auto const q = log_softmax(e.run().logits());
@@ -177,6 +175,7 @@ void score_texts(engine_model const& m, settings const& s, std::vector<result>& 
           r.bits -= q[static_cast<std::size_t>(tokens[t + 1])] / std::log(2.0) * share /
                     static_cast<double>(s.scored - 1);
       }
+      r.text_kl.push_back((r.kl - before) * static_cast<double>(s.texts));
       auto const cells =
           k == 0 ? static_cast<double>(tokens.size()) : static_cast<double>(e.cache().cells_held());
       r.cells += cells * share;
@@ -279,6 +278,7 @@ int main(int argc, char** argv) try {
   app.add_option("--texts", s.texts, "texts")->check(CLI::Range(1, 100));
   app.add_option("--keys", s.keys, "pass keys")->check(CLI::Range(0, 100));
   app.add_option("--generate", s.generate, "tokens of the long text; 0: none");
+  app.add_option("--figures", s.figures, "file that the KL of each text is added to");
   app.add_option("--threads", s.threads, "threads")->check(CLI::Range(1, 256));
   CLI11_PARSE(app, argc, argv);
   engine_model const m(s.model);
@@ -290,6 +290,9 @@ int main(int argc, char** argv) try {
               "KL, nats", "bits", "ms a token", "eviction", "its calls", "seen", "unseen");
   for (std::size_t k = 0; k < results.size(); ++k) {
     auto const& r = results[k];
+    if (k > 0)
+      write_figures(s.figures, s.scorers[k - 1] + ", one set, " + std::to_string(s.budget) + " %",
+                    r.text_kl);
     std::printf("%-16s %8.0f %10.0f %9.4f %9.4f %11.3f %7.2f ms %10.0f %5d/%-2lld %5d/%-2lld\n",
                 k == 0 ? "everything" : s.scorers[k - 1].c_str(), r.cells, r.bytes, r.kl, r.bits,
                 r.ms, r.evict_ms, r.calls, r.seen, static_cast<long long>(s.keys), r.unseen,

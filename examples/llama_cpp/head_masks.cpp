@@ -67,7 +67,7 @@ class masked_cache final : public live_cache {
 };
 
 struct settings {
-  std::string model = KVSLIM_REFERENCE_MODEL, text = KVSLIM_HELDOUT_TEXT;
+  std::string model = KVSLIM_REFERENCE_MODEL, text = KVSLIM_HELDOUT_TEXT, figures;
   index_t context = 2048, scored = 192, texts = 4, budget = 25;
   int threads = 1;
 };
@@ -119,6 +119,7 @@ int main(int argc, char** argv) try {
   app.add_option("--context", s.context, "tokens of a text")->check(CLI::Range(64, 1 << 20));
   app.add_option("--scored", s.scored, "of them decoded behind the masks");
   app.add_option("--texts", s.texts, "texts")->check(CLI::Range(1, 100));
+  app.add_option("--figures", s.figures, "file that the KL of each text is added to");
   app.add_option("--threads", s.threads, "threads")->check(CLI::Range(1, 256));
   CLI11_PARSE(app, argc, argv);
   engine_model const m(s.model);
@@ -129,6 +130,7 @@ int main(int argc, char** argv) try {
 
   std::vector<std::string> names;
   std::vector<double> kl, kept;
+  std::vector<std::vector<double>> text_kl;
   double removed = 0;  // the same set for all, masked and removed: what the two differ by
   for (index_t i = 0; i < s.texts; ++i) {
     token_list tokens{m.opening_token()};
@@ -173,8 +175,11 @@ int main(int argc, char** argv) try {
           prefill(here, again);
           double const tokens_kept = mask(here, policy);
           auto const masked = go_on(here, again);
-          if (i == 0) names.emplace_back(name), kl.push_back(0), kept.push_back(0);
-          kl[at] += mean(exact, masked);
+          if (i == 0)
+            names.emplace_back(name), kl.push_back(0), kept.push_back(0), text_kl.emplace_back();
+          double const share = mean(exact, masked);
+          kl[at] += share;
+          text_kl[at].push_back(share * static_cast<double>(s.texts));
           kept[at] += tokens_kept / static_cast<double>(s.texts);
           if (at++ != 2) return;
           masked_cache gone(m, window);
@@ -192,8 +197,10 @@ int main(int argc, char** argv) try {
   }
   std::printf("\nEmulated by masks: quality only, no memory is saved.\n%-34s %12s %10s\n", "policy",
               "kept per row", "KL, nats");
-  for (std::size_t k = 0; k < names.size(); ++k)
+  for (std::size_t k = 0; k < names.size(); ++k) {
     std::printf("%-34s %12.0f %10.5f\n", names[k].c_str(), kept[k], kl[k]);
+    write_figures(s.figures, names[k] + ", " + std::to_string(s.budget) + " %", text_kl[k]);
+  }
   std::printf("one set for all layers, masked against removed (llama_memory_seq_rm): KL %.1e\n",
               removed);
   return 0;
