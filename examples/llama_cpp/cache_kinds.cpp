@@ -87,6 +87,37 @@ void travel_together(engine_model const& m, bool unified) {
               taken ? "taken back" : "NOT TAKEN");
 }
 
+/// Models whose caches are more than K and V of positions: refused by name when they are loaded,
+/// and by what their saved sequences hold if somebody looks no further than the bytes.
+void refuse(std::string const& path, random_shape const& shape) {
+  write_random_model(path, shape);
+  auto const refused = [&](char const* what, auto const& f) {
+    try {
+      f();
+      std::printf("%s, %s: NOT REFUSED\n", shape.kind.c_str(), what);
+      good = false;
+    } catch (std::runtime_error const& error) {
+      std::printf("%s, %s, is refused: %s\n", shape.kind.c_str(), what, error.what());
+    }
+  };
+  refused("the model", [&] { engine_model const m(path); });
+  std::unique_ptr<llama_model, void (*)(llama_model*)> const m(
+      llama_model_load_from_file(path.c_str(), llama_model_default_params()), llama_model_free);
+  auto p = llama_context_default_params();
+  p.n_ctx = 512;
+  std::unique_ptr<llama_context, void (*)(llama_context*)> const c(
+      m ? llama_init_from_model(m.get(), p) : nullptr, llama_free);
+  token_list tokens;
+  for (int i = 0; i < 100; ++i) tokens.push_back(i * 37 % 256);
+  if (!c || llama_decode(c.get(), llama_batch_get_one(tokens.data(), 100)) != 0)
+    throw std::runtime_error("llama.cpp does not run a " + shape.kind + " of random weights");
+  std::vector<std::byte> saved(llama_state_seq_get_size(c.get(), 0));
+  auto* const to = reinterpret_cast<std::uint8_t*>(saved.data());
+  if (llama_state_seq_get_data(c.get(), to, saved.size(), 0) != saved.size())
+    throw std::runtime_error("llama.cpp does not save the sequence");
+  refused("its saved sequence", [&] { compress_saved(saved, {shape.kv_heads}, f16_codec{}); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -108,7 +139,8 @@ int main(int argc, char** argv) try {
                             .kv_heads = 2,
                             .ffn = 256,
                             .context = 4096,
-                            .window = 64});
+                            .window = 64,
+                            .kind = "gemma3"});
   engine_model const windowed(path);
   travel("windowed layers, exactly", windowed, {}, f16_codec{}, true);
   travel("windowed layers, no flash attention", windowed, {.flash = false}, f16_codec{}, true);
@@ -120,6 +152,15 @@ int main(int argc, char** argv) try {
   } catch (std::runtime_error const& error) {
     std::printf("eviction from windowed layers is refused: %s\n", error.what());
   }
+  for (char const* kind : {"mamba", "jamba", "qwen2vl"})
+    refuse(path, {.layers = 4,
+                  .width = 128,
+                  .q_heads = 4,
+                  .kv_heads = 2,
+                  .head_dim = 32,
+                  .ffn = 256,
+                  .context = 4096,
+                  .kind = kind});
   return good ? 0 : 1;
 } catch (std::exception const& error) {
   std::fprintf(stderr, "cache_kinds: %s\n", error.what());

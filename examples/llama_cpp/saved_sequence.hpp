@@ -201,6 +201,10 @@ inline saved_cache take_cache(saved_reader& in, std::int32_t sequence) {
       auto const position = in.take<std::int32_t>();
       auto const owners = in.take<std::uint32_t>();
       auto const owner = in.take<std::int32_t>();
+      if (owners == 0)
+        throw saved_error(
+            "a cell belongs to no sequence: recurrent layers, cells of more than a position "
+            "(M-RoPE), or damage");
       if (owners != 1)
         throw saved_error("a cell belongs to " + std::to_string(owners) +
                           " sequences: save one sequence, not the whole context");
