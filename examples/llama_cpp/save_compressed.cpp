@@ -11,6 +11,7 @@
 
 #include "llama_cpp/codecs.hpp"
 #include "llama_cpp/engine.hpp"
+#include "llama_cpp/lossless.hpp"
 
 #include <CLI/CLI.hpp>
 
@@ -40,15 +41,10 @@ std::span<std::byte const> bytes_of(std::string const& s) {
   return {reinterpret_cast<std::byte const*>(s.data()), s.size()};
 }
 
-/// Text i: the opening token and `context` tokens, of which the last `scored` are the continuation.
+/// Text i, whose last `scored` tokens are the continuation.
 token_list text_of(engine_model const& m, settings const& s, index_t i) {
-  auto const whole = m.encode(read_file(s.text));
-  auto const from = std::ssize(whole) - s.context;
-  if (from <= 0 || s.scored >= s.context) throw std::runtime_error("the text is too short");
-  token_list out{m.opening_token()};
-  auto const begin = whole.begin() + from * i / s.texts;
-  out.insert(out.end(), begin, begin + s.context - 1);
-  return out;
+  if (s.scored >= s.context) throw std::runtime_error("--scored must be less than --context");
+  return text_of(m, read_file(s.text), s.context, i, s.texts);
 }
 
 void save(engine_model const& m, settings const& s) {
@@ -64,10 +60,17 @@ void save(engine_model const& m, settings const& s) {
       run.decode(prompt);
       auto const saved = run.save();
       write_file(name + ggml_type_name(type) + ".state", saved.data(), saved.size());
+      if (has_lossless) {
+        auto const less = squeeze(saved);
+        write_file(name + ggml_type_name(type) + ".state.zst", less.data(), less.size());
+      }
       if (type != GGML_TYPE_F16) continue;
       for_codecs([&](char const* codec, auto const& policy) {
         auto const stored = compress_saved(saved, {m.kv_heads}, policy);
         write_file(name + codec + ".kvslim", stored.data(), stored.size());
+        if (!has_lossless) return;
+        auto const less = squeeze(stored);
+        write_file(name + codec + ".kvslim.zst", less.data(), less.size());
       });
       std::vector<float> exact;
       for (auto const t : all.subspan(prompt.size())) {
@@ -80,8 +83,20 @@ void save(engine_model const& m, settings const& s) {
 }
 
 struct row {
-  double bytes = 0, kl = 0, same = 0, restore_ms = 0;
+  double bytes = 0, kl = 0, same = 0, restore_ms = 0, squeezed = 0, unsqueeze_ms = 0;
 };
+
+/// What the lossless stage makes of a file, and that it comes back.
+void add_lossless(settings const& s, std::string const& path, std::string const& plain, row& to) {
+  if (!has_lossless) return;
+  auto const file = read_file(path + ".zst");
+  std::vector<std::byte> back;
+  to.unsqueeze_ms += milliseconds([&] { back = unsqueeze(bytes_of(file), plain.size()); }) /
+                     static_cast<double>(s.texts);
+  if (!std::ranges::equal(back, bytes_of(plain)))
+    throw std::runtime_error(path + " comes back otherwise");
+  to.squeezed += static_cast<double>(file.size()) / static_cast<double>(s.texts);
+}
 
 /// Goes on from a restored sequence and compares with what the exact one said.
 void go_on(engine_model const& m, settings const& s, index_t i, engine& run, row& to) {
@@ -101,19 +116,24 @@ void go_on(engine_model const& m, settings const& s, index_t i, engine& run, row
 }
 
 void restore(engine_model const& m, settings const& s) {
-  std::printf("%-28s %10s %7s %6s %10s %10s %12s\n", "stored as", "bytes", "ratio", "bits",
-              "KL, nats", "same best", "restore, ms");
+  if (!has_lossless)
+    std::printf("the lossless stage is skipped: pkg-config found no libzstd when this was built\n");
+  std::printf("%-28s %10s %7s %6s %10s %10s %12s %10s %12s\n", "stored as", "bytes", "ratio",
+              "bits", "KL, nats", "same best", "restore, ms", "with zstd", "more ms");
   double f16_bytes = 0;
   auto const print = [&](std::string const& name, row const& r) {
     if (f16_bytes == 0) f16_bytes = r.bytes;
-    std::printf("%-28s %10.0f %7.2f %6.2f %10.5f %8.2f %% %12.2f\n", name.c_str(), r.bytes,
+    std::printf("%-28s %10.0f %7.2f %6.2f %10.5f %8.2f %% %12.2f", name.c_str(), r.bytes,
                 f16_bytes / r.bytes, 16 * r.bytes / f16_bytes, r.kl, r.same, r.restore_ms);
+    if (has_lossless) std::printf(" %10.0f %12.2f", r.squeezed, r.unsqueeze_ms);
+    std::printf("\n");
   };
   for (auto const type : own_types) {
     row r;
     for (index_t i = 0; i < s.texts; ++i) {
-      auto const file =
-          read_file(s.dir + "/" + std::to_string(i) + "." + ggml_type_name(type) + ".state");
+      auto const path = s.dir + "/" + std::to_string(i) + "." + ggml_type_name(type) + ".state";
+      auto const file = read_file(path);
+      add_lossless(s, path, file, r);
       engine run(m, {.cells = s.context, .type = type, .threads = s.threads});
       r.restore_ms +=
           milliseconds([&] { run.restore(bytes_of(file)); }) / static_cast<double>(s.texts);
@@ -125,7 +145,9 @@ void restore(engine_model const& m, settings const& s) {
   for_codecs([&](char const* codec, auto const&) {
     row r;
     for (index_t i = 0; i < s.texts; ++i) {
-      auto const file = read_file(s.dir + "/" + std::to_string(i) + "." + codec + ".kvslim");
+      auto const path = s.dir + "/" + std::to_string(i) + "." + codec + ".kvslim";
+      auto const file = read_file(path);
+      add_lossless(s, path, file, r);
       engine run(m, {.cells = s.context, .threads = s.threads});
       r.restore_ms +=
           milliseconds([&] { run.restore(restore_saved(bytes_of(file), known_forms{})); }) /
@@ -156,6 +178,14 @@ bool refuses(settings const& s) {
       all = false;
     } catch (saved_error const& error) {
       std::printf("refused, %s: %s\n", name.c_str(), error.what());
+    }
+  if (has_lossless) try {
+      auto const frame = read_file(s.dir + "/0.kivi4.kvslim.zst");
+      static_cast<void>(unsqueeze(bytes_of(frame.substr(0, frame.size() / 2)), good.size()));
+      std::printf("half of a frame of zstd: RESTORED\n");
+      all = false;
+    } catch (saved_error const& error) {
+      std::printf("refused, half of a frame of zstd: %s\n", error.what());
     }
   return all;
 }
