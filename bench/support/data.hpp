@@ -109,7 +109,7 @@ struct run {
         scratch(plan.workspace_bytes()),
         packed(plan, storage) {
     using key = typename plan_type::key_codec_type;
-    if constexpr (key::traits.tabled && key::traits.fitted) {  // chooses channels
+    if constexpr (key::traits.tabled_fit) {  // chooses channels
       energy.resize(static_cast<std::size_t>(c.extent.rows() * c.extent.head_dim));
       if (kvslim::ops::query_energy(kvslim::cpu{}, c.queries(32), c.extent.kv_heads, energy.data()))
         packed.bind({.key = energy.data()});

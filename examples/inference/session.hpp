@@ -181,7 +181,7 @@ class policy_session final : public session {
                           : kvslim::dense_rows(raw.data() + l * s.q_heads * length * s.head_dim,
                                                {per_cache_, s.q_heads, length, s.head_dim})}};
       std::vector<float> energy(static_cast<std::size_t>(plan_.extents().rows() * s.head_dim));
-      if (!caches_.back().has_tables()) {  // a codec that chooses channels
+      if constexpr (packed_type::key_codec_type::traits.tabled_fit) {  // it chooses channels
         require(kvslim::ops::query_energy(kvslim::cpu{},
                                           text.window(l, per_cache_, length, options.window),
                                           s.kv_heads, energy.data()));

@@ -31,7 +31,7 @@ struct codec_of final : codec_method {
     kvslim::packed_cache packed(plan, storage);
     using key = decltype(policy.key_codec());
     std::vector<float> energy;
-    if constexpr (key::traits.tabled && key::traits.fitted) {  // the queries choose channels
+    if constexpr (key::traits.tabled_fit) {  // the queries choose channels
       if (!rows.window->given())
         throw refusal(std::string(name) + " reads q, the newest queries, which the file has not");
       energy.resize(static_cast<std::size_t>(e.rows() * e.head_dim));

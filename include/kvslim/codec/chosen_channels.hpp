@@ -33,7 +33,7 @@ struct chosen_channels {
       .whole_blocks = Inner::traits.whole_blocks,
       .rewrites = Inner::traits.rewrites,
       .fitted = true,
-      .tabled = true};
+      .tabled_fit = true};
 
   Inner inner = {};
   float share = 0.4f;    ///< of the channels that is left out

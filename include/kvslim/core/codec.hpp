@@ -54,8 +54,8 @@ struct codec_traits {
   bool positions = false;     ///< reads site::positions, so they are stored
   bool grouped = false;       ///< rows of `row_group group() const` share blocks
   bool fitted = false;        ///< `fit` computes a state before the first block
-  bool tabled = false;        ///< reads site::table, which the cache must bind; with .fitted,
-                              ///< in fit alone: what is stored is read without it
+  bool tabled = false;        ///< reads site::table, which the cache must bind
+  bool tabled_fit = false;    ///< fit alone does: it must be bound only while the cache is filled
   bool shares_keys = false;   ///< a value codec that reads K's bytes and stores nothing
 };
 
@@ -195,6 +195,8 @@ struct check_codec {
       "kvslim: this codec says .fitted and has no `fit(read, tokens, at, state, scratch)`");
   static_assert(C::traits.fitted || !has_fit<C>,
                 "kvslim: this codec has fit() and does not say .fitted = true");
+  static_assert(C::traits.fitted || !C::traits.tabled_fit,
+                "kvslim: this codec says .tabled_fit and has no fit()");
   static_assert(!(C::traits.rewrites && C::traits.whole_blocks),
                 "kvslim: a codec that writes whole blocks cannot rewrite single tokens");
   static_assert(

@@ -62,7 +62,7 @@ class packed_cache {
   /// asked for once the cache was filled.
   [[nodiscard]] constexpr bool has_tables(bool filling = true) const noexcept {
     constexpr auto reads = [](codec_traits const& x, bool fits) {
-      return x.tabled && (fits || !x.fitted);
+      return x.tabled || (fits && x.tabled_fit);
     };
     return (!reads(Key::traits, filling) || tables_.key != nullptr) &&
            (!reads(Value::traits, filling) || tables_.value != nullptr);

@@ -240,6 +240,10 @@ TEST_CASE("kvquant reads each layer's and head's record of a table", "[kvquant]"
   data::room room(policy, c.view().extents(), {.evicts = true});
   room.packed.bind({.key = keys.data(), .value = values.data()});
   REQUIRE(compress(cpu{}, room.plan, c.view(), evidence<>{}, room.packed, room.scratch).ok());
+  auto unbound = room.packed;  // as it is after loading
+  unbound.bind({});
+  oracle::asked ask(unbound, c.queries(1));
+  CHECK(attend(cpu{}, unbound, ask.request).code == errc::invalid_pointer);
   for (index_t r = 0; r < shape.rows(); ++r) {
     auto const i = static_cast<double>(r % 4);
     codebook const book{{-0.9, -0.1 * i, 0.2, 0.8}, {-0.9, -0.1 * i, 0.2, 0.8}};
