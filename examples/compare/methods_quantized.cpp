@@ -16,6 +16,9 @@ void add_quantized(std::vector<method>& list, kvslim::rope const& rotation) {
   add("Centred 8 bit", centred<8>{});
   add("Centred K 6, V 5 bit", centred<6, 5>{});
   add("Centred 4 bit", centred<4>{});
+  add("TurboQuant 4 bit", turboquant<4>{});
+  add("TurboQuant 3 bit", turboquant<3>{});
+  add("TurboQuant 3 bit, inner products", turboquant<3, 3, turbo_form::inner>{});
   add("ggml q8_0", ggml<ggml_block::q8_0>{});
   add("ggml q5_1", ggml<ggml_block::q5_1>{});
   add("ggml q4_0", ggml<ggml_block::q4_0>{});

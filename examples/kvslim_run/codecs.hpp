@@ -146,6 +146,7 @@ void add_floats(table<codec_method>&);
 void add_centred(table<codec_method>&);
 void add_kvquant(table<codec_method>&);
 void add_zipcache(table<codec_method>&);
+void add_turboquant(table<codec_method>&);
 void add_minicache(table<codec_method>&);
 
 }  // namespace example

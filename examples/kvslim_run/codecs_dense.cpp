@@ -62,6 +62,7 @@ table<codec_method> codecs() {
   add_zipcache(all);
   add_ggml(all);
   add_floats(all);
+  add_turboquant(all);
   add_minicache(all);
   return all;
 }

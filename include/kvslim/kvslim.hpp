@@ -38,6 +38,7 @@
 #include <kvslim/quant/palu.hpp>
 #include <kvslim/quant/rotated.hpp>
 #include <kvslim/quant/shadowkv.hpp>
+#include <kvslim/quant/turboquant.hpp>
 #include <kvslim/quant/xkv.hpp>
 #include <kvslim/quant/zipcache.hpp>
 #include <kvslim/reposition/rerotate.hpp>

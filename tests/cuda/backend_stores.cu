@@ -67,6 +67,12 @@ void other_bases(problem const& p) {
   compare(p, "mustafar",
           pipeline{given_scores{}, keep, mustafar<>{{.key_share = 0.7f, .residual = 7}}},
           exactness::bytes);
+  compare(p, "turboquant", pipeline{given_scores{}, keep, turboquant<4, 3>{{.residual = 7}}},
+          exactness::bytes);
+  compare(p, "turboquant, inner products",
+          turboquant<3, 1, turbo_form::inner, turbo_form::inner>{
+              {.seed = 0, .length = turbo_length::least}},
+          exactness::bytes);
   compare(p, "rotated blocks", pipeline{given_scores{}, keep, rotated{kivi<2>{{.residual = 32}}}},
           exactness::bytes);
   compare(p, "a fitted basis", codec_pair{turned<true>{turn::pairs}, token_value<4>{}},

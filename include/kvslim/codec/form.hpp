@@ -39,6 +39,8 @@ enum class form_kind : std::uint32_t {
   fp8_key = 32,
   fp8_value = 33,
   fp4_rows = 34,
+  turbo_key = 35,
+  turbo_value = 36,
   sparse_rows = 40,
 };
 

@@ -11,6 +11,7 @@
 #include <kvslim/codec/rotated_rows.cuh>
 #include <kvslim/codec/token_key.cuh>
 #include <kvslim/codec/token_value.cuh>
+#include <kvslim/codec/turbo_rows.cuh>
 #include <kvslim/store/packed_cache.hpp>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE

@@ -47,6 +47,14 @@ std::vector<entry> bases() {
                                           .multiple = 4}}},
                           {{anything, anything}, 4});
        }},
+      {"turboquant 4, 3",
+       [](dice& d) {
+         turboquant<4, 3, turbo_form::inner> const levels{
+             {.residual = d.small(40),
+              .seed = static_cast<std::uint64_t>(d.in(0, 3)),
+              .length = d.pick({turbo_length::row, turbo_length::decoded, turbo_length::least})}};
+         live<float, float>(d, pipeline{levels}, {{anything, anything}, 32});
+       }},
       {"gear 4",
        [](dice& d) {
          live<float, float>(d,
