@@ -23,7 +23,8 @@ KVSLIM_BEGIN_NAMESPACE
 /// Requires: head_dim (and value_dim) a multiple of group (invalid_shape); residual between 0 and
 /// 2^20; group not negative; a scale 0 or between 2^-100 and 2^100, then without a group
 /// (invalid_option). Cost: encode one read and one write; bits for each element: 8 + 32 / group (8
-/// + 32 / head_dim without one, 8 with a given scale), plus the tail.
+/// + 32 / head_dim without one, 8 with a given scale), plus the tail. Attention reads groups head
+/// by head: for four heads a KV head it took 3.8 times as long as with a scale for each token.
 template <element Key = e4m3, element Value = Key, element Tail = f16>
 struct fp8 {
   static constexpr quantizer_traits traits{};

@@ -42,7 +42,8 @@ KVSLIM_BEGIN_NAMESPACE
 /// multiple of 4 (invalid_shape); residual between 0 and 2^20, length and levels of those named
 /// (invalid_option). Cost: encode one read and one write; bits for each element: Bits + 16 /
 /// head_dim, inner Bits + 32 / head_dim (of 1 bit 1 + 16 / head_dim), plus the tail. One rotation
-/// (inner: two) for every token stored and for every query and sum of attention.
+/// (inner: two) for every token stored and for every query and sum of attention, which has no
+/// kernel: over 4 bits it took 5.4 times as long as over ggml's q4_0, inner of 3 bits 8 times.
 template <int KeyBits, int ValueBits = KeyBits, turbo_form Key = turbo_form::mse,
           turbo_form Value = turbo_form::mse, element Tail = f16>
 struct turboquant {
