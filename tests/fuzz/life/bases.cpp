@@ -81,13 +81,13 @@ std::vector<entry> bases() {
                                                               .residual = d.small(20)}};
          live<float, bf16>(d, pipeline{few}, {{anything, anything}, 32});
        }},
-      {"matryoshkakv",
+      {"matryoshkakv",  // what it loses of small rows is a part of the table's mean
        [](dice& d) {
          matryoshkakv<float> const few{{.kv_heads = d.in(1, 3),
                                         .key_rank = d.in(1, 32),
                                         .value_rank = d.in(1, 32),
                                         .residual = d.small(20)}};
-         live<float, float>(d, pipeline{few}, {{anything, anything}, 32});
+         live<float, float>(d, pipeline{few}, {{anything, anything, anything}, 32});
        }},
       {"shadowkv",
        [](dice& d) {
