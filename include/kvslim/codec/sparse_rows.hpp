@@ -7,6 +7,7 @@
 
 #include <kvslim/codec/form.hpp>
 #include <kvslim/isa/convert.hpp>
+#include <kvslim/isa/lanes.hpp>
 
 #include <cstring>
 
@@ -101,14 +102,29 @@ struct sparse_rows {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
+    using lanes = detail::lanes;
     for (index_t i = 0; i < at.n; ++i) {
-      float part[run_heads][16] = {};
-      by_words(block + i * block_bytes(at.dim), at.dim, [&](index_t d, float const* x, auto n) {
-        for (index_t h = 0; h < heads; ++h)
-          for (index_t c = 0; c < held_by(n); ++c) part[h][c % 16] += q[h * at.dim + d + c] * x[c];
+      float part[run_heads][lanes::width] = {};
+      by_words(block + i * block_bytes(at.dim), at.dim, [&](index_t d, float const* x, index_t n) {
+        for (index_t h = 0; h < heads; ++h) {
+          float const* const mine = q + h * at.dim + d;
+          if (n < 32) {
+            for (index_t c = 0; c < n; ++c) part[h][0] += mine[c] * x[c];
+            continue;
+          }
+          lanes sum;
+          std::memcpy(&sum, part[h], sizeof sum);
+          for (index_t c = 0; c < 32; c += lanes::width) {
+            lanes a, b;
+            std::memcpy(&a, mine + c, sizeof a);
+            std::memcpy(&b, x + c, sizeof b);
+            sum.x += a.x * b.x;
+          }
+          std::memcpy(part[h], &sum, sizeof sum);
+        }
       });
       for (index_t h = 0; h < heads; ++h) {
-        for (index_t half = 8; half > 0; half /= 2)
+        for (index_t half = lanes::width / 2; half > 0; half /= 2)
           for (index_t c = 0; c < half; ++c) part[h][c] += part[h][half + c];
         scores[h * run_tokens + i] += part[h][0];
       }
@@ -116,19 +132,29 @@ struct sparse_rows {
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
+    using lanes = detail::lanes;
     for (index_t i = 0; i < at.n; ++i)
-      by_words(block + i * block_bytes(at.dim), at.dim, [&](index_t d, float const* x, auto n) {
-        for (index_t h = 0; h < heads; ++h)
-          for (index_t c = 0; c < held_by(n); ++c)
-            out[h * at.dim + d + c] += p[h * run_tokens + i] * x[c];
+      by_words(block + i * block_bytes(at.dim), at.dim, [&](index_t d, float const* x, index_t n) {
+        for (index_t h = 0; h < heads; ++h) {
+          float* const sums = out + h * at.dim + d;
+          float const weight = p[h * run_tokens + i];
+          if (n < 32) {
+            for (index_t c = 0; c < n; ++c) sums[c] += weight * x[c];
+            continue;
+          }
+          for (index_t c = 0; c < 32; c += lanes::width) {
+            lanes a, b;
+            std::memcpy(&a, sums + c, sizeof a);
+            std::memcpy(&b, x + c, sizeof b);
+            a.x += weight * b.x;
+            std::memcpy(sums + c, &a, sizeof a);
+          }
+        }
       });
   }
 
  private:
   static constexpr index_t most_dim = 1024;
-  struct whole_word {};
-  [[nodiscard]] static KVSLIM_HD constexpr index_t held_by(whole_word) noexcept { return 32; }
-  [[nodiscard]] static KVSLIM_HD constexpr index_t held_by(index_t n) noexcept { return n; }
 
   [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
     if (!(share >= 0.0f && share < 1.0f))
@@ -158,8 +184,8 @@ struct sparse_rows {
     }
     return found;
   }
-  /// Calls use(d, x, n) for every 32 channels from d on, zeros where none is stored; held_by(n) of
-  /// them are the token's, a constant but for the last word.
+  /// Calls use(d, x, n) for every 32 channels from d on, zeros where none is stored; the first n
+  /// of them are the token's.
   template <class Use>
   KVSLIM_HD void by_words(std::byte const* block, index_t dim, Use const& use) const noexcept {
     auto const* const mask = detail::array_at<std::uint32_t const>(block);
@@ -175,13 +201,11 @@ struct sparse_rows {
       detail::local<float, 32> x;
       for (index_t c = 0; c < 32; ++c) {
         bool const held = (word >> c & 1u) != 0;
-        x[c] = held ? *next : 0.0f;
+        float const value = *next;  // no branch: bits are as good as chance
+        x[c] = held ? value : 0.0f;
         next += held ? 1 : 0;
       }
-      if (d + 32 <= dim)
-        use(d, x, whole_word{});
-      else
-        use(d, x, dim - d);
+      use(d, x, detail::min(32, dim - d));
     }
   }
 };
