@@ -61,3 +61,26 @@ function(kvslim_package name url tag target)
     FetchContent_MakeAvailable(${name})
   endif()
 endfunction()
+
+# kvslim_batched_sources(TARGET SIZE SOURCE...): adds sources (absolute paths) to a program, SIZE of them to a unit, so that
+# what they all instantiate is compiled once. KVSLIM_BATCHES=OFF compiles each by itself.
+option(KVSLIM_BATCHES "Compile several tests or benchmarks as one unit" ON)
+function(kvslim_batched_sources target size)
+  if(NOT KVSLIM_BATCHES)
+    target_sources(${target} PRIVATE ${ARGN})
+    return()
+  endif()
+  list(LENGTH ARGN count)
+  set(number 0)
+  set(begin 0)
+  while(begin LESS count)
+    list(SUBLIST ARGN ${begin} ${size} batch)
+    set(unit ${CMAKE_CURRENT_BINARY_DIR}/${target}_${number}.cpp)
+    add_custom_command(OUTPUT ${unit}
+      COMMAND ${CMAKE_COMMAND} "-DUNIT=${unit}" "-DSOURCES=${batch}" -P ${PROJECT_SOURCE_DIR}/cmake/batch_unit.cmake
+      DEPENDS ${batch} ${PROJECT_SOURCE_DIR}/cmake/batch_unit.cmake VERBATIM)
+    target_sources(${target} PRIVATE ${unit})
+    math(EXPR begin "${begin} + ${size}")
+    math(EXPR number "${number} + 1")
+  endwhile()
+endfunction()
