@@ -33,7 +33,35 @@ index_t best(std::span<float const> logits) {
   return std::distance(logits.begin(), std::max_element(logits.begin(), logits.end()));
 }
 
-void progress(std::string const& what) { std::fprintf(stderr, "  %s\n", what.c_str()); }
+/// Says on stderr, at every percent, how far the work is and how long the rest will take if it goes
+/// on as it went. Work is counted in decoded tokens.
+class progress {
+ public:
+  explicit progress(index_t work) : work_(work) {}
+
+  void add(index_t tokens, std::string const& what) {
+    done_ += tokens;
+    if (done_ * 100 / work_ == percent_) return;
+    percent_ = done_ * 100 / work_;
+    std::chrono::duration<double> const spent = std::chrono::steady_clock::now() - start_;
+    double const left =
+        spent.count() * static_cast<double>(work_ - done_) / static_cast<double>(done_);
+    std::fprintf(stderr, "  %3lld %%, about %.0f s left: %s\n", static_cast<long long>(percent_),
+                 left, what.c_str());
+  }
+
+ private:
+  index_t work_, done_ = 0, percent_ = 0;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// The rows of a list whose names hold `part`, and the exact cache, which all are compared with.
+std::vector<method> rows_of(std::vector<method> list, std::string const& part) {
+  std::erase_if(list, [&, first = list.front().name](method const& m) {
+    return m.name != first && m.name.find(part) == std::string::npos;
+  });
+  return list;
+}
 
 }  // namespace
 
@@ -41,6 +69,7 @@ int main(int argc, char** argv) try {
   std::string model_path = KVSLIM_REFERENCE_MODEL, text_path = KVSLIM_HELDOUT_TEXT, out_dir = ".";
   int texts = 4, keys = 16;
   bool heads = false;
+  std::string only;
   index_t context = 0, scored = 192;
   CLI::App app{"Compresses a real model's KV cache with every pipeline and compares them."};
   app.add_option("--model", model_path, "llama-architecture GGUF in f32, f16, bf16 or q8_0");
@@ -51,6 +80,7 @@ int main(int argc, char** argv) try {
   app.add_flag("--heads", heads, "compare who chooses: each KV head, or the heads of a layer");
   app.add_option("--keys", keys, "pass keys asked (default: 16, with --heads none)")
       ->check(CLI::Range(0, 100));
+  app.add_option("--only", only, "the rows whose names hold this, beside the exact cache");
   app.add_option("--context", context, "tokens of context (default: 2048 or what the model has)");
   app.add_option("--scored", scored, "tokens scored after compression")
       ->check(CLI::Range(1, 100000));
@@ -77,8 +107,10 @@ int main(int argc, char** argv) try {
                static_cast<long long>(shape.head_dim), static_cast<long long>(context));
 
   index_t const pool = snapkv_pool(shape.vocabulary == 256);
-  auto const list = heads ? head_methods(model, shape.vocabulary == 256)
-                          : methods(model, shape.vocabulary == 256);
+  auto const list = rows_of(heads ? head_methods(model, shape.vocabulary == 256)
+                                  : methods(model, shape.vocabulary == 256),
+                            only);
+  if (list.size() == 1 && !only.empty()) throw std::runtime_error("no row is called " + only);
   if (heads && shape.kv_heads == 1)
     throw std::runtime_error("--heads needs a model with more KV heads than one: " + model_path);
   if (heads && app.count("--texts") == 0) texts = 24;
@@ -87,9 +119,10 @@ int main(int argc, char** argv) try {
     throw std::runtime_error("--heads needs two texts to tell a difference from noise");
   std::vector<result> results(list.size());
 
-  index_t const length = context - scored;
+  index_t const length = context - scored, rows = std::ssize(list);
+  index_t const per_key = 2 * (answer_tokens + 40);  // two runs, each with its prompt's end
+  progress shown(rows * (texts * scored + keys * per_key));
   for (int i = 0; i < texts; ++i) {
-    progress("text " + std::to_string(i + 1) + " of " + std::to_string(texts) + ": prefill");
     auto const begin =
         whole.begin() + static_cast<index_t>(i) * (std::ssize(whole) - context) / texts;
     std::vector<index_t> tokens{words.opening_token()};
@@ -128,12 +161,12 @@ int main(int argc, char** argv) try {
       r.text_kl.push_back(kl);
       std::nth_element(times.begin(), times.begin() + std::ssize(times) / 2, times.end());
       r.decode_ms += times[times.size() / 2] / texts;
+      shown.add(scored, "text " + std::to_string(i + 1) + ", " + list[m].name);
     }
   }
 
   auto const asked = pass_keys(words, whole, context, keys);
   for (std::size_t i = 0; i < asked.size(); ++i) {
-    progress("pass key " + std::to_string(i + 1) + " of " + std::to_string(asked.size()));
     auto const& key = asked[i];
     std::vector<index_t> tokens(key.context);
     tokens.insert(tokens.end(), key.question.begin(), key.question.end());
@@ -157,6 +190,7 @@ int main(int argc, char** argv) try {
       results[m].seen_right += right(total - 1);
       results[m].unseen_right += right(before);
       results[m].asked += 1;
+      shown.add(per_key, "pass key " + std::to_string(i + 1) + ", " + list[m].name);
     }
   }
 

@@ -57,6 +57,18 @@ void add_combined(std::vector<method>& list, model_shape const& s, snapkv const&
         return pipeline{kvzip{{.squared = true}}, one(0.25, t, s), rotated{int_per_token<4>{}}};
       },
       repeated));
+  list.push_back(entry(
+      "KVzip squared 25 %, one budget + centred 6 bit", family::combined,
+      [=](index_t t) {
+        return pipeline{kvzip{{.squared = true}}, one(0.25, t, s), centred<6>{}};
+      },
+      repeated));
+  list.push_back(entry(
+      "KVzip squared 12.5 %, one budget + centred 8 bit", family::combined,
+      [=](index_t t) {
+        return pipeline{kvzip{{.squared = true}}, one(0.125, t, s), centred<8>{}};
+      },
+      repeated));
 }
 
 }  // namespace example
