@@ -6,6 +6,7 @@
 // those that stay, as many in every token.
 
 #include <kvslim/codec/form.hpp>
+#include <kvslim/isa/attend_kernels.hpp>
 #include <kvslim/isa/convert.hpp>
 #include <kvslim/isa/lanes.hpp>
 
@@ -30,8 +31,8 @@ namespace detail {
 /// is stored, T value[kept] by channel, padded to 4 bytes; kept = dim + 1 - max(1, floor(dim *
 /// share)). Requires: share in [0, 1), residual 0 to 2^20 (invalid_option); head_dim at most 1024
 /// (invalid_shape). Error: what is left out, at most the smallest magnitude that stays, a channel;
-/// T's rounding of the others. Cost: encode 31 passes over a token's channels; reading kept + dim
-/// steps a token, and its bytes.
+/// T's rounding of the others. Cost: encode 31 passes over a token's channels; reading its bytes,
+/// and where there is no kernel kept + dim steps a token.
 template <element T = f16>
 struct sparse_rows {
   using tail_type = T;
@@ -102,6 +103,7 @@ struct sparse_rows {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
+    if (detail::dot_sparse<T>(block, shape(at.dim), at, q, heads, scores)) return;
     using lanes = detail::lanes;
     for (index_t i = 0; i < at.n; ++i) {
       float part[run_heads][lanes::width] = {};
@@ -132,6 +134,7 @@ struct sparse_rows {
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
+    if (detail::add_sparse<T>(block, shape(at.dim), at, p, heads, out)) return;
     using lanes = detail::lanes;
     for (index_t i = 0; i < at.n; ++i)
       by_words(block + i * block_bytes(at.dim), at.dim, [&](index_t d, float const* x, index_t n) {
@@ -154,7 +157,7 @@ struct sparse_rows {
   }
 
  private:
-  static constexpr index_t most_dim = 1024;
+  static constexpr index_t most_dim = detail::sparse_shape::most_dim;
 
   [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
     if (!(share >= 0.0f && share < 1.0f))
@@ -167,6 +170,9 @@ struct sparse_rows {
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept {
     return mask_bytes(dim) + detail::round_up(kept(dim) * static_cast<index_t>(sizeof(T)), 4);
+  }
+  [[nodiscard]] KVSLIM_HD constexpr detail::sparse_shape shape(index_t dim) const noexcept {
+    return {block_bytes(dim), mask_bytes(dim), kept(dim), dim};
   }
   /// Bits of |x|, which order as magnitudes do.
   [[nodiscard]] static KVSLIM_HD std::uint32_t magnitude(float x) noexcept {

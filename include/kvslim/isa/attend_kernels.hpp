@@ -23,7 +23,24 @@ struct value_blocks {
   index_t block_bytes, code_bytes, dim, group, first, n;
 };
 
+/// Rows of which `kept` channels are stored behind a bit for each.
+struct sparse_shape {
+  static constexpr index_t most_dim = 1024, most_bytes = most_dim / 8 + 4 * most_dim;
+  index_t block_bytes, mask_bytes, kept, dim;
+};
+
 #if KVSLIM_DETAIL_KERNELS
+
+/// For every set of eight channels, which of what is stored each of them takes.
+struct expansion {
+  std::uint8_t places[256][8] = {};
+  constexpr expansion() noexcept {
+    for (unsigned held = 0; held < 256; ++held)
+      for (unsigned c = 0, before = 0; c < 8; before += held >> c & 1u, ++c)
+        places[held][c] = static_cast<std::uint8_t>(before & 7u);
+  }
+};
+inline constexpr expansion expanded;
 
 /// Fetches what is read next, some lines at every step of a kernel.
 struct lookahead {
@@ -220,6 +237,51 @@ template <int Bits>
         lookahead(at, (at.n + 3) / 4 * (at.dim / 32 + 1)));
   });
 }
+/// Calls f(rows, first, n) for the site's tokens as floats, as many at a time as a buffer holds;
+/// false where there are no kernels.
+template <class T, class F>
+[[nodiscard]] inline bool by_expanded(std::byte const* block, sparse_shape const& s, site const& at,
+                                      F const& f) noexcept {
+  constexpr index_t most = 4 * sparse_shape::most_dim;
+  alignas(64) local<float, most + 32> rows;  // vectors may end behind the last row
+  std::byte const* const end = block + at.n * s.block_bytes;
+  lookahead next(at, at.n);
+  for (index_t i = 0; i < at.n;) {
+    index_t const n = min(at.n - i, most / s.dim);
+    if (!with_kernels(1, [&](auto kernels, index_t, index_t) {
+          decltype(kernels)::template expand_rows<T>(block + i * s.block_bytes, end, s, n, rows,
+                                                     next);
+        }))
+      return false;
+    f(rows, i, n);
+    i += n;
+  }
+  return true;
+}
+/// K as rows of which some channels are stored.
+template <class T>
+[[nodiscard]] inline bool dot_sparse(std::byte const* block, sparse_shape const& s, site const& at,
+                                     float const* q, index_t heads, float* scores) noexcept {
+  return by_expanded<T>(block, s, at, [&](float const* rows, index_t first, index_t n) {
+    static_cast<void>(with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+      by_kernel_heads(m, [&](auto count) {
+        decltype(kernels)::template dot_floats<decltype(count)::value>(
+            rows, s.dim, n, q + h * s.dim, scores + h * run_tokens + first);
+      });
+    }));
+  });
+}
+/// V as rows of which some channels are stored.
+template <class T>
+[[nodiscard]] inline bool add_sparse(std::byte const* block, sparse_shape const& s, site const& at,
+                                     float const* p, index_t heads, float* out) noexcept {
+  return by_expanded<T>(block, s, at, [&](float const* rows, index_t first, index_t n) {
+    static_cast<void>(with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+      decltype(kernels)::accumulate_dense(rows, s.dim, n, p + h * run_tokens + first, m,
+                                          out + h * s.dim, lookahead({}, 1));
+    }));
+  });
+}
 /// The weights e^(x - high) of n logits, in place, where `high` becomes the largest of itself and
 /// them; their sum in `sum`.
 [[nodiscard]] inline bool soften(float* x, index_t n, float& high, float& sum) noexcept {
@@ -279,6 +341,14 @@ template <class... Args>
 }
 template <int Bits, class... Args>
 [[nodiscard]] KVSLIM_HD constexpr bool accumulate_run(Args const&...) noexcept {
+  return false;
+}
+template <class T, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool dot_sparse(Args const&...) noexcept {
+  return false;
+}
+template <class T, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool add_sparse(Args const&...) noexcept {
   return false;
 }
 [[nodiscard]] KVSLIM_HD constexpr bool soften(float*, index_t, float&, float&) noexcept {

@@ -187,6 +187,14 @@ TEST_CASE("every path serves centred", "[isa][attend]") {
           {.kv_heads = 1, .group = 5, .tokens = 90, .head_dim = 96, .value_dim = value_dim});
 }
 
+TEST_CASE("every path serves Mustafar's rows", "[isa][attend]") {
+  check_shapes("half", mustafar<>{{.residual = 3}});
+  check("narrow", mustafar<bf16>{{.key_share = 0.7f, .value_share = 0.0f, .residual = 0}},
+        {.kv_heads = 2, .group = 9, .tokens = 70, .head_dim = 37, .value_dim = 5});
+  check("wide", mustafar<float>{{.key_share = 0.99f, .residual = 0}},
+        {.kv_heads = 1, .group = 2, .tokens = 40, .head_dim = 576, .value_dim = 1024});
+}
+
 TEST_CASE("every path serves what pipelines store", "[isa][attend]") {
   check("merged",
         pipeline{snapkv{{.window = 16}}, top_k{{.budget = 70, .sinks = 4}},

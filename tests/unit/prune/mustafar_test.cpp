@@ -124,6 +124,46 @@ TEST_CASE("mustafar behind a rotation and behind chosen channels", "[mustafar]")
   CHECK(plan.layout().key_sizes(10).block_bytes == 4 * 3 + 2 * 40);  // 77 channels, 40 of them
 }
 
+TEST_CASE("mustafar reads its blocks and nothing behind them, damaged ones too", "[mustafar]") {
+  isa::path const before = isa::current();
+  for (auto const path : {isa::path::portable, isa::path::avx2, isa::path::avx512})
+    for (index_t const dim : {1, 5, 37, 80, 128, 1024}) {
+      isa::use(path);
+      CAPTURE(isa::name_of(isa::current()), dim);
+      index_t const n = 7;
+      data::cache const c({.kv_heads = 1, .tokens = n, .head_dim = dim});
+      sparse_rows<f16> const codec{0.6f};
+      site const at{.n = n, .dim = dim};
+      std::vector<float> row(c.k.begin(), c.k.end()), q(row.begin(), row.begin() + dim);
+      std::vector<std::byte> bytes(static_cast<std::size_t>(n * codec.sizes(dim, n).block_bytes));
+      codec.encode(row.data(), at, bytes.data());
+      std::vector<float> scores(run_tokens), p(run_tokens, 0.25f),
+          out(static_cast<std::size_t>(dim));
+      codec.dot(bytes.data(), at, q.data(), 1, scores.data());
+      codec.accumulate(bytes.data(), at, p.data(), 1, out.data());
+      std::vector<double> expected(out.size()), length(out.size());
+      for (index_t t = 0; t < n; ++t) {
+        std::byte const* const block = bytes.data() + t * codec.sizes(dim, n).block_bytes;
+        double exact = 0, norm = 0;
+        for (std::size_t d = 0; d < out.size(); ++d) {
+          double const x = codec.decode(block, {.n = 1, .dim = dim}, static_cast<index_t>(d));
+          exact += x * q[d];
+          norm += std::abs(x * q[d]);
+          expected[d] += x / 4;
+          length[d] += std::abs(x / 4);
+        }
+        CHECK(std::abs(scores[static_cast<std::size_t>(t)] - exact) <=
+              tolerance::accumulated * norm);
+      }
+      for (std::size_t d = 0; d < out.size(); ++d)
+        REQUIRE(std::abs(out[d] - expected[d]) <= tolerance::accumulated * length[d]);
+      std::fill(bytes.begin(), bytes.end(), std::byte{0xff});
+      codec.dot(bytes.data(), at, q.data(), 1, scores.data());
+      codec.accumulate(bytes.data(), at, p.data(), 1, out.data());
+    }
+  isa::use(before);
+}
+
 TEST_CASE("mustafar counts its bytes", "[mustafar]") {
   auto const z = [](float share, index_t dim) {
     return sparse_rows<f16>{share}.sizes(dim, 1).block_bytes;
