@@ -99,7 +99,7 @@ struct run {
   using plan_type = decltype(kvslim::make_plan(std::declval<Policy const&>(), kvslim::extents{}));
   plan_type plan;
   buffer storage, scratch;
-  std::vector<float> energy;
+  std::vector<float> table;
   kvslim::packed_cache<typename plan_type::key_codec_type, typename plan_type::value_codec_type>
       packed;
 
@@ -109,16 +109,25 @@ struct run {
         scratch(plan.workspace_bytes()),
         packed(plan, storage) {
     using key = typename plan_type::key_codec_type;
-    if constexpr (key::traits.tabled_fit) {  // chooses channels
-      energy.resize(static_cast<std::size_t>(c.extent.rows() * c.extent.head_dim));
-      if (kvslim::ops::query_energy(kvslim::cpu{}, c.queries(32), c.extent.kv_heads, energy.data()))
-        packed.bind({.key = energy.data()});
+    if constexpr (key::traits.tabled_fit) {  // it is told what the queries say
+      table.resize(static_cast<std::size_t>(c.extent.rows() * c.extent.head_dim));
+      if (said(c)) packed.bind({.key = table.data()});
     } else if (!packed.has_tables()) {
       packed.bind({basis(), basis()});
     }
   }
   [[nodiscard]] bool compress(cache const& c) const {
     return kvslim::compress(kvslim::cpu{}, plan, c.view(), c.evidence(), packed, scratch).ok();
+  }
+
+ private:
+  [[nodiscard]] bool said(cache const& c) {
+    if constexpr (requires { plan_type::key_codec_type::from; })  // divides keys by factors
+      return kvslim::ops::key_balance(kvslim::cpu{}, c.queries(32), c.view(), table.data()).ok();
+    else  // chooses channels
+      return kvslim::ops::query_energy(kvslim::cpu{}, c.queries(32), c.extent.kv_heads,
+                                       table.data())
+          .ok();
   }
 };
 

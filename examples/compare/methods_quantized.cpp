@@ -32,6 +32,7 @@ void add_quantized(std::vector<method>& list, kvslim::rope const& rotation) {
   add("GEAR-L 2 bit", gear_l<2>{});
   add("ThinK 40 %", think{});
   add("ZipCache 4 bit, one class", zipcache<4>{});
+  add("MiKV 4 bit, one class", mikv<4>{});
   add("KVQuant 4 bit, levels of the prompt",
       kvquant<4, 4, codebook_from::prompt>{{.rotation = rotation}});
   add("Mustafar 50 %", mustafar<>{});

@@ -180,12 +180,17 @@ class policy_session final : public session {
               raw.empty() ? kvslim::rows_view<float const>{}
                           : kvslim::dense_rows(raw.data() + l * s.q_heads * length * s.head_dim,
                                                {per_cache_, s.q_heads, length, s.head_dim})}};
-      std::vector<float> energy(static_cast<std::size_t>(plan_.extents().rows() * s.head_dim));
-      if constexpr (packed_type::key_codec_type::traits.tabled_fit) {  // it chooses channels
-        require(kvslim::ops::query_energy(kvslim::cpu{},
-                                          text.window(l, per_cache_, length, options.window),
-                                          s.kv_heads, energy.data()));
-        caches_.back().bind({.key = energy.data()});
+      std::vector<float> said(static_cast<std::size_t>(plan_.extents().rows() * s.head_dim));
+      using key = typename packed_type::key_codec_type;
+      if constexpr (key::traits.tabled_fit) {  // it is told what the queries say
+        kvslim::cpu const exec;
+        if constexpr (requires { key::from; })  // divides keys by factors
+          require(kvslim::ops::key_balance(exec, text.window(l, per_cache_, length, length),
+                                           text.cache(l, per_cache_, length), said.data()));
+        else  // chooses channels
+          require(kvslim::ops::query_energy(
+              exec, text.window(l, per_cache_, length, options.window), s.kv_heads, said.data()));
+        caches_.back().bind({.key = said.data()});
       }
       require(kvslim::compress(kvslim::cpu{}, plan_, text.cache(l, per_cache_, length), evidence,
                                caches_.back(), scratch));

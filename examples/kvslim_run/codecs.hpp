@@ -6,6 +6,7 @@
 
 #include "methods.hpp"
 
+#include <kvslim/ops/key_balance.hpp>
 #include <kvslim/ops/query_energy.hpp>
 #include <kvslim/run/attend.hpp>
 #include <kvslim/run/decode.hpp>
@@ -30,15 +31,19 @@ struct codec_of final : codec_method {
     std::vector<std::byte> storage(plan.packed_bytes()), scratch(plan.encode_bytes());
     kvslim::packed_cache packed(plan, storage);
     using key = decltype(policy.key_codec());
-    std::vector<float> energy;
-    if constexpr (key::traits.tabled_fit) {  // the queries choose channels
+    std::vector<float> said;
+    if constexpr (key::traits.tabled_fit) {  // it is told what the queries say
       if (!rows.window->given())
         throw refusal(std::string(name) + " reads q, the newest queries, which the file has not");
-      energy.resize(static_cast<std::size_t>(e.rows() * e.head_dim));
-      demand(kvslim::ops::query_energy(
-          exec, rows.window->newest(std::min<index_t>(rows.window->tokens, 32)), e.kv_heads,
-          energy.data()));
-      packed.bind({.key = energy.data()});
+      said.resize(static_cast<std::size_t>(e.rows() * e.head_dim));
+      auto const& window = *rows.window;
+      if constexpr (requires { key::from; })  // divides keys by factors
+        demand(
+            kvslim::ops::key_balance(exec, window.newest(window.tokens), rows.view, said.data()));
+      else  // chooses channels
+        demand(kvslim::ops::query_energy(exec, window.newest(std::min<index_t>(window.tokens, 32)),
+                                         e.kv_heads, said.data()));
+      packed.bind({.key = said.data()});
     } else if constexpr (key::traits.tabled) {
       packed.bind(
           {read_basis(rows.key_basis, policy.key_codec(), e.kv_heads, e.head_dim),
@@ -146,6 +151,7 @@ void add_floats(table<codec_method>&);
 void add_centred(table<codec_method>&);
 void add_kvquant(table<codec_method>&);
 void add_zipcache(table<codec_method>&);
+void add_mikv(table<codec_method>&);
 void add_turboquant(table<codec_method>&);
 void add_minicache(table<codec_method>&);
 

@@ -60,6 +60,7 @@ table<codec_method> codecs() {
   add_pruned(all);
   add_kvquant(all);
   add_zipcache(all);
+  add_mikv(all);
   add_ggml(all);
   add_floats(all);
   add_turboquant(all);

@@ -53,6 +53,7 @@ std::vector<named_preset> presets() {
       {"KIVI 2 bit", {{"quant", "kivi2"}}},
       {"ThinK 40 %", {{"quant", "think"}}},
       {"ZipCache 4 bit, one class", {{"quant", "zipcache4"}}},
+      {"MiKV 4 bit, one class", {{"quant", "mikv4"}}},
       {"KVQuant 4 bit, levels of the prompt", {{"quant", "kvquant4_prompt"}}},
       {"Mustafar 50 %", {{"quant", "mustafar"}}},
       {"Mustafar 70 %", {{"quant", named("mustafar", {{"key_share", 0.7}, {"value_share", 0.7}})}}},

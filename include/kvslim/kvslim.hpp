@@ -35,6 +35,7 @@
 #include <kvslim/quant/kivi.hpp>
 #include <kvslim/quant/kvquant.hpp>
 #include <kvslim/quant/matryoshkakv.hpp>
+#include <kvslim/quant/mikv.hpp>
 #include <kvslim/quant/palu.hpp>
 #include <kvslim/quant/rotated.hpp>
 #include <kvslim/quant/shadowkv.hpp>

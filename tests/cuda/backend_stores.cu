@@ -130,20 +130,27 @@ void bound(problem const& p) {
           {.layers = layers, .kv_heads = heads, .key_rank = 21, .value_rank = 14, .residual = 5}});
 }
 
-/// Channels that queries choose, in either memory.
+/// Channels that queries choose, or keys balanced against them, in either memory.
 template <class Policy>
-void chosen(problem const& p, char const* method, Policy const& policy) {
+void told(problem const& p, char const* method, Policy const& policy) {
   char name[128];
   std::snprintf(name, sizeof name, "%s, %s", p.name, method);
   cells const c(p.e, p.has, 5);
   asked_rows<f16> const q({p.e.sequences, p.e.kv_heads * p.group, 20, p.e.head_dim}, 8);
-  std::vector<float> energy(static_cast<std::size_t>(p.e.rows() * p.e.head_dim));
-  device<float> const on_gpu(energy.size());
-  passed(ops::query_energy(cpu{}, rows<>(q.on_host()), p.e.kv_heads, energy.data()), name);
-  passed(ops::query_energy(gpu, rows<cuda_space>(q.on_gpu()), p.e.kv_heads, on_gpu.get()), name);
-  synchronized("query_energy ran", name);
+  std::vector<float> said(static_cast<std::size_t>(p.e.rows() * p.e.head_dim));
+  device<float> const on_gpu(said.size());
+  rows<> const asked(q.on_host());
+  rows<cuda_space> const asked_there(q.on_gpu());
+  if constexpr (requires { decltype(policy.key_codec())::from; }) {
+    passed(ops::key_balance(cpu{}, asked, c.view<host_space>(), said.data()), name);
+    passed(ops::key_balance(gpu, asked_there, c.view<cuda_space>(), on_gpu.get()), name);
+  } else {
+    passed(ops::query_energy(cpu{}, asked, p.e.kv_heads, said.data()), name);
+    passed(ops::query_energy(gpu, asked_there, p.e.kv_heads, on_gpu.get()), name);
+  }
+  synchronized("the queries' table was made", name);
   stored s(make_plan(policy, p.e, {.append_tokens = 5, .positions = true}));
-  s.on_host.bind({.key = energy.data()});
+  s.on_host.bind({.key = said.data()});
   s.on_gpu.bind({.key = on_gpu.get()});
   s.compress(c, evidence<>{}, evidence<>{}, name);
   s.same(name, true);
@@ -177,12 +184,15 @@ void on_device::other_shapes() {
          {.lengths = true, .positions = true, .valid = true},
          4});
   think_options const few{.recent = 6, .multiple = 4};
-  chosen({"plain", {2, 3, 90, 32}, {}, 1}, "think", think{dense<f16>{}, few});
-  chosen({"any order, padding",
-          {2, 2, 120, 64},
-          {.lengths = true, .positions = true, .valid = true},
-          4},
-         "think, KIVI 2 bit", think{kivi<2>{{.residual = 32}}, few});
+  problem const plain{"plain", {2, 3, 90, 32}, {}, 1};
+  problem const scattered{"any order, padding",
+                          {2, 2, 120, 64},
+                          {.lengths = true, .positions = true, .valid = true},
+                          4};
+  told(plain, "think", think{dense<f16>{}, few});
+  told(scattered, "think, KIVI 2 bit", think{kivi<2>{{.residual = 32}}, few});
+  told(plain, "mikv, 2 bit", mikv<2>{});
+  told(scattered, "mikv, 4 bit", mikv<4>{{.residual = 7}});
   moved({"plain", {2, 2, 150, 64}, {}, 1});
   moved({"biases, any order",
          {2, 2, 150, 32},

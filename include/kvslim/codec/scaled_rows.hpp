@@ -2,9 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// One factor a channel in front of another codec, found from the prompt. Queries are multiplied by
-// the factors once a row and sums once, so that attention reads the other codec's blocks as they
-// are.
+// One factor a channel in front of another codec, found from the prompt or given. Queries are
+// multiplied by the factors once a row and sums once, so that attention reads the other codec's
+// blocks as they are.
 
 #include <kvslim/codec/affine.hpp>
 #include <kvslim/codec/form.hpp>
@@ -13,14 +13,21 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// K or V with each channel divided by its factor, the root of its largest magnitude in the prompt,
-/// then stored by `Inner`: scaled_rows{token_value<4>{}}. Later tokens are divided by it too.
+/// Where scaled_rows has its factors from.
+enum class factors_from : std::uint8_t {
+  rows,  ///< the root of a channel's largest magnitude among the prompt's coded tokens
+  table  ///< float [row][dim] that the cache is bound to while it is filled (ops::key_balance)
+};
+
+/// K or V with each channel divided by its factor, then stored by `Inner`:
+/// scaled_rows{token_value<4>{}}. Later tokens are divided by it too.
 ///
-/// State: Factor factor[dim]; 1 where the channel is 0 or no token of the prompt was coded. Byte
-/// layout: Inner's. Requires: what Inner asks for; magnitudes up to 65504 (non_finite). Divided
-/// channels beyond Inner's limit are cut there. Error: Inner's in divided channels, times the
-/// factor.
-template <codec Inner, affine_parameter Factor = f16>
+/// State: Factor factor[dim]. From rows: 1 where the channel is 0 or no token of the prompt was
+/// coded. From a table: row sequence * kv_heads + kv_head of it, held between 1 / 100 and 100; 1
+/// where it is NaN or not above 0. Byte layout: Inner's. Requires: what Inner asks for; magnitudes
+/// up to 65504 (non_finite). Divided channels beyond Inner's limit are cut there. Error: Inner's in
+/// divided channels, times the factor.
+template <codec Inner, affine_parameter Factor = f16, factors_from From = factors_from::rows>
 struct scaled_rows {
   static_assert(Inner::traits.space == basis::channels && !Inner::traits.grouped &&
                     !Inner::traits.fitted && !Inner::traits.shares_keys &&
@@ -34,7 +41,9 @@ struct scaled_rows {
       .space = basis::own,
       .whole_blocks = Inner::traits.whole_blocks,
       .rewrites = Inner::traits.rewrites,
-      .fitted = true};
+      .fitted = true,
+      .tabled_fit = From == factors_from::table};
+  static constexpr factors_from from = From;
 
   Inner inner = {};
 
@@ -68,22 +77,30 @@ struct scaled_rows {
   }
 
   template <class Read>
-  KVSLIM_HD void fit(Read const& read, index_t n, site const& at, std::byte* state,
-                     float* scratch) const {
+  KVSLIM_HD void fit([[maybe_unused]] Read const& read, [[maybe_unused]] index_t n, site const& at,
+                     std::byte* state, [[maybe_unused]] float* scratch) const {
     index_t const dim = at.dim;
-    float *const row = scratch, *const most = row + dim;
-    for (index_t d = 0; d < dim; ++d) most[d] = 0.0f;
-    for (index_t t = 0; t < n; ++t) {
-      read(index_t{0}, t, row);
-      for (index_t d = 0; d < dim; ++d) {
-        float const size = row[d] < 0.0f ? -row[d] : row[d];
-        most[d] = size > most[d] ? size : most[d];
-      }
-    }
     Factor* const factors = detail::array_at<Factor>(state);
-    for (index_t d = 0; d < dim; ++d) {
-      factors[d] = detail::narrow<Factor>(std::sqrt(most[d]));
-      if (!(detail::widen(factors[d]) > 0.0f)) factors[d] = detail::narrow<Factor>(1.0f);
+    if constexpr (From == factors_from::table) {
+      float const* const given = static_cast<float const*>(at.table) + at.row * dim;
+      for (index_t d = 0; d < dim; ++d) {
+        float const x = given[d] > 0.0f ? given[d] : 1.0f;
+        factors[d] = detail::narrow<Factor>(x < 0.01f ? 0.01f : x > 100.0f ? 100.0f : x);
+      }
+    } else {
+      float *const row = scratch, *const most = row + dim;
+      for (index_t d = 0; d < dim; ++d) most[d] = 0.0f;
+      for (index_t t = 0; t < n; ++t) {
+        read(index_t{0}, t, row);
+        for (index_t d = 0; d < dim; ++d) {
+          float const size = row[d] < 0.0f ? -row[d] : row[d];
+          most[d] = size > most[d] ? size : most[d];
+        }
+      }
+      for (index_t d = 0; d < dim; ++d) {
+        factors[d] = detail::narrow<Factor>(std::sqrt(most[d]));
+        if (!(detail::widen(factors[d]) > 0.0f)) factors[d] = detail::narrow<Factor>(1.0f);
+      }
     }
   }
   /// Overwrites its rows.

@@ -108,6 +108,11 @@ std::vector<entry> bases() {
          zipcache<4> const one{{.residual = d.small(40)}};
          live<float, bf16>(d, pipeline{one}, {{anything, anything}, 32});
        }},
+      {"mikv 4",  // some_tables' factors are 0.01 to 0.21 or 1: half a step of K, times up to 100
+       [](dice& d) {
+         mikv<4> const one{{.residual = d.small(40)}};
+         live<float, bf16>(d, pipeline{one}, {{100 * 0.05, 0.05}, 32});
+       }},
       {"kvquant 4, 2",
        [](dice& d) {
          kvquant<4, 2, codebook_from::prompt, float> const levels{
