@@ -13,6 +13,7 @@ namespace detail {
 /// units of its own: all units of one part, then all of the next.
 template <bool Keys, int Bits>
 struct bit_parts {
+  static constexpr int width = Bits;
   index_t dim, tokens;  ///< of a block
 
   /// Units of a block; of each part there are as many.

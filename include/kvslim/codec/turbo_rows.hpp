@@ -7,6 +7,7 @@
 // misses. Queries are rotated once a row; attention reads levels and signs as they are stored.
 
 #include <kvslim/codec/bit_parts.hpp>
+#include <kvslim/isa/attend_kernels.hpp>
 #include <kvslim/ops/hadamard.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -220,10 +221,15 @@ struct turbo_rows {
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept requires Keys {
     each_part(block, at,
-              [&](auto coded, std::uint8_t const* codes, float const* table, float const* lengths,
+              [&](auto coded, std::uint8_t const* codes, float const* table, f16 const* halves,
                   index_t begin) {
+                if (detail::dot_levels<decltype(coded)::width>(
+                        detail::level_codes{codes, coded.units(), table, halves, parts * at.dim},
+                        at, q + begin, heads, scores))
+                  return;
+                auto const lengths = lengths_of(halves, at);
                 detail::by_heads(heads, [&](auto count, index_t h0) {
-                  dot_heads<decltype(count)::value>(coded, codes, at, table, lengths,
+                  dot_heads<decltype(count)::value>(coded, codes, at, table, lengths.of,
                                                     q + h0 * parts * at.dim + begin,
                                                     scores + h0 * run_tokens);
                 });
@@ -243,10 +249,15 @@ struct turbo_rows {
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept requires(!Keys) {
     each_part(block, at,
-              [&](auto coded, std::uint8_t const* codes, float const* table, float const* lengths,
+              [&](auto coded, std::uint8_t const* codes, float const* table, f16 const* halves,
                   index_t begin) {
+                if (detail::add_levels<decltype(coded)::width>(
+                        detail::level_codes{codes, coded.units(), table, halves, parts * at.dim},
+                        at, p, heads, out + begin))
+                  return;
+                auto const lengths = lengths_of(halves, at);
                 detail::by_heads(heads, [&](auto count, index_t h0) {
-                  add_heads<decltype(count)::value>(coded, codes, at, table, lengths,
+                  add_heads<decltype(count)::value>(coded, codes, at, table, lengths.of,
                                                     p + h0 * run_tokens,
                                                     out + h0 * parts * at.dim + begin);
                 });
@@ -334,27 +345,37 @@ struct turbo_rows {
       }
     }
   }
+  struct run_lengths {
+    detail::local<float, block_tokens> of;
+  };
+  [[nodiscard]] static KVSLIM_HD run_lengths lengths_of(f16 const* halves,
+                                                        site const& at) noexcept {
+    run_lengths x = {};
+    for (index_t t = at.first; t < at.first + at.n; ++t) x.of[t] = detail::widen(halves[t]);
+    return x;
+  }
   /// Calls f(how codes are split, codes, values of the codes, lengths of the tokens, first own
-  /// coordinate) for the levels and for the signs.
+  /// coordinate) for the levels and for the signs; values repeat to the end of their table.
   template <class F>
   KVSLIM_HD void each_part(std::byte const* block, site const& at, F const& f) const noexcept {
     index_t const dim = at.dim;
     auto const* const codes = detail::codes_of(block);
     detail::local<float, detail::most_turbo_levels> table;
-    detail::local<float, block_tokens> lengths = {};
-    auto const read_lengths = [&](index_t from) {
-      for (index_t t = at.first; t < at.first + at.n; ++t) lengths[t] = get_half(block, from, t);
+    auto const repeat = [&](int n) {
+      for (int i = n; i < detail::most_turbo_levels; ++i) table[i] = table[i - n];
     };
     if constexpr (level_bits > 0) {
       detail::fill_turbo_levels<level_bits>(dim, levels, root_of(dim), table);
-      read_lengths(length_at(dim));
-      f(codes_in(dim), codes, table, lengths, index_t{0});
+      repeat(1 << level_bits);
+      f(codes_in(dim), codes, table, detail::array_at<f16 const>(block + length_at(dim)),
+        index_t{0});
     }
     if constexpr (inner) {
       table[0] = -sign_size(dim);
       table[1] = sign_size(dim);
-      read_lengths(missed_at(dim));
-      f(signs(dim), codes + signs_at(dim), table, lengths, (parts - 1) * dim);
+      repeat(2);
+      f(signs(dim), codes + signs_at(dim), table,
+        detail::array_at<f16 const>(block + missed_at(dim)), (parts - 1) * dim);
     }
   }
   /// scores[h][i] += length * sum of q[h] * value(code), in pieces as detail::dot_codes.

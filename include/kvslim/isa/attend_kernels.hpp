@@ -29,6 +29,17 @@ struct sparse_shape {
   index_t block_bytes, mask_bytes, kept, dim;
 };
 
+/// Codes of one run of 32 tokens in planar units (codec/bit_parts.hpp), the values that they stand
+/// for, repeated to sixteen, a length for every token; `stride` floats from one head's query or sum
+/// to the next.
+struct level_codes {
+  std::uint8_t const* codes;
+  index_t units;  ///< of each part
+  float const* values;
+  f16 const* lengths;
+  index_t stride;
+};
+
 #if KVSLIM_DETAIL_KERNELS
 
 /// For every set of eight channels, which of what is stored each of them takes.
@@ -282,6 +293,24 @@ template <class T>
     }));
   });
 }
+/// K as values that codes stand for.
+template <int Bits>
+[[nodiscard]] inline bool dot_levels(level_codes const& c, site const& at, float const* q,
+                                     index_t heads, float* scores) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    decltype(kernels)::template dot_levels<Bits>(
+        c, at, q + h * c.stride, m, scores + h * run_tokens, lookahead(at, at.dim / 4));
+  });
+}
+/// V as values that codes stand for.
+template <int Bits>
+[[nodiscard]] inline bool add_levels(level_codes const& c, site const& at, float const* p,
+                                     index_t heads, float* out) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    decltype(kernels)::template add_levels<Bits>(c, at, p + h * run_tokens, m, out + h * c.stride,
+                                                 lookahead(at, (at.n + 3) / 4 * (at.dim / 32 + 1)));
+  });
+}
 /// The weights e^(x - high) of n logits, in place, where `high` becomes the largest of itself and
 /// them; their sum in `sum`.
 [[nodiscard]] inline bool soften(float* x, index_t n, float& high, float& sum) noexcept {
@@ -349,6 +378,14 @@ template <class T, class... Args>
 }
 template <class T, class... Args>
 [[nodiscard]] KVSLIM_HD constexpr bool add_sparse(Args const&...) noexcept {
+  return false;
+}
+template <int Bits, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool dot_levels(Args const&...) noexcept {
+  return false;
+}
+template <int Bits, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool add_levels(Args const&...) noexcept {
   return false;
 }
 [[nodiscard]] KVSLIM_HD constexpr bool soften(float*, index_t, float&, float&) noexcept {

@@ -42,8 +42,10 @@ KVSLIM_BEGIN_NAMESPACE
 /// multiple of 4 (invalid_shape); residual between 0 and 2^20, length and levels of those named
 /// (invalid_option). Cost: encode one read and one write; bits for each element: Bits + 16 /
 /// head_dim, inner Bits + 32 / head_dim (of 1 bit 1 + 16 / head_dim), plus the tail. One rotation
-/// (inner: two) for every token stored and for every query and sum of attention, which has no
-/// kernel: over 4 bits it took 5.4 times as long as over ggml's q4_0, inner of 3 bits 8 times.
+/// (inner: two) for every token stored and for every query and sum of attention, which has kernels
+/// on x86-64: 4096 tokens of 8 KV heads of 128 and 32 query heads took 0.95 ms in 4 bits, 1.5 in 3,
+/// 1.7 in 3 of inner (AVX2: 1.6, 1.2, 1.6), ggml's q4_0 1.2 (2.0) and plain loops 10, 10 and 13
+/// (one thread of a busy machine, -O2).
 template <int KeyBits, int ValueBits = KeyBits, turbo_form Key = turbo_form::mse,
           turbo_form Value = turbo_form::mse, element Tail = f16>
 struct turboquant {

@@ -195,6 +195,46 @@ TEST_CASE("every path serves Mustafar's rows", "[isa][attend]") {
         {.kv_heads = 1, .group = 2, .tokens = 40, .head_dim = 576, .value_dim = 1024});
 }
 
+TEST_CASE("every path serves TurboQuant", "[isa][attend]") {
+  // Codecs alone: what decodes a channel turns a whole row back, too slow for the oracle.
+  auto const run = [](auto const& codec, bool keys, index_t dim, index_t first, index_t n,
+                      index_t heads) {
+    INFO("keys " << keys << ", dim " << dim << ", tokens " << first << " + " << n << ", heads "
+                 << heads);
+    auto const z = codec.sizes(dim, run_tokens);
+    data::cache const c({.kv_heads = 1, .group = heads, .tokens = run_tokens, .head_dim = dim});
+    std::vector<float> rows = c.k;
+    std::vector<std::byte> block(static_cast<std::size_t>(z.block_bytes));
+    codec.encode(rows.data(), {.n = run_tokens, .dim = dim}, block.data());
+    index_t const own = codec.parts * dim;
+    std::vector<float> in(static_cast<std::size_t>(heads * std::max(own, run_tokens))), whole;
+    for (std::size_t i = 0; i < in.size(); ++i)
+      in[i] = std::sin(static_cast<float>(i * i % 977)) + 0.1f;
+    on_each_path([&](isa::path) {
+      std::vector<float> out(in.size(), 0.5f);
+      site const at{.first = first, .n = n, .dim = dim};
+      if constexpr (requires { codec.dot(block.data(), at, in.data(), heads, out.data()); })
+        codec.dot(block.data(), at, in.data(), heads, out.data());
+      else
+        codec.accumulate(block.data(), at, in.data(), heads, out.data());
+      if (whole.empty()) whole = out;
+      CHECK(distance(out, whole) <= 2 * tolerance::attend);
+    });
+  };
+  auto const at = [&](auto const& k, auto const& v) {
+    for (index_t const heads : {1, 3, 4, 8, 9})
+      for (index_t const first : {0, 5}) {
+        for (index_t const dim : {16, 36, 80, 128}) run(k, true, dim, first, 32 - 3 * first, heads);
+        for (index_t const dim : {16, 20, 40, 56, 144})
+          run(v, false, dim, first, 32 - 3 * first, heads);
+      }
+  };
+  constexpr auto inner = turbo_form::inner;
+  at(turbo_key<4>{}, turbo_value<4>{});
+  at(turbo_key<3>{}, turbo_value<3>{});
+  at(turbo_key<2, inner>{}, turbo_value<3, inner>{});
+}
+
 TEST_CASE("every path serves what pipelines store", "[isa][attend]") {
   check("merged",
         pipeline{snapkv{{.window = 16}}, top_k{{.budget = 70, .sinks = 4}},
