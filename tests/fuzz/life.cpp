@@ -14,7 +14,7 @@ namespace life {
 
 std::vector<entry> table() {
   std::vector<entry> all;
-  for (auto const& part : {quantizers(), scorers(), observers(), bases()})
+  for (auto const& part : {quantizers(), scorers(), observers(), bases(), low_ranks()})
     all.insert(all.end(), part.begin(), part.end());
   return all;
 }

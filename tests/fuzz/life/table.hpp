@@ -17,5 +17,6 @@ std::vector<entry> quantizers();
 std::vector<entry> scorers();
 std::vector<entry> observers();
 std::vector<entry> bases();
+std::vector<entry> low_ranks();
 
 }  // namespace life

@@ -161,8 +161,8 @@ void check_fitted(data::shape const& shape, float outliers, index_t sinks) {
                          ((upper[at] - lower[at]) / 2);
         if (std::abs(y) > 1) continue;
         std::size_t best = 0;
-        for (std::size_t i = 1; i < book.find.size(); ++i)
-          if (std::abs(y - book.find[i]) < std::abs(y - book.find[best])) best = i;
+        for (std::size_t level = 1; level < book.find.size(); ++level)
+          if (std::abs(y - book.find[level]) < std::abs(y - book.find[best])) best = level;
         sum[best] += y;
         count[best] += 1;
       }
