@@ -5,3 +5,4 @@ set(CMAKE_BUILD_TYPE Debug CACHE STRING "")
 set(CMAKE_CXX_FLAGS "-O1 -DKVSLIM_DEBUG" CACHE STRING "")
 set(KVSLIM_BUILD_BENCHMARKS OFF CACHE BOOL "")
 set(KVSLIM_CUDA OFF CACHE STRING "")
+set(KVSLIM_BATCHES OFF CACHE BOOL "")  # one test file is one unit: little to compile after an edit
