@@ -40,8 +40,8 @@ void add_four(table<codec_method>& all, char const* name, char const* what) {
 void add_floats(table<codec_method>& all) {
   add_eight<kvslim::e4m3>(all, "fp8_e4m3", "8-bit floats, a scale for each token");
   add_eight<kvslim::e5m2>(all, "fp8_e5m2", "the same with fewer digits and more range");
-  add_four<kvslim::fp4_block::mxfp4>(all, "mxfp4", "4-bit floats, 4.25 bits");
-  add_four<kvslim::fp4_block::nvfp4>(all, "nvfp4", "4-bit floats, 4.5 bits");
+  add_four<kvslim::fp4_block::mxfp4>(all, "fp4_mxfp4", "4-bit floats, 4.25 bits");
+  add_four<kvslim::fp4_block::nvfp4>(all, "fp4_nvfp4", "4-bit floats, 4.5 bits");
 }
 
 }  // namespace example

@@ -26,8 +26,8 @@ KVSLIM_BEGIN_NAMESPACE
 /// 1024 (invalid_shape). Cost: encode 31 passes over a token's channels; attention writes a token's
 /// channels out once for all query heads, by kernels on x86-64: 4096 tokens of 8 KV heads of 128
 /// and 32 query heads took 1.4 ms (2.3 ms with AVX2), at 0.7 too, where f16 took 0.6 (1.1); plain
-/// loops took 40 (31 at 0.7; one thread of a busy machine, -O2). Bytes of a token, head and half: 4 *
-/// ceil(head_dim / 32) + sizeof(T) * (head_dim + 1 - max(1, floor(head_dim * share))), up to a
+/// loops took 40 (31 at 0.7; one thread of a busy machine, -O2). Bytes of a token, head and half:
+/// 4 * ceil(head_dim / 32) + sizeof(T) * (head_dim + 1 - max(1, floor(head_dim * share))), up to a
 /// multiple of 4. Source: arXiv:2505.22913; shares and window from the authors' scripts.
 template <element T = f16>
 struct mustafar {
