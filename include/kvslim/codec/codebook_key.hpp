@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/codec/codebook.hpp>
+#include <kvslim/isa/tile_kernels.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -96,27 +97,31 @@ struct codebook_key {
                                              index_t d) const noexcept {
     return parts{at.dim, block_tokens}.get(detail::codes_of(block), at.first, d);
   }
-  /// All channels of n tokens of a block from at.first on, out[n, dim].
-  template <index_t Most>
-  KVSLIM_HD void load_run(std::byte const* block, site const& at, index_t n,
-                          float* out) const noexcept {
+  /// Channels [d, d + n), then [other, other + m), of the block that holds at.first as rows of a
+  /// tile (detail::token_tile).
+  KVSLIM_HD void load_tile(std::byte const* block, site const& at, index_t d, index_t n,
+                           index_t other, index_t m, float* tile) const noexcept {
     index_t const dim = at.dim;
     record const r = record_of(at);
-    parts const codes{dim, block_tokens};
-    for (index_t d = 0; d < dim; d += detail::unit_quad)
-      for (index_t i = 0; i < n; ++i) {
-        auto const word =
-            codes.word(detail::codes_of(block), codes.unit(at.first, d), at.first + i);
-        for (index_t c = 0; c < detail::unit_quad; ++c)
-          out[i * dim + d + c] = r.value((word >> (8 * c)) & 255u, d + c);
-      }
+    fill_tile(block, dim, r, d, n, tile);
+    fill_tile(block, dim, r, other, m, tile + n * 16);
+    float elsewhere;
+    auto const place = [&](index_t t, index_t channel) {  // without branches, which go either way
+      index_t const a = channel - d, b = channel - other;
+      bool const in_a = a >= 0 && a < n, in_b = b >= 0 && b < m;
+      index_t const row = in_a ? a : n + b;
+      float* const to = tile + t / 16 * detail::token_tile::apart + row * 16 + t % 16;
+      return in_a || in_b ? to : &elsewhere;
+    };
     auto const aside = list_of(block, dim);
-    index_t const begin = at.first * dim, end = begin + n * dim;
-    for (index_t i = 0; i < aside.room && aside.place[i] < end; ++i)
-      if (aside.place[i] >= begin) out[aside.place[i] - begin] = detail::widen(aside.value[i]);
-    for (index_t i = 0; i < n; ++i)
+    float const each = 1.0f / static_cast<float>(dim);
+    for (index_t i = 0; i < aside.room && aside.place[i] < block_tokens * dim; ++i) {
+      auto const t = static_cast<index_t>((static_cast<float>(aside.place[i]) + 0.5f) * each);
+      *place(t, aside.place[i] - t * dim) = detail::widen(aside.value[i]);
+    }
+    for (index_t i = 0; i < detail::min(at.n, sinks - at.token); ++i)
       if (auto const* const exact = first(dim).find(at.state, at.token + i); exact != nullptr)
-        for (index_t d = 0; d < dim; ++d) out[i * dim + d] = detail::widen(exact[d]);
+        for (index_t c = 0; c < dim; ++c) *place(at.first + i, c) = detail::widen(exact[c]);
   }
 
   /// Floats of a record.
@@ -186,6 +191,28 @@ struct codebook_key {
     auto const* const at = block + parts{dim, block_tokens}.bytes();
     return {detail::array_at<f16 const>(at),
             detail::array_at<std::uint16_t const>(at + 2 * room(dim)), room(dim)};
+  }
+  /// What the codes stand for.
+  static KVSLIM_HD void fill_tile(std::byte const* block, index_t dim, record const& r, index_t d,
+                                  index_t n, float* tile) noexcept {
+    constexpr index_t quad = detail::unit_quad;
+    parts const codes{dim, block_tokens};
+    if (d % quad == 0 && n % quad == 0) {
+      alignas(64) detail::local<float, 16> values;
+      for (index_t i = 0; i < 16; ++i) values[i] = r.give[i % levels];
+      if (detail::level_tile<Bits>(
+              detail::level_codes{detail::codes_of(block), codes.units(), values, nullptr, 0},
+              d / quad, n / quad, r.lower + d, r.upper + d, tile))
+        return;
+    }
+    for (index_t unit = d / quad; unit * quad < d + n; ++unit) {
+      detail::local<std::uint32_t, block_tokens> words;
+      codes.unpack(detail::codes_of(block), unit, words);
+      for (index_t c = detail::max(d, unit * quad); c < detail::min(d + n, (unit + 1) * quad); ++c)
+        for (index_t t = 0; t < block_tokens; ++t)
+          tile[t / 16 * detail::token_tile::apart + (c - d) * 16 + t % 16] =
+              r.value((words[t] >> (8 * (c % quad))) & 255u, c);
+    }
   }
   /// Those beyond the thresholds, farthest first if there are too many, then in order.
   KVSLIM_HD void put_aside(float const* rows, site const& at, record const& r,

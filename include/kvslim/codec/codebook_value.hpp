@@ -120,17 +120,13 @@ struct codebook_value {
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
-    index_t const dim = at.dim, bytes = sizes(dim, 0).block_bytes;
-    for (index_t i = 0; i < at.n; ++i) {
-      index_t const t = (at.first + i) % block_tokens;
-      std::byte const* const here = block + (at.first + i) / block_tokens * bytes;
-      if (auto const* const exact = first(dim).find(at.state, at.token + i); exact != nullptr) {
-        for (index_t h = 0; h < heads; ++h)
-          for (index_t d = 0; d < dim; ++d)
-            out[h * dim + d] += p[h * run_tokens + i] * detail::widen(exact[d]);
-        continue;
-      }
-      add_token(here, at, t, p + i, heads, out);
+    index_t const bytes = sizes(at.dim, 0).block_bytes;
+    for (index_t done = 0, n = 0; done < at.n; done += n) {
+      site from = at;
+      from.first = (at.first + done) % block_tokens;
+      from.token = at.token + done;
+      n = from.n = detail::min(at.n - done, run_tokens - from.first);
+      add_run(block + (at.first + done) / block_tokens * bytes, from, p + done, heads, out);
     }
   }
 
@@ -205,31 +201,71 @@ struct codebook_value {
     auto const level = parts{at.dim, block_tokens}.get(detail::codes_of(block), t, d);
     return record_of(at)[levels + level] * s.half + s.middle;
   }
-  /// Adds token t of a block, with weight p[h * run_tokens].
-  KVSLIM_HD void add_token(std::byte const* block, site const& at, index_t t, float const* p,
-                           index_t heads, float* out) const noexcept {
+  /// Adds tokens of blocks, of which the last ends within 32 tokens of the first one's begin.
+  KVSLIM_HD void add_run(std::byte const* block, site const& at, float const* p, index_t heads,
+                         float* out) const noexcept {
+    index_t const dim = at.dim, bytes = sizes(dim, 0).block_bytes, end = at.first + at.n;
+    detail::local<float, run_heads, run_tokens> weights = {};
+    detail::local<float, run_heads> base = {};
+    for (index_t t = at.first; t < end; ++t) {
+      index_t const i = t - at.first;
+      auto const* const here = block + t / block_tokens * bytes;
+      if (auto const* const exact = first(dim).find(at.state, at.token + i); exact != nullptr) {
+        for (index_t h = 0; h < heads; ++h)
+          for (index_t d = 0; d < dim; ++d)
+            out[h * dim + d] += p[h * run_tokens + i] * detail::widen(exact[d]);
+        continue;
+      }
+      span const s = span_at(spans_of(here, dim), t % block_tokens);
+      for (index_t h = 0; h < heads; ++h) {
+        weights[h][t] = p[h * run_tokens + i] * s.half;
+        base[h] += p[h * run_tokens + i] * s.middle;
+      }
+      auto const aside = lists_of(here, dim);
+      for (index_t j = 0; j < 2 * aside.each; ++j) {
+        index_t const d = aside.place(t % block_tokens, j);
+        if (d >= dim) continue;  // of a damaged cache
+        float const more =
+            aside.value(t % block_tokens, j) - decode_code(here, at, t % block_tokens, d);
+        for (index_t h = 0; h < heads; ++h) out[h * dim + d] += p[h * run_tokens + i] * more;
+      }
+    }
+    add_codes(block, at, weights, base, heads, out);
+  }
+  /// Adds weights * level of a run's tokens, and base, to every channel.
+  KVSLIM_HD void add_codes(std::byte const* block, site const& at,
+                           detail::local<float, run_heads, run_tokens> const& weights,
+                           float const* base, index_t heads, float* out) const noexcept {
     constexpr index_t n = detail::unit_channels;
-    index_t const dim = at.dim;
+    index_t const dim = at.dim, bytes = sizes(dim, 0).block_bytes, end = at.first + at.n;
     parts const codes{dim, block_tokens};
-    span const s = span_at(spans_of(block, dim), t);
-    float const* const give = record_of(at) + levels;
-    for (index_t d = 0; d < dim; d += n) {
-      index_t const count = detail::min(n, dim - d);
-      detail::local<std::uint32_t, n> words;
-      codes.unpack(detail::codes_of(block), codes.unit(t, d), words);
-      detail::local<float, n> x;
-      for (index_t c = 0; c < count; ++c)
-        x[c] = give[(words[c] >> (8 * t)) & 255u] * s.half + s.middle;
-      for (index_t h = 0; h < heads; ++h)
-        for (index_t c = 0; c < count; ++c) out[h * dim + d + c] += p[h * run_tokens] * x[c];
-    }
-    auto const aside = lists_of(block, dim);
-    for (index_t j = 0; j < 2 * aside.each; ++j) {
-      index_t const d = aside.place(t, j);
-      if (d >= dim) continue;  // of a damaged cache
-      float const more = aside.value(t, j) - decode_code(block, at, t, d);
-      for (index_t h = 0; h < heads; ++h) out[h * dim + d] += p[h * run_tokens] * more;
-    }
+    alignas(64) detail::local<float, 16> values;
+    for (index_t i = 0; i < 16; ++i) values[i] = record_of(at)[levels + i % levels];
+    if (detail::add_level_blocks<Bits>(detail::level_codes{detail::codes_of(block), codes.units(),
+                                                           values, nullptr, dim, bytes},
+                                       detail::div_up(end, block_tokens), dim, weights[0], base,
+                                       heads, out))
+      return;
+    detail::by_heads(heads, [&](auto count, index_t h0) {
+      constexpr index_t m = decltype(count)::value;
+      for (index_t d = 0; d < dim; d += n) {
+        detail::lane_sums<m, n> sums;
+        detail::local<float, m, n> sum;
+        for (index_t b = 0; b * block_tokens < end; ++b) {
+          detail::local<std::uint32_t, n> words;
+          codes.unpack(detail::codes_of(block + b * bytes), codes.unit(0, d), words);
+          for (index_t t = 0; t < block_tokens; ++t) {
+            detail::local<float, n> x;
+            for (index_t c = 0; c < n; ++c) x[c] = values[(words[c] >> (8 * t)) & 255u];
+            sums.add(x, [&](index_t h) { return weights[h0 + h][b * block_tokens + t]; });
+          }
+        }
+        sums.store(sum);
+        for (index_t h = 0; h < m; ++h)
+          for (index_t c = 0; c < detail::min(n, dim - d); ++c)
+            out[(h0 + h) * dim + d + c] += sum[h][c] + base[h0 + h];
+      }
+    });
   }
 };
 

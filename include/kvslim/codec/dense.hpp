@@ -92,6 +92,13 @@ struct dense_key {
   }
 };
 
+namespace detail {
+template <class Codec>
+inline constexpr bool is_dense_key = false;
+template <element T>
+inline constexpr bool is_dense_key<dense_key<T>> = true;
+}  // namespace detail
+
 /// V as T, token after token. Byte layout of a block: T[dim].
 template <element T>
 struct dense_value {

@@ -2,8 +2,8 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/codec/form.hpp>
-#include <kvslim/isa/convert.hpp>
+#include <kvslim/codec/dense.hpp>
+#include <kvslim/isa/tile_kernels.hpp>
 #include <kvslim/ops/subspace.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -184,34 +184,30 @@ struct latent {
     return sum;
   }
   KVSLIM_HD void load(std::byte const* block, site const& at, float* out) const noexcept {
-    load_run<1>(block, at, 1, out);
+    for (index_t d = 0; d < at.dim; ++d) out[d] = 0.0f;
+    if constexpr (has_mean) add(1.0f, mean_of(at, at.member), at.dim, out);
+    for (index_t j = 0; j < rank; ++j)
+      add(coordinate(block, at, j), back_of(at, at.member) + j * at.dim, at.dim, out);
   }
-  /// All channels of n tokens from at.first on, out[n, dim]; n at most Most. The basis is read
-  /// once.
-  template <index_t Most>
-  KVSLIM_HD void load_run(std::byte const* block, site const& at, index_t n,
-                          float* out) const noexcept {
-    auto const sizes_of_base = base.sizes(rank, 0);
-    index_t const dim = at.dim;
-    for (index_t i = 0; i < n * dim; ++i) out[i] = 0.0f;
-    if constexpr (has_mean)
-      for (index_t i = 0; i < n; ++i) add(1.0f, mean_of(at, at.member), dim, out + i * dim);
-    for (index_t j = 0; j < rank; ++j) {
-      float z[static_cast<std::size_t>(Most)], y[16];
-      for (index_t i = 0; i < n; ++i) {
-        index_t const t = at.first + i;
-        z[i] = base.decode(block + t / sizes_of_base.block_tokens * sizes_of_base.block_bytes,
-                           inside(at, t % sizes_of_base.block_tokens, 1), j);
-      }
-      T const* const vector = back_of(at, at.member) + j * dim;
-      index_t d = 0;
-      for (; d + 16 <= dim; d += 16) {
-        detail::widen16(vector + d, y);
-        for (index_t i = 0; i < n; ++i)
-          for (index_t c = 0; c < 16; ++c) out[i * dim + d + c] += z[i] * y[c];
-      }
-      for (; d < dim; ++d)
-        for (index_t i = 0; i < n; ++i) out[i * dim + d] += z[i] * detail::widen(vector[d]);
+  /// Channels [d, d + n), then [other, other + m), of tokens [at.first, at.first + at.n) as rows of
+  /// a tile (detail::token_tile), whose columns begin at at.first % 32.
+  KVSLIM_HD void load_tile(std::byte const* block, site const& at, index_t d, index_t n,
+                           index_t other, index_t m, float* tile) const noexcept {
+    constexpr index_t apart = detail::token_tile::apart, wide = detail::token_tile::channels,
+                      at_once = 16;
+    auto const channels = [&](T const* vector, float* to) {
+      widen_channels(vector + d, n, to);
+      widen_channels(vector + other, m, to + n);
+    };
+    detail::local<float, at_once* wide> y = {};
+    if constexpr (has_mean) channels(mean_of(at, at.member), y);
+    for (index_t c = 0; c < n + m; ++c)
+      for (index_t t = 0; t < run_tokens; ++t) tile[t / 16 * apart + c * 16 + t % 16] = y[c];
+    for (index_t j0 = 0; j0 < rank; j0 += at_once) {
+      index_t const ranks = detail::min(at_once, rank - j0);
+      for (index_t j = 0; j < ranks; ++j)
+        channels(back_of(at, at.member) + (j0 + j) * at.dim, y + j * wide);
+      add_coordinates(block, at, j0, ranks, y, n + m, tile);
     }
   }
   KVSLIM_HD void prepare(float const* q, site const& at, float* own) const noexcept {
@@ -300,6 +296,50 @@ struct latent {
   [[nodiscard]] KVSLIM_HD T const* mean_of(site const& at, index_t member) const noexcept {
     return static_cast<T const*>(at.table) +
            (at.row - at.member + member) % bases * table_rows(at.dim) * at.dim;
+  }
+  /// Adds coordinates [j0, j0 + ranks) times y[ranks][32] to n rows of a tile.
+  KVSLIM_HD void add_coordinates(std::byte const* block, site const& at, index_t j0, index_t ranks,
+                                 float const* y, index_t n, float* tile) const noexcept {
+    constexpr index_t apart = detail::token_tile::apart, wide = detail::token_tile::channels;
+    auto const z = base.sizes(rank, 0);
+    if constexpr (detail::is_dense_key<Base>) {
+      // Where tokens end in the first tile of 16, the other may not be read.
+      auto const* const tiles = detail::array_at<tail_type>(block) + j0 * 16;
+      if (detail::latent_tile<tail_type>(tiles, at.first + at.n > 16 ? rank * 16 : 0, ranks, y,
+                                         wide, n, tile))
+        return;
+    }
+    detail::local<float, 16 * run_tokens> x = {};  // [2][16 ranks][16]
+    for (index_t j = 0; j < ranks; ++j)
+      if constexpr (detail::is_dense_key<Base>) {
+        for (index_t t = 0; t < at.first + at.n; t += 16)
+          detail::widen16(detail::array_at<tail_type>(block) + (t * rank + (j0 + j) * 16),
+                          x + t * 16 + j * 16);
+      } else {
+        for (index_t i = 0; i < at.n; ++i) {
+          index_t const t = at.first + i, column = at.first % run_tokens + i;
+          x[column / 16 * 256 + j * 16 + column % 16] =
+              base.decode(block + t / z.block_tokens * z.block_bytes,
+                          inside(at, t % z.block_tokens, 1), j0 + j);
+        }
+      }
+    if (detail::latent_tile<float>(x, 256, ranks, y, wide, n, tile)) return;
+    for (index_t half = 0; half < 2; ++half, tile += apart)
+      detail::by_heads(n, [&](auto count, index_t c0) {
+        constexpr index_t m = decltype(count)::value;
+        detail::lane_sums<m, 16> sums;
+        detail::local<float, m, 16> sum;
+        for (index_t j = 0; j < ranks; ++j)
+          sums.add(x + half * 256 + j * 16, [&](index_t c) { return y[j * wide + c0 + c]; });
+        sums.store(sum);
+        for (index_t c = 0; c < m; ++c)
+          for (index_t t = 0; t < 16; ++t) tile[(c0 + c) * 16 + t] += sum[c][t];
+      });
+  }
+  static KVSLIM_HD void widen_channels(T const* in, index_t n, float* out) noexcept {
+    index_t c = 0;
+    for (; c + 16 <= n; c += 16) detail::widen16(in + c, out + c);
+    for (; c < n; ++c) out[c] = detail::widen(in[c]);
   }
   [[nodiscard]] static KVSLIM_HD float along(float const* x, T const* vector,
                                              index_t dim) noexcept {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/codec/latent.hpp>
+#include <kvslim/isa/tile_kernels.hpp>
 #include <kvslim/ops/rope.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -11,7 +12,7 @@ KVSLIM_BEGIN_NAMESPACE
 enum class key_form : std::uint8_t { before_rope, as_given };
 
 /// Keys before RoPE: what the view holds is turned back to position 0, stored as latents or codes,
-/// and rebuilt and rotated to its position while attention reads it, one token at a time. A
+/// and rebuilt and rotated to its position while attention reads it, 32 tokens at a time. A
 /// rotation that is not the model's costs accuracy, never the keys' places: both ways are the same.
 ///
 /// Stored: as the latents. Requires: what latent does; coordinates in a codec of one option at
@@ -19,8 +20,9 @@ enum class key_form : std::uint8_t { before_rope, as_given };
 /// the rows of a group are at the same positions (invalid_option, invalid_shape).
 /// Cost: encode as latent and a rotation; attention rank * head_dim multiplications a token and
 /// KV head, and a rotation; on CUDA twice as many, in every query head's block.
-/// 4096 tokens of 8 KV heads of 128 at rank 32 took 76 ms to attend to, where dense f16 took 0.5
-/// and latents that are not rebuilt 0.6 (one thread of a busy machine, -O2).
+/// 4096 tokens of 8 KV heads of 128 at rank 32 took 11 ms to attend to (41 ms key by key), where
+/// dense f16 took 0.5 and latents that are not rebuilt 0.6 (one thread of a busy machine with
+/// AVX-512, -O2).
 template <class Inner>
 struct rebuilt_key {
   using tail_type = typename Inner::tail_type;
@@ -115,67 +117,98 @@ struct rebuilt_key {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
-    constexpr index_t together = 8;
-    turning turn(rotation, at.dim);
-    float keys[static_cast<std::size_t>(together * most_channels)];
-    for (index_t done = 0; done < at.n; done += together) {
-      index_t const n = detail::min(together, at.n - done);
-      auto const z = inner.sizes(at.dim, 0);
+    auto const z = inner.sizes(at.dim, 0);
+    for (index_t done = 0, n = 0; done < at.n; done += n) {
       index_t const place = at.first + done;
       site from = at;
       from.first = place % z.block_tokens;
       from.token = at.token + done;
-      inner.template load_run<together>(block + place / z.block_tokens * z.block_bytes, from, n,
-                                        keys);
-      for (index_t i = 0; i < n; ++i) {
-        float* const key = keys + i * at.dim;
-        turn.rotate(at.positions[done + i], key);
-        for (index_t h = 0; h < heads; ++h)
-          scores[h * run_tokens + done + i] += ops::dot(q + h * at.dim, key, at.dim);
-      }
+      n = from.n = detail::min(at.n - done, run_tokens - from.first % run_tokens);
+      detail::local<std::int32_t, run_tokens> positions = {};
+      for (index_t i = 0; i < n; ++i)
+        positions[from.first % run_tokens + i] = at.positions[done + i];
+      dot_tiles(block + place / z.block_tokens * z.block_bytes, from, positions, q, heads,
+                scores + done);
     }
   }
 
  private:
-  static constexpr index_t most_channels = 512;
+  static constexpr index_t most_channels = 512, tile_pairs = detail::token_tile::channels / 2;
 
-  /// Rotates rows whose positions mostly count up: from one to the next an angle is added by
-  /// multiplying, in double, instead of asking for its sine again.
-  struct turning {
-    rope const& rotation;
-    index_t dim, pairs;
-    std::int64_t now = -1;  // what c and s are of; -1: nothing yet
-    double c[most_channels / 2], s[most_channels / 2];
-    double step_c[most_channels / 2], step_s[most_channels / 2];
-
-    KVSLIM_HD turning(rope const& r, index_t head_dim) noexcept
-        : rotation(r), dim(head_dim), pairs(r.rotated(head_dim) / 2) {
-      for (index_t i = 0; i < pairs; ++i) {
-        step_c[i] = std::cos(rotation.frequency(dim, i));
-        step_s[i] = std::sin(rotation.frequency(dim, i));
+  /// Tokens of one tile, which are its columns at.first % 32 and on: some pairs of channels at a
+  /// time are rebuilt, turned and multiplied.
+  KVSLIM_HD void dot_tiles(std::byte const* block, site const& at, std::int32_t const* positions,
+                           float const* q, index_t heads, float* scores) const noexcept {
+    index_t const dim = at.dim, turned = rotation.rotated(dim), half = turned / 2;
+    alignas(64) detail::local<float, detail::token_tile::floats> tile;
+    alignas(64) detail::local<float, run_heads* run_tokens> sums = {};
+    detail::local<std::uint64_t, tile_pairs> turns;
+    detail::rope_turns angles(rotation, dim);
+    auto const add = [&](index_t d, index_t n, index_t from) {
+      multiply(tile + from * 16, n, q + d, heads, dim, sums);
+    };
+    for (index_t i = 0; i < half; i += tile_pairs) {
+      index_t const n = detail::min(tile_pairs, half - i);
+      for (index_t j = 0; j < n; ++j) turns[j] = angles.next();
+      if (rotation.interleaved) {
+        inner.load_tile(block, at, 2 * i, 2 * n, 0, 0, tile);
+        turn(tile, n, 2, 1, turns, positions);
+        add(2 * i, 2 * n, 0);
+      } else {
+        inner.load_tile(block, at, i, n, half + i, n, tile);
+        turn(tile, n, 1, n, turns, positions);
+        add(i, n, 0);
+        add(half + i, n, n);
       }
     }
-    KVSLIM_HD void rotate(std::int64_t position, float* row) noexcept {
-      bool const next = now >= 0 && position == now + 1;
-      for (index_t i = 0; i < pairs; ++i) {
-        if (next) {
-          double const x = c[i] * step_c[i] - s[i] * step_s[i];
-          s[i] = s[i] * step_c[i] + c[i] * step_s[i];
-          c[i] = x;
-        } else if (position != now) {
-          double const angle = static_cast<double>(position) * rotation.frequency(dim, i);
-          c[i] = std::cos(angle);
-          s[i] = std::sin(angle);
-        }
-        auto const [a, b] = rotation.pair(dim, i);
-        auto const cosine = static_cast<float>(c[i]), sine = static_cast<float>(s[i]);
-        float const x = row[a], y = row[b];
-        row[a] = x * cosine - y * sine;
-        row[b] = y * cosine + x * sine;
-      }
-      now = position;
+    for (index_t d = turned, n = 0; d < dim; d += n) {
+      n = detail::min(detail::token_tile::channels, dim - d);
+      inner.load_tile(block, at, d, n, 0, 0, tile);
+      add(d, n, 0);
     }
-  };
+    for (index_t h = 0; h < heads; ++h)
+      for (index_t i = 0; i < at.n; ++i)
+        scores[h * run_tokens + i] += sums[h * run_tokens + at.first % run_tokens + i];
+  }
+  /// detail::turn_tile, and where there is no kernel.
+  static KVSLIM_HD void turn(float* tile, index_t pairs, index_t apart, index_t other,
+                             std::uint64_t const* turns, std::int32_t const* positions) noexcept {
+    if (detail::turn_tile(tile, pairs, apart, other, turns, positions)) return;
+    for (index_t i = 0; i < pairs; ++i) {
+      // Step by step: compilers then use vectors.
+      detail::local<std::uint32_t, run_tokens> angle;
+      detail::local<float, run_tokens> sine, cosine;
+      for (index_t t = 0; t < run_tokens; ++t)
+        angle[t] =
+            static_cast<std::uint32_t>(static_cast<std::uint64_t>(positions[t]) * turns[i] >> 32);
+      for (index_t t = 0; t < run_tokens; ++t) {
+        auto const x = detail::sine_of(angle[t]);
+        sine[t] = x.s;
+        cosine[t] = x.c;
+      }
+      for (index_t t = 0; t < run_tokens; ++t) {
+        float* const at = tile + t / 16 * detail::token_tile::apart + i * apart * 16 + t % 16;
+        float const x = at[0], y = at[other * 16];
+        at[0] = x * cosine[t] - y * sine[t];
+        at[other * 16] = y * cosine[t] + x * sine[t];
+      }
+    }
+  }
+  static KVSLIM_HD void multiply(float const* tile, index_t rows, float const* q, index_t heads,
+                                 index_t dim, float* sums) noexcept {
+    if (detail::dot_tile(tile, rows, q, heads, dim, sums)) return;
+    for (index_t half = 0; half < 2; ++half, tile += detail::token_tile::apart)
+      detail::by_heads(heads, [&](auto count, index_t h0) {
+        constexpr index_t m = decltype(count)::value;
+        detail::lane_sums<m, 16> part;
+        detail::local<float, m, 16> sum;
+        for (index_t c = 0; c < rows; ++c)
+          part.add(tile + c * 16, [&](index_t h) { return q[(h0 + h) * dim + c]; });
+        part.store(sum);
+        for (index_t h = 0; h < m; ++h)
+          for (index_t t = 0; t < 16; ++t) sums[(h0 + h) * run_tokens + half * 16 + t] += sum[h][t];
+      });
+  }
 };
 
 KVSLIM_END_NAMESPACE

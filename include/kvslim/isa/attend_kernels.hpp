@@ -31,13 +31,19 @@ struct sparse_shape {
 
 /// Codes of one run of 32 tokens in planar units (codec/bit_parts.hpp), the values that they stand
 /// for, repeated to sixteen, a length for every token; `stride` floats from one head's query or sum
-/// to the next.
+/// to the next. V in blocks of four tokens: units of one block, `apart` bytes to the next.
 struct level_codes {
   std::uint8_t const* codes;
   index_t units;  ///< of each part
   float const* values;
   f16 const* lengths;
   index_t stride;
+  index_t apart = 0;
+};
+
+/// Channels of 32 tokens as floats, [2][channels][16].
+struct token_tile {
+  static constexpr index_t channels = 32, apart = channels * 16, floats = 2 * apart;
 };
 
 #if KVSLIM_DETAIL_KERNELS
@@ -311,6 +317,18 @@ template <int Bits>
                                                  lookahead(at, (at.n + 3) / 4 * (at.dim / 32 + 1)));
   });
 }
+/// V as values that codes stand for, in blocks of four tokens: tokens [0, 4 * quads) weigh
+/// weights[h][32], and every channel of a head gets base[h].
+template <int Bits>
+[[nodiscard]] inline bool add_level_blocks(level_codes const& c, index_t quads, index_t dim,
+                                           float const* weights, float const* base, index_t heads,
+                                           float* out) noexcept {
+  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+    lookahead next({}, 1);
+    decltype(kernels)::template add_weighted_levels<Bits>(
+        c, 0, quads, dim, weights + h * run_tokens, base + h, m, out + h * c.stride, next);
+  });
+}
 /// The weights e^(x - high) of n logits, in place, where `high` becomes the largest of itself and
 /// them; their sum in `sum`.
 [[nodiscard]] inline bool soften(float* x, index_t n, float& high, float& sum) noexcept {
@@ -386,6 +404,10 @@ template <int Bits, class... Args>
 }
 template <int Bits, class... Args>
 [[nodiscard]] KVSLIM_HD constexpr bool add_levels(Args const&...) noexcept {
+  return false;
+}
+template <int Bits, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool add_level_blocks(Args const&...) noexcept {
   return false;
 }
 [[nodiscard]] KVSLIM_HD constexpr bool soften(float*, index_t, float&, float&) noexcept {

@@ -5,6 +5,7 @@
 #include <kvslim/core/config.hpp>
 
 #include <cmath>
+#include <cstdint>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -39,6 +40,44 @@ struct rope {
                     -2.0 * static_cast<double>(i) / static_cast<double>(rotated(head_dim)));
   }
 };
+
+namespace detail {
+
+/// Angles of a rope's pairs, one after another, as turns for each position in units of 2^-64: the
+/// angle at position p is the product modulo 2^64, whatever p is.
+struct rope_turns {
+  double turns, step;
+
+  KVSLIM_HD rope_turns(rope const& r, index_t head_dim) noexcept
+      : turns(0.15915494309189533577),  // 1 / (2 pi)
+        step(std::pow(static_cast<double>(r.base),
+                      -2.0 / static_cast<double>(r.rotated(head_dim)))) {}
+  [[nodiscard]] KVSLIM_HD std::uint64_t next() noexcept {
+    double const part = turns - std::floor(turns);
+    turns *= step;
+    return static_cast<std::uint64_t>(static_cast<std::int64_t>(part * 0x1p63)) * 2;
+  }
+};
+
+struct sine_and_cosine {
+  float s, c;
+};
+/// Of an angle in units of 2^-32 turns; within 2e-7.
+[[nodiscard]] KVSLIM_HD inline sine_and_cosine sine_of(std::uint32_t angle) noexcept {
+  std::uint32_t const quarter = (angle + (1u << 29)) >> 30;
+  float const x = static_cast<float>(static_cast<std::int32_t>(angle - (quarter << 30))) *
+                  1.4629180793e-9f,  // 2 pi / 2^32
+      z = x * x;
+  float const s = x + x * z * (-1.6666654611e-1f + z * (8.3321608736e-3f - 1.9515295891e-4f * z)),
+              c = 1.0f - 0.5f * z +
+                  z * z *
+                      (4.166664568298827e-2f +
+                       z * (-1.388731625493765e-3f + 2.443315711809948e-5f * z));
+  float const sine = (quarter & 1u) != 0 ? c : s, cosine = (quarter & 1u) != 0 ? s : c;
+  return {(quarter & 2u) != 0 ? -sine : sine, ((quarter + 1u) & 2u) != 0 ? -cosine : cosine};
+}
+
+}  // namespace detail
 
 namespace ops {
 

@@ -266,6 +266,36 @@ TEST_CASE("kvquant reads each layer's and head's record of a table", "[kvquant]"
   CHECK(oracle::attend_error(room.packed, c) <= tolerance::attend);
 }
 
+TEST_CASE("kvquant is attended to alike on every path", "[kvquant][isa]") {
+  isa::path const before = isa::current();
+  auto const check = [&](data::shape const& shape, rope const& rotation, index_t first) {
+    data::cache const c(shape, 7);
+    kvquant<4, 4, codebook_from::prompt, float, float> const policy{
+        {.sinks = 3, .outliers = 0.05f, .rotation = rotation}};
+    data::compressed const run(policy, c.view(), {});
+    REQUIRE(run.result.ok());
+    std::vector<std::int32_t> begin_end, counts;
+    for (index_t r = 0; r < shape.rows(); ++r, counts.push_back(2))
+      for (index_t const x : {first, first + 9, first + 10, shape.tokens - 1})
+        begin_end.push_back(static_cast<std::int32_t>(x));
+    for (auto const wanted : {isa::path::portable, isa::path::avx2, isa::path::avx512}) {
+      if (isa::use(wanted) != wanted) continue;
+      INFO("path " << isa::name_of(wanted) << ", dim " << shape.head_dim);
+      CHECK(oracle::attend_error(run.packed, c, 2) <= tolerance::attend);
+      oracle::asked seen(run.packed, c.queries(1));
+      seen.request.visible = {begin_end.data(), counts.data(), 2};
+      REQUIRE(attend(cpu{}, run.packed, seen.request).ok());
+      CHECK(oracle::error_of(run.packed, seen.request) <= tolerance::attend);
+    }
+    isa::use(before);
+  };
+  check({.kv_heads = 1, .group = 8, .tokens = 75, .head_dim = 128}, far_rope, 17);
+  check({.kv_heads = 2, .group = 3, .tokens = 70, .head_dim = 80, .value_dim = 20},
+        {.dims = 36, .interleaved = true}, 1);
+  check({.kv_heads = 1, .group = 1, .tokens = 64, .head_dim = 12, .value_dim = 33}, {.dims = 6}, 0);
+  check({.kv_heads = 1, .group = 5, .tokens = 33, .head_dim = 4}, {.base = 0.5f}, 31 - 12);
+}
+
 TEST_CASE("kvquant takes as many bits as its formula says", "[kvquant]") {
   kvquant<4, 3, codebook_from::table> const policy{{.outliers = 0.0625f}};
   auto const key = policy.key_codec().sizes(128, 4096);
