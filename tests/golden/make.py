@@ -41,6 +41,7 @@ parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--duo", help="mit-han-lab/duo-attention")
 parser.add_argument("--lagkv", help="AI-Lab-China-Merchants-Bank/LagKV")
 parser.add_argument("--kvzip", help="snu-mllab/KVzip")
+parser.add_argument("--fastkvzip", help="Janghyun1230/FastKVzip")
 parser.add_argument("--laq", help="noforit/Lookahead_Q-Cache")
 parser.add_argument("--qfilters", help="NathanGodey/qfilters")
 parser.add_argument("--dynamickv", help="DreamMr/DynamicKV")
@@ -405,6 +406,63 @@ def criticalkv():
             score = CriticalKVPress(base, first_stage_ratio=percent / 100).score(module, hidden, k, v, None, still)
             g.put(f"score_{name}_{percent}", score)
             g.put(f"kept_{name}_{percent}", score.topk(30, dim=-1).indices.sort(dim=-1)[0])
+
+
+def fastkvzip():
+    """The authors' gate, what kvpress protects of its scores, and what it removes of two layers."""
+    from kvpress import FastKVzipPress
+    from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
+
+    torch.manual_seed(41)
+    layers, G, R, M, T, dim, sinks = 2, 2, 3, 24, 60, 16, 16
+    text = open(os.path.join(arguments.fastkvzip, "prefill", "attention", "gate.py")).read()
+    text = text[text.index("class Weight(nn.Module)"):text.index("def load_fastkvzip")]
+    names = {"torch": torch, "nn": nn, "math": math, "Qwen3RMSNorm": Qwen3RMSNorm}
+    exec(text, names)
+    gates = [names["Weight"](l, M, dim, G, R, torch.float32, sink=sinks) for l in range(layers)]
+    with torch.no_grad():
+        for gate in gates:
+            for one in gate.parameters():
+                one.copy_(torch.randn(one.shape) * (0.5 if one.dim() < 3 else 1.5) + (1 if one.dim() == 1 and one.shape[0] == dim else 0))
+        hidden = torch.randn(layers, 1, T, M)
+        g = Golden("fastkvzip", f"Janghyun1230/FastKVzip 7d78b34 prefill/attention/gate.py Weight.forward, kvpress 0.5.5 FastKVzipPress._score_fast and "
+                   f"compress_post of 0.6; seed 41, {layers} layers, G {G}, {R} query heads each, width {M}, T {T}, {sinks} sinks of {dim}; "
+                   "make.py --fastkvzip --kvpress")
+        g.put("hidden", hidden)
+        for name, one in (("query", "q_proj.weight"), ("query_bias", "q_proj.bias"), ("query_gain", "q_norm.weight"), ("key", "k_proj.weight"),
+                          ("key_gain", "k_norm.weight"), ("sinks", "k_base"), ("offset", "b")):
+            g.put(name, torch.stack([gate.get_parameter(one) for gate in gates]))
+        g.put("score", torch.stack([gate(x) for gate, x in zip(gates, hidden)]))
+        press = FastKVzipPress(compression_ratio=0.6)
+        press.gates, press.score_val = gates, [None] * layers
+        config = types.SimpleNamespace(_attn_implementation="sdpa")
+        modules = [types.SimpleNamespace(layer_idx=l, config=config) for l in range(layers)]
+        for module, x in zip(modules, hidden):
+            press._score_fast(module, x)
+        g.put("protected", torch.stack(press.score_val) == 1)
+        press.compress_post(types.SimpleNamespace(model=types.SimpleNamespace(layers=[types.SimpleNamespace(self_attn=m) for m in modules])))
+    kept = torch.ones(layers, G, T, dtype=torch.bool)
+    for l, module in enumerate(modules):
+        kept[l, module.masked_key_indices[1], module.masked_key_indices[2]] = False
+    g.put("kept", kept)
+
+
+def chunked():
+    from kvpress import ChunkPress, CURPress, KeyDiffPress, KnormPress, StreamingLLMPress
+
+    torch.manual_seed(42)
+    G, T, D, size = 2, 70, 16, 16
+    k = torch.randn(1, G, T, D) * (0.5 + torch.rand(1, G, T, 1)) + 2 * torch.randn(1, G, 1, D)
+    v = indices_as_values(G, T, D)
+    g = Golden("chunked", f"kvpress 0.5.5 ChunkPress.compress over KnormPress, KeyDiffPress, StreamingLLMPress (4 sinks) and CURPress of keys; seed 42, "
+               f"G {G}, T {T}, D {D}, chunks of {size}; make.py --kvpress")
+    g.put("k", k)
+    hidden, module = torch.zeros(1, T, D), types.SimpleNamespace(head_dim=D)
+    for percent in (30, 62, 95):
+        for name, press in (("knorm", KnormPress), ("keydiff", KeyDiffPress), ("streaming_llm", StreamingLLMPress),
+                            ("curdkv", lambda ratio: CURPress(ratio, leverage_type="key"))):
+            kept = ChunkPress(press(percent / 100), chunk_length=size).compress(module, hidden, k, v, None, {})[1][..., 0]
+            g.put(f"kept_{name}_{percent}", kept.sort(dim=-1)[0].long())
 
 
 def laq():
@@ -1122,7 +1180,7 @@ def d2o():
     score = torch.rand(heads, tokens)
     g = Golden("d2o", "AIoT-MLSys-Lab/D2O 12c99d8 LMEval_kv_token_merge/modeling_llama3_7b_13b_d2o.py D2O_LayerKVCache, first call, with 3 for its "
                f"32 heads and 16 for its 128 channels; seed 22, G={heads} T={tokens} D={dim}, {best} by score (the first 4 among them) and {recent} "
-               "newest; LlamaAttention3_D2O.forward and modeling_llama3_new.py LlamaModel.forward for layers, seed 33; make.py --d2o")
+               "newest; LlamaAttention3_D2O.forward and modeling_llama3_new.py LlamaModel.forward for layers, seed 33; 14 more calls of a second object, alpha 0.3 and belta 0.7, seed 34; make.py --d2o")
     g.put("k", k)
     g.put("v", v)
     g.put("score", score)
@@ -1148,6 +1206,26 @@ def d2o():
     g.put("unevenness", torch.stack([one.self_attn.multimodal_entropy for one in layers]))
     g.put("best", torch.tensor([int(1000 * one.self_attn.layer_hh_ratio) for one in layers]))
     g.put("recent", torch.tensor([int(1000 * one.self_attn.layer_recent_ratio) for one in layers]))
+    # The steps after the prompt: one token comes, one leaves or joins, by a threshold that runs on.
+    torch.manual_seed(34)
+    steps, cache = 14, names["D2O_LayerKVCache"](hh_size=best, recent_size=recent, alpha=0.3, belta=0.7)
+    shift = k.mean(dim=2, keepdim=True)
+    more_k, more_v = torch.randn(1, heads, steps, dim) + shift, torch.randn(1, heads, steps, dim)
+    g.put("more_k", more_k)
+    g.put("more_v", more_v)
+    held, thresholds, scores = cache((k, v), score.clone(), 0, 0, tokens - 1), [], []
+    thresholds.append(cache.threshold)
+    for i in range(steps):
+        grown = tuple(torch.cat([past, one[:, :, i:i + 1]], dim=2) for past, one in zip(held, (more_k, more_v)))
+        paid = torch.rand(heads, best + recent + 1)
+        ends = cache.hh_score.clone()
+        scores.append(paid + nn.functional.pad(ends, (0, 1)))
+        held = cache(grown, paid, 0, 0, tokens - 1)
+        thresholds.append(cache.threshold)
+    g.put("thresholds", torch.stack(thresholds))
+    g.put("scores", torch.nan_to_num(torch.stack(scores), posinf=3e38))
+    g.put("last_keys", held[0])
+    g.put("last_values", held[1])
 
 
 def minicache():
@@ -1783,7 +1861,8 @@ MAKERS = [
     (arguments.gear, (gear,)),
     (source, (kivi, snapkv_authors)),
     (arguments.kvpress, (presses,)),
-    (arguments.kvpress, (keydiff, expected_attention, finch, curdkv, criticalkv)),
+    (arguments.kvpress, (keydiff, expected_attention, finch, curdkv, criticalkv, chunked)),
+    (arguments.fastkvzip and arguments.kvpress, (fastkvzip,)),
     (arguments.lagkv and arguments.kvpress, (lagkv,)),
     (arguments.kvzip and arguments.kvpress, (kvzip,)),
     (arguments.laq, (laq,)),
