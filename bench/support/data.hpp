@@ -78,7 +78,24 @@ struct cache {
                                 q.data(), {1, extent.kv_heads, 1, extent.head_dim})},
                             kvslim::raw_queries{prompt()},
                             kvslim::probes{prompt()},
-                            kvslim::output_projection{projection()}};
+                            kvslim::output_projection{projection()},
+                            kvslim::hidden_states{part({extent.sequences, 1, extent.tokens, 1024})},
+                            gate()};
+  }
+  /// Anything of that shape, overlapping in memory.
+  [[nodiscard]] kvslim::rows_view<float const> part(kvslim::rows_shape const& s) const {
+    return {q.data(), s.sequences, s.heads, s.tokens, s.head_dim, {0, 128, 8, 1}};
+  }
+  /// Fast KVzip's gate of 16 channels and 16 sinks.
+  [[nodiscard]] kvslim::gate_weights<> gate() const {
+    index_t const heads = extent.kv_heads;
+    return {.query = part({1, q_heads, 16, 1024}),
+            .query_bias = part({1, q_heads, 1, 16}),
+            .query_gain = part({1, 1, 1, 16}),
+            .key = part({1, heads, 16, 1024}),
+            .key_gain = part({1, 1, 1, 16}),
+            .sinks = part({1, heads, 16, 16}),
+            .offset = part({1, heads, 1, q_heads / heads})};
   }
 };
 

@@ -95,6 +95,16 @@ queries read_table(safetensors const& file, std::string const& name) {
   return {file.floats(name), s[0], s[1], s[2], s[3]};
 }
 
+/// States of every cell, [B, tokens, width].
+queries read_hidden(safetensors const& file, kvslim::extents const& e) {
+  tensor const& t = *file.find("hidden");
+  auto const& s = t.shape;
+  if (s.size() != 3 || s[0] != e.sequences || s[1] != e.tokens || s[2] < 1)
+    throw refusal("hidden has the shape " + t.shape_text() + ", it must be [" +
+                  std::to_string(e.sequences) + ", " + std::to_string(e.tokens) + ", width]");
+  return {file.floats("hidden"), s[0], 1, s[1], s[2]};
+}
+
 }  // namespace
 
 void demand(kvslim::status const& s) {
@@ -164,6 +174,14 @@ problem read_problem(std::string const& path) {
                                                         "probe_stretches",
                                                         "query_filters",
                                                         "output_projection",
+                                                        "hidden",
+                                                        "gate_query",
+                                                        "gate_query_bias",
+                                                        "gate_query_gain",
+                                                        "gate_key",
+                                                        "gate_key_gain",
+                                                        "gate_sinks",
+                                                        "gate_offset",
                                                         "key_basis",
                                                         "value_basis",
                                                         "query_mean",
@@ -217,6 +235,14 @@ problem read_problem(std::string const& path) {
   if (has("probe_stretches")) p.probe_stretches = read_stretches(file);
   p.filters = read_table(file, "query_filters");
   p.projection = read_table(file, "output_projection");
+  if (has("hidden")) p.hidden = read_hidden(file, e);
+  p.gate_query = read_table(file, "gate_query");
+  p.gate_query_bias = read_table(file, "gate_query_bias");
+  p.gate_query_gain = read_table(file, "gate_query_gain");
+  p.gate_key = read_table(file, "gate_key");
+  p.gate_key_gain = read_table(file, "gate_key_gain");
+  p.gate_sinks = read_table(file, "gate_sinks");
+  p.gate_offset = read_table(file, "gate_offset");
   p.key_basis = read_table(file, "key_basis");
   p.value_basis = read_table(file, "value_basis");
   p.mean = read_table(file, "query_mean");

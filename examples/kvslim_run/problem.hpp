@@ -62,6 +62,9 @@ struct problem {
   queries filters;           ///< query_filters
   queries mean, covariance;  ///< query_mean, query_covariance
   queries projection;        ///< output_projection
+  queries hidden;            ///< of every cell
+  queries gate_query, gate_query_bias, gate_query_gain, gate_key, gate_key_gain, gate_sinks,
+      gate_offset;
   queries key_basis, value_basis;
   std::vector<float> given;  ///< scores [rows, cells]
   std::vector<std::int32_t> asked_positions;

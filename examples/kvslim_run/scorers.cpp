@@ -10,6 +10,7 @@
 #include <kvslim/score/corm.hpp>
 #include <kvslim/score/curdkv.hpp>
 #include <kvslim/score/expected_attention.hpp>
+#include <kvslim/score/fastkvzip.hpp>
 #include <kvslim/score/finch.hpp>
 #include <kvslim/score/given_scores.hpp>
 #include <kvslim/score/h2o.hpp>
@@ -78,6 +79,9 @@ struct scorer_of final : scorer_method {
                     " reads query_covariance [layers, query heads, head_dim, head_dim], "
                     "which the file lacks");
     queries const& own = p.probe_keys;
+    auto const gate = [&](queries const& q, char const* tensor) {
+      return rows(needs_gate_weights{}, q, tensor);
+    };
     return evidence{
         window_queries<>{window_of(p)},
         token_scores<>{p.given.data()},
@@ -90,7 +94,15 @@ struct scorer_of final : scorer_method {
             p.covariance.newest(p.covariance.tokens)},
         probes<>{rows(needs_probes{}, p.probes, "probes [B, query heads, probes, head_dim]"),
                  own.given() ? kvslim::rows<>(own.newest(own.tokens)) : kvslim::rows<>{},
-                 {p.probe_stretches.data(), std::ssize(p.probe_stretches)}}};
+                 {p.probe_stretches.data(), std::ssize(p.probe_stretches)}},
+        hidden_states<>{rows(needs_hidden_states{}, p.hidden, "hidden [B, tokens, width]")},
+        gate_weights<>{gate(p.gate_query, "gate_query [layers, query heads, dim, width]"),
+                       gate(p.gate_query_bias, "gate_query_bias [layers, query heads, dim]"),
+                       gate(p.gate_query_gain, "gate_query_gain [layers, 1, dim]"),
+                       gate(p.gate_key, "gate_key [layers, KV heads, dim, width]"),
+                       gate(p.gate_key_gain, "gate_key_gain [layers, 1, dim]"),
+                       gate(p.gate_sinks, "gate_sinks [layers, KV heads, sinks, dim]"),
+                       gate(p.gate_offset, "gate_offset [layers, KV heads, query heads of each]")}};
   }
   /// All queries of the file, or as many of the newest as the scorer's window.
   [[nodiscard]] kvslim::rows_view<float const> window_of(problem const& p) const {
@@ -209,6 +221,14 @@ table<scorer_method> scorers() {
       all, "kvzip", "arXiv:2505.23416", "attention of a pass that repeats the text", [](auto& p) {
         return options{{"sinks", &p.opt.sinks, "first tokens, always kept (kvpress)"},
                        {"squared", &p.opt.squared, "sum of squares, not the maximum"}};
+      });
+  add_scorer<kvslim::fastkvzip>(
+      all, "fastkvzip", "arXiv:2601.17668", "a trained gate on hidden states", [](auto& p) {
+        return options{
+            {"sinks", &p.opt.sinks, "first tokens, always kept (kvpress)"},
+            {"recent_part", &p.opt.recent_part, "of a row: newest tokens, always kept (authors)"},
+            {"window", &p.opt.window, "newest tokens of a long row, always kept (authors)"},
+            {"long_row", &p.opt.long_row, "tokens from which a row is long (kvpress)"}};
       });
   add_scorer<kvslim::qfilters>(all, "qfilters", "arXiv:2503.02812",
                                "against the direction of a head's queries", no_options);

@@ -11,6 +11,7 @@
 #include <kvslim/ops/compact.cuh>
 #include <kvslim/ops/expected_attention.cuh>
 #include <kvslim/ops/following.cuh>
+#include <kvslim/ops/hidden_gate.cuh>
 #include <kvslim/ops/key_balance.cuh>
 #include <kvslim/ops/lag_scores.cuh>
 #include <kvslim/ops/mean_direction.cuh>

@@ -63,6 +63,7 @@
 #include <kvslim/score/criticalkv.hpp>
 #include <kvslim/score/curdkv.hpp>
 #include <kvslim/score/expected_attention.hpp>
+#include <kvslim/score/fastkvzip.hpp>
 #include <kvslim/score/finch.hpp>
 #include <kvslim/score/given_scores.hpp>
 #include <kvslim/score/h2o.hpp>

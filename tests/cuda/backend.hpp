@@ -37,6 +37,10 @@ void compare_tables(problem const& p, char const* method, Policy const& policy, 
   probe_stretch const stretches[] = {{0, 70, 3, 45}, {75, 25, 50, 90}};
   slice<probe_stretch const> const parts{stretches, 2};
   asked_rows<f16> const weights({p.e.sequences, heads, p.e.value_width(), 45}, 15);
+  asked_rows<bf16> const states({p.e.sequences, 1, p.e.tokens, 50}, 16);
+  asked_rows<f16> const gate_query({1, heads, 12, 50}, 17), gate_key({1, p.e.kv_heads, 12, 50}, 18);
+  asked_rows<float> const gate_row({1, 1, 1, 12}, 19), gate_bias({1, heads, 1, 12}, 20),
+      gate_sinks({1, p.e.kv_heads, 5, 12}, 21), gate_offset({1, p.e.kv_heads, 1, p.group}, 22);
   std::vector<float> scores(static_cast<std::size_t>(p.e.rows() * p.e.tokens));
   for (std::size_t i = 0; i < scores.size(); ++i) scores[i] = static_cast<float>(i * 7919 % 211);
   device<float> const dscores(scores);
@@ -50,12 +54,19 @@ void compare_tables(problem const& p, char const* method, Policy const& policy, 
                query_filters<>{filters.on_host()}, raw_queries<>{raw.on_host()},
                query_statistics<>{means.on_host(), covariances.on_host()},
                probes<>{probing.on_host(), own.on_host(), parts},
-               output_projection<>{weights.on_host()}},
+               output_projection<>{weights.on_host()}, hidden_states<>{states.on_host()},
+               gate_weights<>{gate_query.on_host(), gate_bias.on_host(), gate_row.on_host(),
+                              gate_key.on_host(), gate_row.on_host(), gate_sinks.on_host(),
+                              gate_offset.on_host()}},
       evidence{window_queries<cuda_space>{q.on_gpu()}, token_scores<cuda_space>{dscores.get()},
                query_filters<cuda_space>{filters.on_gpu()}, raw_queries<cuda_space>{raw.on_gpu()},
                query_statistics<cuda_space>{means.on_gpu(), covariances.on_gpu()},
                probes<cuda_space>{probing.on_gpu(), own.on_gpu(), parts},
-               output_projection<cuda_space>{weights.on_gpu()}},
+               output_projection<cuda_space>{weights.on_gpu()},
+               hidden_states<cuda_space>{states.on_gpu()},
+               gate_weights<cuda_space>{gate_query.on_gpu(), gate_bias.on_gpu(), gate_row.on_gpu(),
+                                        gate_key.on_gpu(), gate_row.on_gpu(), gate_sinks.on_gpu(),
+                                        gate_offset.on_gpu()}},
       name, make_plan(on_gpu, p.e, options));
   s.same(name, exact == exactness::bytes, exact == exactness::bytes);
   double error = 0.0;

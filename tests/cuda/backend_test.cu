@@ -95,6 +95,7 @@ void every_method(problem const& p) {
           pipeline{expected_attention_stats{{.value_norm = false}}, keep}, bytes);
   compare(p, "kvzip", pipeline{kvzip{}, keep}, bytes);
   compare(p, "kvzip, squared", pipeline{kvzip{{.sinks = 9, .squared = true}}, keep}, bytes);
+  compare(p, "fastkvzip", pipeline{fastkvzip{{.sinks = 3, .recent_part = 0.05}}, keep}, bytes);
   compare(p, "finch", pipeline{finch{{.window = 16}}, keep}, bytes);
   for (auto const kind : {leverage::product, leverage::average})
     compare(p, "curdkv", pipeline{curdkv{{.kind = kind}}, keep}, bytes);

@@ -569,6 +569,7 @@ TEST_CASE("kvslim_run refuses in one sentence and writes nothing", "[kvslim_run]
   refused("--rescore criticalkv", "criticalkv needs scores");
   refused("--score knorm --rescore criticalkv", "criticalkv reads output_projection");
   refused("--score kvzip", "kvzip reads probes");
+  refused("--score fastkvzip", "fastkvzip reads hidden");
   refused("--score expected_attention", "expected_attention reads raw_queries");
   refused("--score expected_attention_stored", "reads query");
   refused("--quant kivi4 --quant-options '{\"group\": 33}'", "group");

@@ -38,7 +38,15 @@ struct scene {
                             raw_queries{c.queries(64)},
                             query_statistics{statistics(1), statistics(32)},
                             probes{c.queries(30)},
-                            output_projection{statistics(32)}};
+                            output_projection{statistics(32)},
+                            hidden_states{dense_rows(c.q.data(), {2, 1, 75, 12})},
+                            gate()};
+  }
+  /// Of one layer, 8 channels and 3 sinks, over states of 12 numbers.
+  [[nodiscard]] gate_weights<> gate() const {
+    auto const part = [&](rows_shape const& s) { return dense_rows(c.q.data() + 5, s); };
+    return {part({1, 4, 8, 12}), part({1, 4, 1, 8}), part({1, 1, 1, 8}), part({1, 2, 8, 12}),
+            part({1, 1, 1, 8}),  part({1, 2, 3, 8}), part({1, 2, 1, 2})};
   }
   /// One of each KV head for both sequences: rows of Q, whose values are as good as any.
   [[nodiscard]] rows_view<float const> filters() const {

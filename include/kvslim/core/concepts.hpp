@@ -120,7 +120,8 @@ using text = kvslim::text<cache>;
 template <class Column = no_column>
 using token = token_ref<text, Column>;
 using evidence = kvslim::evidence<window_queries<>, token_scores<>, query_filters<>, raw_queries<>,
-                                  query_statistics<>, probes<>, output_projection<>>;
+                                  query_statistics<>, probes<>, output_projection<>,
+                                  hidden_states<>, gate_weights<>>;
 
 }  // namespace archetype
 

@@ -18,6 +18,8 @@ struct needs_output_projection {};
 struct needs_probes {};
 struct needs_raw_queries {};
 struct needs_query_statistics {};
+struct needs_hidden_states {};
+struct needs_gate_weights {};
 
 /// Post-RoPE queries of the newest `queries.tokens` tokens of every sequence, in text order:
 /// [sequence, q_head, window, head_dim], of any element type.
@@ -90,6 +92,35 @@ struct query_statistics {
 };
 template <class T, class U, class Space>
 query_statistics(rows_view<T, Space>, rows_view<U, Space>) -> query_statistics<Space>;
+
+/// What a layer reads in front of its projections of Q, K and V, for every cell of the view:
+/// [sequence, 1, cell, width], or [sequence, kv_head, cell, width] where heads hold different
+/// tokens in a cell.
+template <class Space = host_space>
+struct hidden_states {
+  using kind = needs_hidden_states;
+  rows<Space> states;
+};
+template <class T, class Space>
+hidden_states(rows_view<T, Space>) -> hidden_states<Space>;
+template <class Space>
+hidden_states(detail::typeless_rows<void const, Space>) -> hidden_states<Space>;
+
+/// A trained gate beside every layer, as Fast KVzip's: it projects a hidden state to a small key of
+/// each KV head and a small query of each query head. Of any element type and stride, so that
+/// weights are viewed as they lie; layers are consecutive sequences of the view, one layer serves
+/// all.
+template <class Space = host_space>
+struct gate_weights {
+  using kind = needs_gate_weights;
+  rows<Space> query;       ///< [layer, q_head, dim, width]: q_proj.weight
+  rows<Space> query_bias;  ///< [layer, q_head, 1, dim]: q_proj.bias
+  rows<Space> query_gain;  ///< [layer, 1, 1, dim]: q_norm.weight
+  rows<Space> key;         ///< [layer, kv_head, dim, width]: k_proj.weight
+  rows<Space> key_gain;    ///< [layer, 1, 1, dim]: k_norm.weight
+  rows<Space> sinks;       ///< [layer, kv_head, sinks, dim]: k_base
+  rows<Space> offset;      ///< [layer, kv_head, 1, q_heads / kv_heads]: b
+};
 
 /// One float per cell, made by the caller: accumulated attention, or scores of other layers reduced
 /// into one row. Shape [sequence, kv_head, cell] over the view's extents.
