@@ -180,7 +180,7 @@ void run(arguments const& a) {
     if (c.scorer == nullptr) return;
     scores = c.scorer->score(p);
     if (c.rescorer != nullptr)
-      c.rescorer->rescore(p, scores, c.other == nullptr ? ranked{} : c.other->score(p));
+      c.rescorer->rescore(p, *c.scorer, scores, c.other == nullptr ? ranked{} : c.other->score(p));
     if (c.shared) share(p, *c.shared, scores);
   });
   selection chosen_rows;

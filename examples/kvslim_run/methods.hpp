@@ -8,6 +8,8 @@
 
 #include "problem.hpp"
 
+#include <kvslim/score/chunked.hpp>
+
 #include <functional>
 #include <memory>
 #include <string>
@@ -69,13 +71,16 @@ struct scorer_method : method {
   [[nodiscard]] virtual bool states_statistics() const = 0;
   /// Refuses what the file lacks.
   [[nodiscard]] virtual ranked score(problem const&) const = 0;
+  /// Asked about one chunk of the text at a time; refuses where that makes no sense.
+  [[nodiscard]] virtual ranked score_chunks(problem const&, kvslim::chunked_options) const = 0;
 };
 
 /// What wraps a scorer; it asks for scores alone.
 struct rescorer_method : method {
   [[nodiscard]] virtual bool takes_two() const { return false; }
-  /// `other`: of a second scorer, where it takes two.
-  virtual void rescore(problem const&, ranked&, ranked const& other) const = 0;
+  /// `scores`: of the scorer. `other`: of a second one, where it takes two.
+  virtual void rescore(problem const&, scorer_method const&, ranked& scores,
+                       ranked const& other) const = 0;
 };
 
 struct quota_method : method {

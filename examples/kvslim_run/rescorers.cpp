@@ -17,7 +17,8 @@ namespace {
 struct criticalkv_over_scores final : rescorer_method {
   kvslim::criticalkv_options policy;
 
-  void rescore(problem const& p, ranked& scores, ranked const&) const override {
+  void rescore(problem const& p, scorer_method const&, ranked& scores,
+               ranked const&) const override {
     if (!p.projection.given())
       throw refusal(name +
                     " reads output_projection [layers, query heads, value_dim, width], "
@@ -39,7 +40,8 @@ struct blend_of_scores final : rescorer_method {
   kvslim::blend_options policy;
 
   [[nodiscard]] bool takes_two() const override { return true; }
-  void rescore(problem const& p, ranked& scores, ranked const& other) const override {
+  void rescore(problem const& p, scorer_method const&, ranked& scores,
+               ranked const& other) const override {
     kvslim::pipeline const pipe{
         kvslim::blend{scores_by_rank{scores}, scores_by_rank{other}, policy}};
     auto const plan = kvslim::make_plan(pipe, p.data.extent, {.logit = p.logit});
@@ -49,6 +51,15 @@ struct blend_of_scores final : rescorer_method {
     demand(kvslim::score(kvslim::cpu{}, plan, p.data.view(), kvslim::evidence<>{},
                          kvslim::score_view{out.data(), p.data.extent.tokens}, scratch));
     scores = {std::move(out), plan.protected_recent(), {}};
+  }
+};
+
+struct scorer_in_chunks final : rescorer_method {
+  kvslim::chunked_options policy;
+
+  void rescore(problem const& p, scorer_method const& scorer, ranked& scores,
+               ranked const&) const override {
+    scores = scorer.score_chunks(p, policy);
   }
 };
 
@@ -70,6 +81,10 @@ table<rescorer_method> rescorers() {
             {"second", &p.second, "weight of the other"},
             {"standard", &p.standard, "each row's scores less their mean, over their deviation"}};
       });
+  add<scorer_in_chunks>(all, "chunked", "TACL 2024, FINCH",
+                        "asked about one chunk at a time, evenly", [](auto& p) {
+                          return options{{"size", &p.size, "tokens of a chunk (kvpress)"}};
+                        });
   return all;
 }
 

@@ -45,15 +45,25 @@ struct scorer_of final : scorer_method {
   Scorer policy;
 
   [[nodiscard]] bool states_statistics() const override { return Scorer::traits.states; }
-  [[nodiscard]] ranked score(problem const& p) const override {
+  [[nodiscard]] ranked score(problem const& p) const override { return score_by(p, policy); }
+  [[nodiscard]] ranked score_chunks(problem const& p, kvslim::chunked_options how) const override {
+    if constexpr (kvslim::detail::asks_chunks<Scorer>)
+      return score_by(p, kvslim::chunked{policy, how});
+    else
+      throw refusal("chunked cannot ask " + name + ", which remembers or reads queries");
+  }
+
+ private:
+  template <class Policy>
+  [[nodiscard]] ranked score_by(problem const& p, Policy const& by) const {
     auto const view = p.data.view();
-    kvslim::pipeline const pipe{policy};
+    kvslim::pipeline const pipe{by};
     auto const plan = kvslim::make_plan(pipe, view.extents(), {.logit = p.logit});
     ranked out{
         std::vector<float>(static_cast<std::size_t>(view.extents().rows() * view.extents().tokens)),
         plan.protected_recent(),
         {}};
-    if constexpr (Scorer::traits.states)
+    if constexpr (Policy::traits.states)
       out.statistics.resize(static_cast<std::size_t>(view.extents().rows()));
     std::vector<std::byte> scratch(plan.select_bytes() + plan.keep_bytes());
     kvslim::score_view const to{out.scores.data(), view.extents().tokens,
@@ -61,8 +71,6 @@ struct scorer_of final : scorer_method {
     demand(kvslim::score(kvslim::cpu{}, plan, view, evidence_of(p), to, scratch));
     return out;
   }
-
- private:
   /// Everything that the file has; what this scorer reads must be there.
   [[nodiscard]] auto evidence_of(problem const& p) const {
     auto const rows = [&]<class Need>(Need, queries const& q, char const* tensor) {

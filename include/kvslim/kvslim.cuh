@@ -6,6 +6,7 @@
 
 #include <kvslim/kvslim.hpp>
 #include <kvslim/ops/blend_scores.cuh>
+#include <kvslim/ops/chunk_places.cuh>
 #include <kvslim/ops/chunks.cuh>
 #include <kvslim/ops/code_distance.cuh>
 #include <kvslim/ops/compact.cuh>

@@ -59,6 +59,7 @@
 #include <kvslim/run/settle.hpp>
 #include <kvslim/score/blend.hpp>
 #include <kvslim/score/cake_scores.hpp>
+#include <kvslim/score/chunked.hpp>
 #include <kvslim/score/corm.hpp>
 #include <kvslim/score/criticalkv.hpp>
 #include <kvslim/score/curdkv.hpp>

@@ -109,6 +109,8 @@ void every_method(problem const& p) {
     compare(p, "blend",
             pipeline{blend{kvzip{}, keydiff{}, {.first = 2.0f, .standard = standard}}, keep},
             bytes);
+  for (index_t const size : {1, 60, 300})
+    compare(p, "chunked", pipeline{chunked{keydiff{}, {.size = size}}, keep}, bytes);
   compare(p, "h2o", pipeline{h2o<>{}, keep}, bytes);
   compare(p, "tova", pipeline{shared{tova{}, row_group{1, heads}}, keep}, bytes);
   for (auto const safe : {safeguard::exact, safeguard::authors, safeguard::pin})

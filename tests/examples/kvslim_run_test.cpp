@@ -421,6 +421,11 @@ TEST_CASE("kvslim_run stores what the pipeline in one type stores", "[kvslim_run
                       16);
   check_as_compressed(
       s, at,
+      "--score keydiff --rescore chunked --rescore-options '{\"size\": 40}' --budget 44 "
+      "--quant int_per_token8",
+      pipeline{chunked{keydiff{}, {.size = 40}}, top_k{{.budget = 44}}, int_per_token<8>{}}, 16);
+  check_as_compressed(
+      s, at,
       snap +
           "--budget 40 --keep kvcrush --merge kvmerger --merge-options '{\"threshold\": 0.5, "
           "\"sigma\": 20}'",
@@ -569,6 +574,9 @@ TEST_CASE("kvslim_run refuses in one sentence and writes nothing", "[kvslim_run]
   refused("--rescore criticalkv", "criticalkv needs scores");
   refused("--score knorm --rescore criticalkv", "criticalkv reads output_projection");
   refused("--score kvzip", "kvzip reads probes");
+  refused("--score snapkv --rescore chunked", "chunked cannot ask snapkv");
+  refused("--score knorm --rescore chunked --rescore-options '{\"size\": 0}'",
+          "chunked needs a size");
   refused("--score fastkvzip", "fastkvzip reads hidden");
   refused("--score expected_attention", "expected_attention reads raw_queries");
   refused("--score expected_attention_stored", "reads query");

@@ -448,19 +448,19 @@ def fastkvzip():
 
 
 def chunked():
-    from kvpress import ChunkPress, CURPress, KeyDiffPress, KnormPress, StreamingLLMPress
+    from kvpress import ChunkPress, CURPress, KeyDiffPress, KnormPress
 
     torch.manual_seed(42)
     G, T, D, size = 2, 70, 16, 16
     k = torch.randn(1, G, T, D) * (0.5 + torch.rand(1, G, T, 1)) + 2 * torch.randn(1, G, 1, D)
     v = indices_as_values(G, T, D)
-    g = Golden("chunked", f"kvpress 0.5.5 ChunkPress.compress over KnormPress, KeyDiffPress, StreamingLLMPress (4 sinks) and CURPress of keys; seed 42, "
+    g = Golden("chunked", f"kvpress 0.5.5 ChunkPress.compress over KnormPress, KeyDiffPress and CURPress of keys without sinks; seed 42, "
                f"G {G}, T {T}, D {D}, chunks of {size}; make.py --kvpress")
     g.put("k", k)
     hidden, module = torch.zeros(1, T, D), types.SimpleNamespace(head_dim=D)
     for percent in (30, 62, 95):
-        for name, press in (("knorm", KnormPress), ("keydiff", KeyDiffPress), ("streaming_llm", StreamingLLMPress),
-                            ("curdkv", lambda ratio: CURPress(ratio, leverage_type="key"))):
+        for name, press in (("knorm", KnormPress), ("keydiff", KeyDiffPress),
+                            ("curdkv", lambda ratio: CURPress(ratio, num_sinks=0, leverage_type="key"))):
             kept = ChunkPress(press(percent / 100), chunk_length=size).compress(module, hidden, k, v, None, {})[1][..., 0]
             g.put(f"kept_{name}_{percent}", kept.sort(dim=-1)[0].long())
 

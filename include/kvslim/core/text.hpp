@@ -36,6 +36,10 @@ struct text {
   [[nodiscard]] KVSLIM_HD constexpr kvslim::extents const& extents() const noexcept {
     return cells.extents();
   }
+  /// Cells of a row: the stride of what is given by cell.
+  [[nodiscard]] KVSLIM_HD constexpr index_t row_cells() const noexcept {
+    return cells.extents().tokens;
+  }
   /// Held tokens of a row.
   [[nodiscard]] KVSLIM_HD constexpr index_t tokens(index_t s, index_t h) const noexcept {
     return order.counts == nullptr ? cells.length(s, h)

@@ -30,7 +30,8 @@ struct gather_scores_body {
   __device__ void operator()(index_t at) const {
     auto const& e = text.extents();
     index_t const r = at / e.tokens, i = at % e.tokens, s = r / e.kv_heads, h = r % e.kv_heads;
-    out.row(r)[i] = i < text.tokens(s, h) ? by_cell[r * e.tokens + text.cell(s, h, i)] : 0.0f;
+    out.row(r)[i] =
+        i < text.tokens(s, h) ? by_cell[r * text.row_cells() + text.cell(s, h, i)] : 0.0f;
   }
 };
 

@@ -104,7 +104,7 @@ struct implementation<ops::gather_scores_op, Exec> {
     exec.for_each(e.rows(), [=](index_t r) {
       index_t const s = r / e.kv_heads, h = r % e.kv_heads, n = text.tokens(s, h);
       for (index_t i = 0; i < e.tokens; ++i)
-        out.row(r)[i] = i < n ? by_cell[r * e.tokens + text.cell(s, h, i)] : 0.0f;
+        out.row(r)[i] = i < n ? by_cell[r * text.row_cells() + text.cell(s, h, i)] : 0.0f;
     });
     return {};
   }

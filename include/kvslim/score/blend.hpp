@@ -12,7 +12,7 @@
 // counts in no mean.
 
 #include <kvslim/ops/blend_scores.hpp>
-#include <kvslim/ops/score_tokens.hpp>
+#include <kvslim/ops/score_any.hpp>
 #include <kvslim/score/shared.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -54,26 +54,22 @@ struct blend {
   blend_options opt = {};
 
   [[nodiscard]] constexpr index_t protected_recent() const noexcept {
-    return detail::max(recent(one), recent(other));
+    return detail::max(ops::recent_of(one), ops::recent_of(other));
   }
   [[nodiscard]] constexpr index_t scratch_floats(extents const& e) const noexcept {
-    return e.tokens + detail::max(floats(one, e), floats(other, e));
+    return e.tokens + detail::max(ops::floats_of(one, e), ops::floats_of(other, e));
   }
   [[nodiscard]] constexpr status check(extents const& e) const noexcept {
     auto const finite = [](float x) { return x <= ops::largest_float && x >= -ops::largest_float; };
     if (!finite(opt.first) || !finite(opt.second))
       return detail::fail(errc::invalid_option, "kvslim: blend needs finite weights");
-    if constexpr (First::traits.bulk)
-      if (auto const s = one.check(e); !s) return s;
-    if constexpr (Second::traits.bulk) return other.check(e);
-    return {};
+    if (auto const s = ops::check_scorer(one, e); !s) return s;
+    return ops::check_scorer(other, e);
   }
   template <class Text, class Evidence>
   [[nodiscard]] status check(Text const& text, Evidence const& evidence) const noexcept {
-    if constexpr (First::traits.bulk)
-      if (auto const s = one.check(text, evidence); !s) return s;
-    if constexpr (Second::traits.bulk) return other.check(text, evidence);
-    return {};
+    if (auto const s = ops::check_scorer(one, text, evidence); !s) return s;
+    return ops::check_scorer(other, text, evidence);
   }
 
   template <class Exec, class Text, class Evidence>
@@ -82,29 +78,9 @@ struct blend {
     auto const& e = text.extents();
     score_view const second{scratch, e.tokens}, first{out.data, out.tokens};
     float* const rest = scratch + e.rows() * e.tokens;
-    if (auto const s = ask(one, exec, text, evidence, first, rest); !s) return s;
-    if (auto const s = ask(other, exec, text, evidence, second, rest); !s) return s;
+    if (auto const s = ops::score_any(exec, one, text, evidence, first, rest); !s) return s;
+    if (auto const s = ops::score_any(exec, other, text, evidence, second, rest); !s) return s;
     return ops::blend_scores(exec, text, {opt.first, opt.second, opt.standard}, second, first);
-  }
-
- private:
-  template <class Scorer>
-  [[nodiscard]] static constexpr index_t recent(Scorer const& scorer) noexcept {
-    if constexpr (Scorer::traits.bulk) return scorer.protected_recent();
-    return 0;
-  }
-  template <class Scorer>
-  [[nodiscard]] static constexpr index_t floats(Scorer const& scorer, extents const& e) noexcept {
-    if constexpr (Scorer::traits.bulk) return scorer.scratch_floats(e);
-    return 0;
-  }
-  template <class Scorer, class Exec, class Text, class Evidence>
-  [[nodiscard]] static status ask(Scorer const& scorer, Exec const& exec, Text const& text,
-                                  Evidence const& evidence, score_view out, float* scratch) {
-    if constexpr (Scorer::traits.bulk)
-      return scorer.score(exec, text, evidence, out, scratch);
-    else
-      return ops::score_tokens(exec, scorer, text, columns_by_rank<no_column>{}, out);
   }
 };
 template <class First, class Second>

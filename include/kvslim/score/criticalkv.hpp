@@ -15,7 +15,7 @@
 // here.
 
 #include <kvslim/ops/projected_norms.hpp>
-#include <kvslim/ops/score_tokens.hpp>
+#include <kvslim/ops/score_any.hpp>
 #include <kvslim/ops/second_stage.hpp>
 #include <kvslim/score/shared.hpp>
 
@@ -56,8 +56,7 @@ struct criticalkv {
   criticalkv_options opt = {};
 
   [[nodiscard]] constexpr index_t protected_recent() const noexcept {
-    if constexpr (Scorer::traits.bulk) return scorer.protected_recent();
-    return 0;
+    return ops::recent_of(scorer);
   }
   [[nodiscard]] constexpr index_t scratch_floats(extents const& e) const noexcept {
     detail::carver carve(nullptr);
@@ -70,8 +69,7 @@ struct criticalkv {
       return detail::fail(
           errc::invalid_option,
           "kvslim: criticalkv needs budget and epsilon >= 0, first_stage in [0, 1]");
-    if constexpr (Scorer::traits.bulk) return scorer.check(e);
-    return {};
+    return ops::check_scorer(scorer, e);
   }
   template <class Text, class Evidence>
   [[nodiscard]] status check(Text const& text, Evidence const& evidence) const noexcept {
@@ -81,8 +79,7 @@ struct criticalkv {
       return detail::fail(errc::invalid_shape,
                           "kvslim: an output projection needs n * kv_heads query heads");
     if (auto const s = ops::check_table(w, e, w.heads, e.value_width(), w.head_dim); !s) return s;
-    if constexpr (Scorer::traits.bulk) return scorer.check(text, evidence);
-    return {};
+    return ops::check_scorer(scorer, text, evidence);
   }
 
   template <class Exec, class Text, class Evidence>
@@ -90,7 +87,8 @@ struct criticalkv {
                              score_view out, float* scratch) const {
     detail::carver carve(static_cast<std::byte*>(static_cast<void*>(scratch)));
     auto const memory = take(carve, text.extents());
-    if (auto const s = first(exec, text, evidence, out, memory.scratch); !s) return s;
+    if (auto const s = ops::score_any(exec, scorer, text, evidence, out, memory.scratch); !s)
+      return s;
     if (auto const s = ops::projected_norms(
             exec, text, evidence.template get<needs_output_projection>().weights, memory.norms,
             memory.scratch);
@@ -108,8 +106,7 @@ struct criticalkv {
   };
   [[nodiscard]] constexpr space take(detail::carver& c, extents const& e) const noexcept {
     index_t const rows = e.rows(), all = rows * e.tokens;
-    index_t floats = ops::projected_floats(e);
-    if constexpr (Scorer::traits.bulk) floats = detail::max(floats, scorer.scratch_floats(e));
+    index_t const floats = detail::max(ops::projected_floats(e), ops::floats_of(scorer, e));
     space x{};
     x.stage.keys = c.take<std::uint64_t>(all);
     x.stage.quotas = c.take<quota>(rows);
@@ -124,14 +121,6 @@ struct criticalkv {
                                            static_cast<double>(opt.first_stage));
     bool const any = opt.budget > 0 && opt.first_stage > 0.0f;
     return {.count = any ? detail::max(1, part) : 0, .recent = protected_recent()};
-  }
-  template <class Exec, class Text, class Evidence>
-  [[nodiscard]] status first(Exec const& exec, Text const& text, Evidence const& evidence,
-                             score_view out, float* scratch) const {
-    if constexpr (Scorer::traits.bulk)
-      return scorer.score(exec, text, evidence, out, scratch);
-    else
-      return ops::score_tokens(exec, scorer, text, columns_by_rank<no_column>{}, out);
   }
 };
 template <class Scorer>
