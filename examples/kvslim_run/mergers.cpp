@@ -102,7 +102,10 @@ table<merger_method> mergers() {
              "of joining rows (authors: counted; paper: softmax)"},
             {"filter", choice(p.opt.filter, {"none", "mean", "places"}), "what joins (authors)"},
             {"least", &p.opt.least, "lowest cosine that joins (authors: any)"},
-            {"mass_bias", &p.opt.mass_bias, "store folded mass as a logit bias"}};
+            {"mass_bias", &p.opt.mass_bias, "store folded mass as a logit bias"},
+            {"running", &p.opt.running, "the threshold runs on while decoding: not in one run"},
+            {"past", &p.opt.past, "of the last threshold in the next one (authors)"},
+            {"present", &p.opt.present, "of the mean likeness in it (authors)"}};
       });
   add<merger_of<kvslim::chelsea, true>>(
       all, "chelsea", "arXiv:2506.11418", "halves of a chunk find each other", [](auto& p) {

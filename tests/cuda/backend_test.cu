@@ -169,6 +169,7 @@ void every_method(problem const& p) {
     compare(p, "cam", pipeline{given_scores{}, keep, cam{{.window = 6, .draws = draws}}}, tokens);
   for (auto const weights : {d2o_weights::counted, d2o_weights::softmax})
     compare(p, "d2o", pipeline{given_scores{}, keep, d2o{{.weights = weights}}}, tokens);
+  compare(p, "d2o, running", pipeline{given_scores{}, keep, d2o{{.running = true}}}, tokens);
   compare(p, "chelsea",
           pipeline{given_scores{}, chelsea{{.chunk = 24, .part = 0.6f, .mass_bias = true}}},
           tokens);

@@ -364,6 +364,33 @@ void own_keep_sets() {
         name);
 }
 
+/// What a merger remembers of rows goes from one cache to the next.
+void remembers() {
+  char const* const name = "a row's memory";
+  auto const policy =
+      pipeline{streaming_llm{}, top_k{{.budget = 40}}, d2o{{.running = true}}, dense<float>{}};
+  plan_options const options{.append_tokens = 12, .draft_tokens = 12};
+  auto const x = make_living(policy, {2, 2, 120, 32}, options);
+  x->fill(name);
+  for (int i = 0; i < 12; ++i) passed(x->append(1, name), name);
+  stored to(make_plan(policy, {2, 2, 52, 32}, options));
+  data::buffer const scratch(to.plan.workspace_bytes());
+  device_scratch const memory(to.plan.workspace_bytes());
+  passed(recompress(cpu{}, to.plan, x->s.on_host, to.on_host, scratch), name);
+  passed(recompress(gpu, to.plan, x->s.on_gpu, to.on_gpu, memory), name);
+  synchronized("recompress ran", name);
+  to.same(name, false, false);
+  auto bytes = to.device_storage.host();
+  decltype(to.on_host) const copy(to.plan.layout(), bytes.data(), bytes.size());
+  for (index_t r = 0; r < 4; ++r) {
+    ops::least_likeness mine, theirs;
+    std::memcpy(&mine, to.on_host.row_words(r), sizeof mine);
+    std::memcpy(&theirs, copy.row_words(r), sizeof theirs);
+    check(mine.times == 2 && theirs.times == 2, "two compressions", name);
+    check(std::abs(mine.least - theirs.least) <= tolerance::accumulated, "a threshold", name);
+  }
+}
+
 /// A stored cache under other plans, and back as plain rows.
 void recompresses() {
   char const* const name = "recompress";
@@ -441,6 +468,7 @@ int main() {
   says_failed();
   own_keep_sets();
   recompresses();
+  remembers();
   two_units();
   std::printf(failures == 0 ? "both backends agree\n" : "%d failures\n", failures);
   return failures == 0 ? 0 : 1;

@@ -10,9 +10,15 @@ struct d2o_rows {
   matrix k, v;
 };
 
-/// D2O at the end of a prompt, the heads of one layer: `kept[h]` ascending.
+/// A threshold that runs on; NaN before the first time.
+struct d2o_threshold {
+  double past = 0, present = 1, least = std::nan("");
+};
+
+/// D2O at the end of a prompt, the heads of one layer, or after it: `kept[h]` ascending.
 inline std::vector<d2o_rows> d2o(std::vector<matrix> const& k, std::vector<matrix> const& v,
-                                 std::vector<std::vector<std::size_t>> const& kept, bool softmax) {
+                                 std::vector<std::vector<std::size_t>> const& kept, bool softmax,
+                                 d2o_threshold* running = nullptr) {
   std::size_t const heads = k.size(), gone = k[0].size() - kept[0].size();
   std::vector<std::vector<std::size_t>> token(heads), target(heads);
   matrix likeness(heads);
@@ -32,6 +38,11 @@ inline std::vector<d2o_rows> d2o(std::vector<matrix> const& k, std::vector<matri
       likeness[h].push_back(most);
       threshold += most / static_cast<double>(heads * gone);
     }
+  if (running != nullptr && gone > 0) {
+    if (!std::isnan(running->least))
+      threshold = running->past * running->least + running->present * threshold;
+    running->least = threshold;
+  }
   std::vector<d2o_rows> out(heads);
   for (std::size_t h = 0; h < heads; ++h)
     for (std::size_t i = 0; i < kept[h].size(); ++i) {

@@ -64,6 +64,9 @@ struct keep_traits {
 struct merger_traits {
   using stage = merger_tag;
   bool assigns = false;  ///< assign() names each evicted token's target; otherwise runs are folded
+  /// Not 0: assign() is given `row_bytes()` bytes of every row, which stay with the row, stored
+  /// under this number; from 0x80000000 up it is yours.
+  std::uint32_t memory = 0;
 };
 
 struct position_traits {
@@ -180,6 +183,10 @@ concept has_observe = requires(P const p, column_of<P>& column, place const& at)
 };
 
 template <class P>
+concept has_row_bytes = requires(P const p) {
+  { p.row_bytes() } -> std::same_as<index_t>;
+};
+template <class P>
 concept has_assign = requires(P const p, archetype::text const t, score_view scores,
                               fate const* fates, folding const& out, float* scratch) {
   { p.assign(cpu{}, t, scores, fates, out, scratch) } -> std::same_as<status>;
@@ -253,7 +260,8 @@ concept run_merger = policy<P> && detail::tagged<P, merger_tag> && !P::traits.as
 /// folding, scratch)` composes ops (ops/assign.hpp) that name every evicted token's target and a
 /// strength, with `scratch_floats(extents)` floats per row; `share(strength)` says what it gives. A
 /// token folds into its target and, with a `span()` above one, the kept tokens after it. Where
-/// `folds_keys()` is false keys stay bit for bit.
+/// `folds_keys()` is false keys stay bit for bit. With `.memory`, `row_bytes()` (a multiple of 4;
+/// 0: none) of every row are its own from one recompress() to the next.
 template <class P>
 concept assigning = policy<P> && detail::tagged<P, merger_tag> &&
                     P::traits.assigns&& detail::has_assign<P>&& requires(P const p,

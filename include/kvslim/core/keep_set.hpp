@@ -13,6 +13,9 @@ struct folding {
   float* strength = nullptr;        ///< what the merger's share() is told of a source
   std::int32_t* begins = nullptr;   ///< [rows, tokens + 1]: where a target's sources begin
   std::int32_t* sources = nullptr;  ///< ranks by target, each target's in text order
+  /// [rows, row_bytes()], of a merger that remembers: what it knew of a row, then what it knows.
+  /// Null: it remembers nothing.
+  std::byte* memory = nullptr;
 };
 
 /// What stays, row after row: row r keeps entries [begins[r], begins[r + 1]), in text order. Filled

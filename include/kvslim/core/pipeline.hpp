@@ -108,6 +108,12 @@ struct check_kind<S, merger_tag> {
                 "`.assigns = true`, `assign` and `share`: derive from kvslim::assigning_merger");
   static_assert(S::traits.assigns || !has_assign<S>,
                 "kvslim: this merger has assign() and does not say .assigns = true");
+  static_assert(
+      S::traits.memory == 0 || (S::traits.assigns && has_row_bytes<S>),
+      "kvslim: a merger that says .memory assigns, and needs `index_t row_bytes() const`");
+  static_assert(S::traits.memory != 0 || !has_row_bytes<S>,
+                "kvslim: this merger has row_bytes() and does not say .memory: nothing would be "
+                "kept");
 };
 
 template <class S>

@@ -8,9 +8,10 @@
 // AIoT-MLSys-Lab/D2O 12c99d8, LLM_merge_new/LMEval_kv_token_merge/modeling_llama3_7b_13b_d2o.py
 // (D2O_LayerKVCache).
 //
-// Fidelity: what the authors do at the end of the prompt. Their threshold is the mean likeness of
-// that one compression; while decoding they go on with a running mean of it, for each layer, which
-// a merger that remembers nothing of a row does not have.
+// Fidelity: the threshold of the prompt is the mean likeness of what goes. With `running` it moves
+// on with every recompress() after it, as the authors' does with every token: a row remembers it.
+// Theirs outlives the text, so that the next one begins with it; here it is the cache's.
+// Fidelity: the authors evict while decoding as long as fewer tokens are held than the prompt had.
 // Fidelity: tokens stay by attention summed over all queries, the first 4 and the newest protected:
 // h2o with top_k{.budget = best + recent, .sinks = 4, .recent = recent}, whose numbers for each
 // layer `d2o_budgets` makes of the prompt's attention (section 3.2), as the authors do.
@@ -31,22 +32,31 @@ enum class d2o_weights : std::uint8_t {
   softmax,  ///< exp(u) beside e, divided by their sum (paper)
 };
 
-/// Requires: least not NaN (invalid_option). Evicted tokens below `least` leave without a trace;
-/// above 1 that is all of them. Cost: as lookm's.
+/// Requires: least not NaN, past and present in [0, 1] (invalid_option). Evicted tokens below
+/// `least` leave without a trace; above 1 that is all of them. Cost: as lookm's.
 struct d2o {
-  static constexpr merger_traits traits{.assigns = true};
+  static constexpr merger_traits traits{.assigns = true, .memory = 1};
 
   struct options {
     d2o_weights weights = d2o_weights::counted;  ///< the authors'
     fold_filter filter = fold_filter::places;    ///< the authors'
     float least = -1.0f;                         ///< lowest cosine that folds (authors: none)
     bool mass_bias = false;                      ///< store folded mass as a logit bias
+    bool running = false;  ///< the threshold moves on from recompress() to recompress() (authors)
+    float past = 0.5f;     ///< of the last threshold in the next one (authors, alpha)
+    float present = 0.5f;  ///< of the mean likeness in it (authors, belta)
   };
   options opt = {};
 
   [[nodiscard]] constexpr status check() const noexcept {
     if (opt.least != opt.least)
       return detail::fail(errc::invalid_option, "kvslim: d2o's least cosine is NaN");
+    auto const weight = [](float x) { return x >= 0.0f && x <= 1.0f; };
+    if (opt.running &&
+        (opt.filter == fold_filter::none || !weight(opt.past) || !weight(opt.present)))
+      return detail::fail(errc::invalid_option,
+                          "kvslim: d2o's running threshold needs a filter, and past and present in "
+                          "[0, 1]");
     return {};
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t span() const noexcept { return 1; }
@@ -56,11 +66,15 @@ struct d2o {
   [[nodiscard]] constexpr index_t scratch_floats(extents const& e) const noexcept {
     return ops::assign_floats(e);
   }
+  /// A running threshold, and how often it has moved.
+  [[nodiscard]] KVSLIM_HD constexpr index_t row_bytes() const noexcept {
+    return opt.running ? static_cast<index_t>(sizeof(ops::least_likeness)) : 0;
+  }
   template <class Exec, class Text>
   status assign(Exec const& exec, Text const& text, score_view, fate const* fates,
                 folding const& out, float* scratch) const {
     if (auto const s = ops::nearest_kept(exec, text, fates, opt.least, out, scratch); !s) return s;
-    return ops::drop_unlike(exec, text, opt.filter, out, scratch);
+    return ops::drop_unlike(exec, text, {opt.filter, opt.past, opt.present}, out, scratch);
   }
   [[nodiscard]] KVSLIM_HD fold_share share(float cosine) const noexcept {
     if (opt.weights == d2o_weights::counted) return {.key = cosine, .value = cosine};

@@ -61,7 +61,7 @@ struct lookm {
   status assign(Exec const& exec, Text const& text, score_view, fate const* fates,
                 folding const& out, float* scratch) const {
     if (auto const s = ops::nearest_kept(exec, text, fates, opt.least, out, scratch); !s) return s;
-    return ops::drop_unlike(exec, text, opt.filter, out, scratch);
+    return ops::drop_unlike(exec, text, {.filter = opt.filter}, out, scratch);
   }
   [[nodiscard]] KVSLIM_HD constexpr fold_share share(float cosine) const noexcept {
     float const part = 0.5f * (cosine + 1.0f), weight = part > 1e-6f ? part : 1e-6f;

@@ -59,6 +59,19 @@ struct list_joining_body {
   __device__ void operator()(index_t r) const { ops::list_joining(text, out, r, scratch); }
 };
 
+/// One group of rows.
+template <class Text>
+struct move_threshold_body {
+  Text text;
+  ops::drop_rule rule;
+  folding out;
+  float const* scratch;
+  index_t rows;
+  __device__ void operator()(index_t g) const {
+    ops::move_threshold(text, rule, out, scratch, g * rows, rows);
+  }
+};
+
 /// One thread for the j-th listed tokens of `rows` rows.
 template <class Text>
 struct drop_place_body {
@@ -75,6 +88,14 @@ struct drop_place_body {
 KVSLIM_END_CUDA_NAMESPACE
 
 KVSLIM_BEGIN_NAMESPACE
+
+template <>
+struct implementation<ops::recall_op, cuda> {
+  template <class Body>
+  static status run(cuda exec, index_t words, Body const& body) {
+    return detail::launch_for_each(exec, words, body);
+  }
+};
 
 template <>
 struct implementation<ops::group_sources_op, cuda> {
@@ -99,14 +120,20 @@ struct implementation<ops::nearest_kept_op, cuda> {
 template <>
 struct implementation<ops::drop_unlike_op, cuda> {
   template <class Text>
-  static status run(cuda exec, Text const& text, fold_filter rule, folding const& out,
+  static status run(cuda exec, Text const& text, ops::drop_rule const& rule, folding const& out,
                     float* scratch) {
     auto const& e = text.extents();
-    index_t const rows = rule == fold_filter::places ? e.kv_heads : 1;
+    index_t const rows = rule.filter == fold_filter::places ? e.kv_heads : 1;
     if (auto const s = detail::launch_for_each(exec, e.rows(),
                                                detail::list_joining_body<Text>{text, out, scratch});
         !s)
       return s;
+    if (out.memory != nullptr)
+      if (auto const s = detail::launch_for_each(
+              exec, e.rows() / rows,
+              detail::move_threshold_body<Text>{text, rule, out, scratch, rows});
+          !s)
+        return s;
     return detail::launch_for_each(exec, e.rows() / rows * e.tokens,
                                    detail::drop_place_body<Text>{text, out, scratch, rows});
   }

@@ -23,7 +23,46 @@ enum class fold_filter : std::uint8_t {
   places,
 };
 
+namespace detail {
+
+/// What a merger has stored with row r under its id, in `bytes`; null: nothing. Of stored caches
+/// there is another form.
+template <class Cells>
+[[nodiscard]] KVSLIM_HD constexpr std::uint32_t const* words_of(Cells const&, std::uint32_t,
+                                                                index_t, index_t) noexcept {
+  return nullptr;
+}
+
+/// One word of what a merger knew of all rows; 0 where it knew nothing.
+template <class Cells>
+struct recall_body {
+  Cells cells;
+  std::uint32_t id;
+  index_t bytes;
+  std::byte* memory;
+
+  KVSLIM_HD void operator()(index_t i) const {
+    index_t const each = bytes / 4;
+    std::uint32_t const* const known = words_of(cells, id, bytes, i / each);
+    std::uint32_t const word = known == nullptr ? 0 : known[i % each];
+    std::memcpy(memory + i * 4, &word, sizeof word);
+  }
+};
+
+}  // namespace detail
+
 namespace ops {
+
+struct recall_op {};
+
+/// Fills folding::memory with what was stored with the rows of a text, or zeros.
+template <class Exec, class Text>
+status recall(Exec const& exec, Text const& text, std::uint32_t id, index_t bytes,
+              folding const& out) {
+  return implementation<recall_op, Exec>::run(
+      exec, text.extents().rows() * (bytes / 4),
+      detail::recall_body<typename Text::cells_type>{text.cells, id, bytes, out.memory});
+}
 
 /// Rows of keys that the CPU compares with one kept key at a time.
 inline constexpr index_t nearest_tile = 8;
@@ -134,13 +173,27 @@ status nearest_kept(Exec const& exec, Text const& text, fate const* fates, float
   return implementation<nearest_kept_op, Exec>::run(exec, text, fates, least, out, scratch);
 }
 
+/// Least likeness that folds, as it was last time; of every row of a group the same.
+struct least_likeness {
+  double least = 0.0;
+  std::int64_t times = 0;  ///< 0: there was none yet
+};
+
+/// What is folded, and how a threshold that runs on meets the mean of the day.
+struct drop_rule {
+  fold_filter filter = fold_filter::none;
+  float past = 0.0f, present = 1.0f;  ///< with folding::memory, of one least_likeness a row
+};
+
 struct drop_unlike_op {};
 
-/// Lets go of evicted tokens that `rule` does not fold. Scratch: as assign_floats says.
+/// Lets go of evicted tokens that `rule` does not fold. Scratch: as assign_floats says. Where rows
+/// remember, the mean likeness is only the first threshold; the next are past * the last one +
+/// present * the mean.
 template <class Exec, class Text>
-status drop_unlike(Exec const& exec, Text const& text, fold_filter rule, folding const& out,
+status drop_unlike(Exec const& exec, Text const& text, drop_rule const& rule, folding const& out,
                    float* scratch) {
-  return rule == fold_filter::none
+  return rule.filter == fold_filter::none
              ? status{}
              : implementation<drop_unlike_op, Exec>::run(exec, text, rule, out, scratch);
 }
@@ -174,6 +227,29 @@ struct joining {
   }
 };
 
+/// Moves the threshold of rows [first, first + rows) on; where nothing is to fold it stays.
+template <class Text>
+KVSLIM_HD inline void move_threshold(Text const& text, drop_rule const& rule, folding const& out,
+                                     float const* scratch, index_t first, index_t rows) noexcept {
+  double all = 0.0;
+  index_t members = 0;
+  for (index_t r = first; r < first + rows; ++r) {
+    joining const mine(text.extents(), scratch, r);
+    all += mine.sum;
+    members += mine.count;
+  }
+  if (members == 0) return;
+  constexpr auto size = static_cast<index_t>(sizeof(least_likeness));
+  least_likeness x;
+  std::memcpy(&x, out.memory + first * size, sizeof x);
+  double const mean = all / static_cast<double>(members);
+  x.least = x.times == 0 ? mean
+                         : static_cast<double>(rule.past) * x.least +
+                               static_cast<double>(rule.present) * mean;
+  ++x.times;
+  for (index_t r = first; r < first + rows; ++r) std::memcpy(out.memory + r * size, &x, sizeof x);
+}
+
 /// Drops the j-th listed token of each of rows [first, first + rows), or keeps it, together.
 template <class Text>
 KVSLIM_HD inline void drop_place(Text const& text, folding const& out, float const* scratch,
@@ -189,13 +265,26 @@ KVSLIM_HD inline void drop_place(Text const& text, folding const& out, float con
     here += static_cast<double>(out.strength[r * e.tokens + out.sources[r * e.tokens + j]]);
     ++heads;
   }
-  if (heads == 0 || here / static_cast<double>(heads) >= all / static_cast<double>(members)) return;
+  if (heads == 0) return;
+  least_likeness x{all / static_cast<double>(members), 0};
+  if (out.memory != nullptr)
+    std::memcpy(&x, out.memory + first * static_cast<index_t>(sizeof x), sizeof x);
+  if (here / static_cast<double>(heads) >= x.least) return;
   for (index_t r = first; r < first + rows; ++r)
     if (j < joining(e, scratch, r).count)
       out.target[r * e.tokens + out.sources[r * e.tokens + j]] = -1;
 }
 
 }  // namespace ops
+
+template <host_executor Exec>
+struct implementation<ops::recall_op, Exec> {
+  template <class Body>
+  static status run(Exec const& exec, index_t words, Body const& body) {
+    exec.for_each(words, body);
+    return {};
+  }
+};
 
 template <host_executor Exec>
 struct implementation<ops::group_sources_op, Exec> {
@@ -261,11 +350,15 @@ struct implementation<ops::nearest_kept_op, Exec> {
 template <host_executor Exec>
 struct implementation<ops::drop_unlike_op, Exec> {
   template <class Text>
-  static status run(Exec const& exec, Text const& text, fold_filter rule, folding const& out,
-                    float* scratch) {
+  static status run(Exec const& exec, Text const& text, ops::drop_rule const& rule,
+                    folding const& out, float* scratch) {
     auto const& e = text.extents();
-    index_t const rows = rule == fold_filter::places ? e.kv_heads : 1;
+    index_t const rows = rule.filter == fold_filter::places ? e.kv_heads : 1;
     exec.for_each(e.rows(), [=](index_t r) { ops::list_joining(text, out, r, scratch); });
+    if (out.memory != nullptr)
+      exec.for_each(e.rows() / rows, [=](index_t g) {
+        ops::move_threshold(text, rule, out, scratch, g * rows, rows);
+      });
     exec.for_each(e.rows() / rows, [=](index_t g) {
       for (index_t j = 0; j < text.extents().tokens; ++j)
         ops::drop_place(text, out, scratch, g * rows, rows, j);

@@ -93,7 +93,8 @@ template <class Plan, class Layout>
   return x;
 }
 
-/// Sides of one row: positions, pins, biases and columns of every step-th slot from `first` on.
+/// Sides of one row: positions, pins, biases and columns of every step-th slot from `first` on, and
+/// every step-th word of the row.
 /// Biases of merged rows are written when the rows are.
 template <class Plan, class Cells, class Packed>
 KVSLIM_HD inline void encode_sides(Plan const& plan, Cells const& cells, keep_set const& keep,
@@ -112,6 +113,13 @@ KVSLIM_HD inline void encode_sides(Plan const& plan, Cells const& cells, keep_se
       pins[i] = cells.state(s, h, kept[i]) == token_state::pinned ? 1 : 0;
   if (float* const biases = packed.biases(r); biases != nullptr && !Plan::has_merger)
     for (index_t i = first; i < count; i += step) biases[i] = cells.logit_bias(s, h, kept[i]);
+  if constexpr (Plan::memory_id != 0) {
+    std::uint32_t* const words = packed.row_words(r);
+    index_t const each = plan.row_bytes() / 4;
+    if (words != nullptr && keep.fold.memory != nullptr)
+      for (index_t i = first; i < each; i += step)
+        std::memcpy(words + i, keep.fold.memory + (r * each + i) * 4, 4);
+  }
   if constexpr (Plan::observes) {
     using column = column_of<typename Plan::scorer_type>;
     auto* const columns = static_cast<column*>(static_cast<void*>(packed.columns(r)));

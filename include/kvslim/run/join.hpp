@@ -16,6 +16,9 @@ KVSLIM_HD inline void empty_row(Packed const& packed, index_t r) noexcept {
   packed_row& x = packed.raw_row(r);
   x.slots = x.holes = x.key_coded = x.value_coded = x.key_head = x.value_head = 0;
   x.next_position = x.observed = x.failed = x.indexed = x.summarized = 0;
+  int const words = packed.layout().find(side_kind::row_words);
+  if (words < 0) return;
+  for (index_t i = 0; i < packed.layout().sides[words].bytes / 4; ++i) packed.row_words(r)[i] = 0;
 }
 
 /// Copies one half's state, blocks and exact slots. Rings may differ in size, not in content.

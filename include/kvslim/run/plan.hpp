@@ -91,6 +91,10 @@ class compression_plan {
     if constexpr (has_merger) return Policy::template stage_type<merger_tag>::traits.assigns;
     return false;
   }();
+  static constexpr std::uint32_t memory_id = [] {
+    if constexpr (has_merger) return Policy::template stage_type<merger_tag>::traits.memory;
+    return std::uint32_t{0};
+  }();
   static constexpr bool has_mover = Policy::template has<position_tag>;
   static constexpr bool has_index = Policy::template has<index_tag>;
   static constexpr bool scores_in_bulk = [] {
@@ -244,6 +248,8 @@ class compression_plan {
       k.fold.strength = c.take<float>(all);
       k.fold.begins = c.take<std::int32_t>(all + rows);
       k.fold.sources = c.take<std::int32_t>(all);
+      if (index_t const bytes = row_bytes(); bytes > 0)
+        k.fold.memory = c.take<std::byte>(rows * bytes);
     }
     if constexpr (observes) k.columns = c.take<std::byte>(k.room * column_bytes);
     k.order_cells = c.take<std::int32_t>(all);
@@ -290,6 +296,11 @@ class compression_plan {
     return l.block_floats() + 5 * wide() +
            detail::max(l.key_sizes(extents_.tokens).fit_floats,
                        l.value_sizes(extents_.tokens).fit_floats);
+  }
+  /// Bytes that the merger remembers of a row.
+  [[nodiscard]] KVSLIM_HD constexpr index_t row_bytes() const noexcept {
+    if constexpr (memory_id != 0) return stage<merger_tag>().row_bytes();
+    return 0;
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t wide() const noexcept {
     return detail::max(extents_.head_dim, extents_.value_width());
@@ -351,6 +362,8 @@ class compression_plan {
     if (biased) l.add({side_kind::bias, 0, 1, 4});
     if (observes && options_.evicts)
       l.add({side_kind::column, 0, 1, static_cast<std::int32_t>(column_bytes)});
+    if (row_bytes() > 0)
+      l.add({side_kind::row_words, memory_id, 0, static_cast<std::int32_t>(row_bytes())});
     if constexpr (has_index) {
       using index = typename Policy::template stage_type<index_tag>;
       index_t const bytes = index::traits.fields * extents_.head_dim *

@@ -195,6 +195,10 @@ template <class Exec, class Plan, class Cells, class Evidence>
   }
   if constexpr (Plan::assigns) {
     auto const& merger = plan.template stage<merger_tag>();
+    if (keep.fold.memory != nullptr)
+      if (auto const s = ops::recall(exec, ordered, Plan::memory_id, plan.row_bytes(), keep.fold);
+          !s)
+        return s;
     if (auto const s = merger.assign(exec, ordered, scores, w.fates, keep.fold, w.staging); !s)
       return s;
     if (auto const s = ops::group_sources(exec, ordered, keep.fold, w.fates); !s) return s;

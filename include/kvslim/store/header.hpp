@@ -16,7 +16,7 @@ enum class side_kind : std::uint32_t {
   bias = 2,       ///< f32 logit bias of each slot
   column = 3,     ///< a scorer's record of each slot
   page = 4,       ///< an index's metadata of `unit` slots together; `meaning` is its id
-  row_words = 5,  ///< words of the row itself
+  row_words = 5,  ///< what a method remembers of the row; `meaning` is its id
   pin = 6,        ///< u8 of each slot: 1 where the token is pinned, else 0
 };
 
@@ -29,11 +29,12 @@ struct side {
   friend constexpr bool operator==(side const&, side const&) = default;
 
   /// What the verbs read has a fixed shape: 4 bytes a slot for positions and biases, one for pins,
-  /// a record a slot for columns.
+  /// a record a slot for columns, one a row for words.
   [[nodiscard]] KVSLIM_HD constexpr bool is_read_as_meant() const noexcept {
     if (kind == side_kind::position || kind == side_kind::bias) return unit == 1 && bytes == 4;
     if (kind == side_kind::pin) return unit == 1 && bytes == 1;
     if (kind == side_kind::page) return unit >= 1;
+    if (kind == side_kind::row_words) return unit == 0;
     return kind != side_kind::column || unit == 1;
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t size(index_t slots) const noexcept {

@@ -209,6 +209,9 @@ class packed_cache {
   [[nodiscard]] KVSLIM_HD std::byte* columns(index_t r) const noexcept {
     return side_of(r, side_kind::column);
   }
+  [[nodiscard]] KVSLIM_HD std::uint32_t* row_words(index_t r) const noexcept {
+    return static_cast<std::uint32_t*>(static_cast<void*>(side_of(r, side_kind::row_words)));
+  }
   [[nodiscard]] KVSLIM_HD run_positions positions(index_t r) const noexcept {
     packed_row const& x = raw_row(r);
     if (std::int32_t const* const list = stored_positions(r); list != nullptr) return {list, 0};
@@ -321,6 +324,17 @@ struct packed_cells {
     return packed.layout().find(side_kind::position) < 0;
   }
 };
+
+/// What a merger has stored with row r under its id.
+template <class Packed>
+[[nodiscard]] KVSLIM_HD inline std::uint32_t const* words_of(packed_cells<Packed> const& cells,
+                                                             std::uint32_t id, index_t bytes,
+                                                             index_t r) noexcept {
+  auto const& layout = cells.packed.layout();
+  int const i = layout.find(side_kind::row_words);
+  bool const mine = i >= 0 && layout.sides[i].meaning == id && layout.sides[i].bytes == bytes;
+  return mine ? cells.packed.row_words(r) : nullptr;
+}
 
 }  // namespace detail
 

@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 
 // D2O at the end of the prompt: the authors' merged rows, the reference's with either weights, and
-// what it lets go.
+// what it lets go; then a life with a threshold that runs on.
 
 #include "reference/d2o.hpp"
 
@@ -128,6 +128,232 @@ TEST_CASE("d2o folds some and lets go of others", "[d2o]") {
   REQUIRE((none.result.ok() && plain.result.ok()));
   CHECK(data::bytes_of(none.packed) == data::bytes_of(plain.packed));
   CHECK(d2o{{.least = std::nanf("")}}.check().code == errc::invalid_option);
+}
+
+namespace {
+
+/// What a row remembers.
+template <class Packed>
+ops::least_likeness remembered(Packed const& packed, index_t r) {
+  ops::least_likeness x;
+  std::memcpy(&x, packed.row_words(r), sizeof x);
+  return x;
+}
+
+/// A cache that is compressed again whenever tokens have come, by scores of its slots.
+template <class Policy>
+struct running_life {
+  Policy policy;
+  index_t block;
+  std::vector<float> scores;  // [rows, tokens of the prompt]
+  std::vector<std::byte> bytes = {};
+  kvslim::extents extent = {};
+  plan_options options{.append_tokens = block, .draft_tokens = block};
+
+  template <class View>
+  status prompt(View const& view) {
+    extent = view.extents();
+    auto const plan = make_plan(policy, extent, options);
+    std::vector<std::byte> scratch(plan.workspace_bytes());
+    bytes.resize(plan.packed_bytes());
+    return compress(cpu{}, plan, view, evidence{token_scores<>{scores.data()}},
+                    packed_cache(plan, bytes), scratch);
+  }
+  [[nodiscard]] auto packed() { return packed_cache(make_plan(policy, extent, options), bytes); }
+  status grow(rows<> const& k, rows<> const& v) {
+    std::vector<std::byte> scratch(append_bytes(packed().layout()));
+    return append(cpu{}, packed(), k, v, scratch);
+  }
+  template <class Next>
+  status again(Next const& next) {
+    auto const plan = make_plan(next, extent, options);
+    std::vector<std::byte> to(plan.packed_bytes()), scratch(plan.workspace_bytes());
+    auto const done = recompress(cpu{}, plan, packed(), packed_cache(plan, to), scratch,
+                                 evidence{token_scores<>{scores.data()}});
+    if (done) bytes = to;
+    return done;
+  }
+};
+template <class Policy>
+running_life(Policy, index_t, std::vector<float>) -> running_life<Policy>;
+
+auto running_d2o(index_t budget, index_t sinks, index_t recent, d2o const& merger) {
+  return pipeline{given_scores{}, top_k{{.budget = budget, .sinks = sinks, .recent = recent}},
+                  merger, dense<float>{}};
+}
+
+}  // namespace
+
+TEST_CASE("d2o's threshold runs on as the authors'", "[golden][d2o]") {
+  golden const g("d2o");
+  index_t const heads = 3, tokens = 50, dim = 16, held = 20, steps = 14;
+  auto const k = g.floats("k"), v = g.floats("v"), more_k = g.floats("more_k"),
+             more_v = g.floats("more_v"), scores = g.floats("scores");
+  auto const view = dense_cache(
+      k.data(), v.data(), {.sequences = 1, .kv_heads = heads, .tokens = tokens, .head_dim = dim});
+  running_life life{running_d2o(held, 4, 9, {{.running = true, .past = 0.3f, .present = 0.7f}}), 1,
+                    g.floats("score")};
+  REQUIRE(life.prompt(view).ok());
+  for (index_t step = 0; step <= steps; ++step) {
+    for (index_t r = 0; r < heads; ++r) {
+      auto const x = remembered(life.packed(), r);
+      CHECK(x.times == step + 1);
+      CHECK(std::abs(x.least - g["thresholds"][static_cast<std::size_t>(step)]) <=
+            tolerance::accumulated);
+    }
+    if (step == steps) break;
+    auto const next = [&](std::vector<float> const& x) {
+      return rows_view<float const>{x.data() + step * dim,   1, heads, 1, dim,
+                                    {0, steps * dim, dim, 1}};
+    };
+    REQUIRE(life.grow(next(more_k), next(more_v)).ok());
+    for (index_t h = 0; h < heads; ++h)
+      std::copy_n(scores.begin() + (step * heads + h) * (held + 1), held + 1,
+                  life.scores.begin() + h * tokens);
+    REQUIRE(life.again(life.policy).ok());
+  }
+  auto const packed = life.packed();
+  for (index_t h = 0; h < heads; ++h) {
+    reference::d2o_rows expected;
+    for (index_t i = 0; i < held; ++i) {
+      auto const at = (h * held + i) * dim;
+      expected.k.emplace_back(g["last_keys"].begin() + at, g["last_keys"].begin() + at + dim);
+      expected.v.emplace_back(g["last_values"].begin() + at, g["last_values"].begin() + at + dim);
+    }
+    CHECK(row_error(packed, h, expected) <= tolerance::accumulated);
+  }
+}
+
+TEST_CASE("d2o's threshold runs on as the reference says, for layers and for rows", "[d2o]") {
+  index_t const prompt = 50, block = 7, heads = 3;
+  data::cache const c(
+      {.sequences = 2, .kv_heads = heads, .tokens = 50 + 5 * 7, .head_dim = 80, .value_dim = 32});
+  auto view = dense_cache(
+      c.k.data(), c.v.data(),
+      extents{
+          .sequences = 2, .kv_heads = heads, .tokens = prompt, .head_dim = 80, .value_dim = 32});
+  view.k.layout = {heads * 85 * 80, 85 * 80, 80, 1};
+  view.v.layout = {heads * 85 * 32, 85 * 32, 32, 1};
+  for (auto const filter : {fold_filter::places, fold_filter::mean}) {
+    running_life life{running_d2o(20, 2, 5, {{.filter = filter, .running = true}}), block,
+                      some_scores(6 * prompt, 5)};
+    REQUIRE(life.prompt(view).ok());
+    index_t const together = filter == fold_filter::places ? heads : 1;
+    std::vector<reference::d2o_rows> rows(6);
+    std::vector<std::vector<index_t>> positions(6);
+    std::vector<reference::d2o_threshold> thresholds(6, {0.5, 0.5});
+    index_t now = 0;
+    auto const take = [&](index_t count) {
+      for (index_t r = 0; r < 6; ++r)
+        for (index_t t = now; t < now + count; ++t) {
+          auto const at = static_cast<std::size_t>(r);
+          positions[at].push_back(t);
+          rows[at].k.emplace_back();
+          rows[at].v.emplace_back();
+          for (index_t d = 0; d < 80; ++d)
+            rows[at].k.back().push_back(static_cast<double>(c.key(r / heads, r % heads, t, d)));
+          for (index_t d = 0; d < 32; ++d)
+            rows[at].v.back().push_back(static_cast<double>(c.value(r / heads, r % heads, t, d)));
+        }
+      now += count;
+    };
+    take(prompt);
+    for (int step = 0; step < 6; ++step) {
+      for (index_t first = 0; first < 6; first += together) {
+        std::vector<reference::matrix> k, v;
+        std::vector<std::vector<std::size_t>> kept;
+        for (auto r = static_cast<std::size_t>(first);
+             r < static_cast<std::size_t>(first + together); ++r) {
+          k.push_back(rows[r].k);
+          v.push_back(rows[r].v);
+          kept.emplace_back();
+          auto const held =
+              data::held(life.packed(), first / heads, static_cast<index_t>(r) % heads);
+          std::vector<index_t> left;
+          for (std::size_t i = 0; i < positions[r].size(); ++i)
+            if (std::binary_search(held.begin(), held.end(), positions[r][i])) {
+              kept.back().push_back(i);
+              left.push_back(positions[r][i]);
+            }
+          positions[r] = left;
+        }
+        auto& threshold = thresholds[static_cast<std::size_t>(first)];
+        auto const expected = reference::d2o(k, v, kept, false, &threshold);
+        for (index_t r = first; r < first + together; ++r) {
+          rows[static_cast<std::size_t>(r)] = expected[static_cast<std::size_t>(r - first)];
+          CHECK(row_error(life.packed(), r, rows[static_cast<std::size_t>(r)]) <=
+                tolerance::accumulated);
+          CHECK(remembered(life.packed(), r).times == step + 1);
+          CHECK(std::abs(remembered(life.packed(), r).least - threshold.least) <=
+                tolerance::accumulated);
+        }
+      }
+      if (step == 5) break;
+      auto const next = [&](std::vector<float> const& x, index_t dim) {
+        return rows_view<float const>{
+            x.data() + now * dim, 2, heads, block, dim, {heads * 85 * dim, 85 * dim, dim, 1}};
+      };
+      REQUIRE(life.grow(next(c.k, 80), next(c.v, 32)).ok());
+      take(block);
+      life.scores = some_scores(6 * prompt, static_cast<unsigned>(step) + 9);
+      REQUIRE(life.again(life.policy).ok());
+    }
+  }
+}
+
+TEST_CASE("d2o's memory is the row's: stored, joined, emptied, or not there", "[d2o]") {
+  data::cache const c({.sequences = 2, .kv_heads = 2, .tokens = 40, .head_dim = 16});
+  auto const with = [](bool running) { return running_d2o(15, 1, 3, {{.running = running}}); };
+  running_life life{with(true), 3, some_scores(4 * 40, 3)};
+  running_life plain{with(false), 3, life.scores};
+  REQUIRE(life.prompt(c.view()).ok());
+  REQUIRE(plain.prompt(c.view()).ok());
+  auto packed = life.packed();
+  auto const none = plain.packed();
+  // The first time it changes nothing but the bytes of the memory, padded to 64 a row.
+  CHECK(packed.bytes() == none.bytes() + 4 * 64);
+  CHECK(none.row_words(0) == nullptr);
+  for (index_t r = 0; r < 4; ++r)
+    for (index_t i = 0; i < 15; ++i)
+      for (index_t d = 0; d < 16; ++d) CHECK(packed.key(r, i, d) == none.key(r, i, d));
+  // Nothing leaves: the threshold stays.
+  auto const before = remembered(packed, 1);
+  CHECK(before.times == 1);
+  REQUIRE(life.again(life.policy).ok());
+  packed = life.packed();
+  CHECK(remembered(packed, 1).times == 1);
+  CHECK(remembered(packed, 1).least == before.least);
+  // Saved, and back.
+  std::vector<std::byte> saved(serialized_bytes(packed)), other(life.bytes.size());
+  REQUIRE(serialize(packed, saved.data(), saved.size()).ok());
+  packed_cache const reader(packed.layout(), other);
+  REQUIRE(deserialize(saved.data(), saved.size(), reader).ok());
+  CHECK(remembered(reader, 1).least == before.least);
+  // A sequence that leaves forgets; one that joins remembers.
+  REQUIRE(leave(reader, {.first_sequence = 0, .sequences = 1}).ok());
+  CHECK(remembered(reader, 1).times == 0);
+  CHECK(remembered(reader, 2).times == 1);
+  std::vector<std::byte> scratch(append_bytes(reader.layout()));
+  REQUIRE(join(cpu{}, packed, 1, reader, 0, scratch).ok());
+  CHECK(remembered(reader, 1).least == remembered(packed, 3).least);
+  // From a cache without memory it begins; into one, it ends.
+  REQUIRE(life.again(with(false)).ok());
+  life.policy = with(false);
+  CHECK(life.packed().row_words(0) == nullptr);
+  auto const k = c.queries(3);
+  rows_view<float const> const three{k.data, 2, 2, 3, 16, k.layout};
+  REQUIRE(life.grow(three, three).ok());
+  REQUIRE(life.again(with(true)).ok());
+  life.policy = with(true);
+  CHECK(remembered(life.packed(), 0).times == 1);
+
+  d2o const no_filter{{.filter = fold_filter::none, .running = true}};
+  CHECK(no_filter.check().code == errc::invalid_option);
+  CHECK(d2o{{.running = true, .past = 1.5f}}.check().code == errc::invalid_option);
+  CHECK(d2o{{.running = true, .present = std::nanf("")}}.check().code == errc::invalid_option);
+  auto layout = packed.layout();
+  layout.sides[layout.find(side_kind::row_words)].unit = 1;  // of slots: no words of a row
+  CHECK(layout.check().code == errc::invalid_option);
 }
 
 TEST_CASE("d2o's layers keep what the authors' keep", "[golden][d2o]") {
