@@ -112,6 +112,105 @@ void segments(ask const& a, char const* name) {
       "logits", name);
 }
 
+/// More rows than a block has threads.
+void many_rows() {
+  auto const s = filled(dense<f16>{}, {301, 2, 3, 4}, {}, {}, 0, 21, "602 rows");
+  s->same("602 rows", true);
+}
+
+/// A decoding step that is captured once and launched again and again, on a stream of its own:
+/// nothing in it waits, and all that changes is read from device memory.
+void replays(char const* name) {
+  extents const e{2, 2, 40, 32};
+  auto const s = filled(kivi<4>{{.residual = 32}}, e, {.append_tokens = 40}, {}, 0, 33, name);
+  data::buffer const more(append_bytes(s->plan.layout())), work(settle_bytes(s->plan.layout())),
+      scratch(attend_bytes(s->plan.layout(), 4));
+  device_scratch const device_more(more.size()), device_work(work.size());
+  asked_rows<float> const k({e.sequences, e.kv_heads, 1, e.head_dim}, 34),
+      v({e.sequences, e.kv_heads, 1, e.value_width()}, 35);
+  request<> x(*s, {.group = 2, .seed = 36});
+  cudaStream_t stream = nullptr;
+  cudaGraph_t captured = nullptr;
+  cudaGraphExec_t graph = nullptr;
+  check(cudaStreamCreate(&stream) == cudaSuccess, "a stream", name);
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess, "capture",
+        name);
+  kvslim::cuda const exec{stream};
+  passed(append(exec, s->on_gpu, k.on_gpu(), v.on_gpu(), device_more), name);
+  passed(settle(exec, s->on_gpu, device_work), name);
+  passed(attend(exec, s->on_gpu, x.on_gpu), name);
+  check(cudaStreamEndCapture(stream, &captured) == cudaSuccess, "nothing waited", name);
+  check(cudaGraphInstantiate(&graph, captured, 0) == cudaSuccess, "a graph", name);
+  s->same(name, true);            // nothing ran yet
+  for (int i = 0; i < 35; ++i) {  // 32 of them are coded together
+    passed(append(cpu{}, s->on_host, k.on_host(), v.on_host(), more), name);
+    passed(settle(cpu{}, s->on_host, work), name);
+    check(cudaGraphLaunch(graph, stream) == cudaSuccess, "launch", name);
+  }
+  passed(attend(cpu{}, s->on_host, x.on_host, scratch), name);
+  check(cudaStreamSynchronize(stream) == cudaSuccess, "the graph ran", name);
+  s->same(name, true);
+  check(distance(x.dout.host(), x.out) <= tolerance::attend, "attention within the bound", name);
+  cudaGraphExecDestroy(graph);
+  cudaGraphDestroy(captured);
+  cudaStreamDestroy(stream);
+}
+
+/// K is zero but for the last token of a row; V is 0 in its first half, then 1, and 3 at the end.
+struct halves_body {
+  float *k, *v;
+  index_t tokens, dim;
+  KVSLIM_HD void operator()(index_t i) const {
+    index_t const t = i / dim % tokens;
+    bool const last = t == tokens - 1;
+    k[i] = last && i % dim == 0 ? 32.0f : 0.0f;
+    v[i] = last ? 3.0f : t < tokens / 2 ? 0.0f : 1.0f;
+  }
+};
+
+/// More than 2^31 elements in K, in V and in what is stored, where the device has memory for them.
+void large() {
+  char const* const name = "a large cache";
+  std::size_t room = 0, all = 0;
+  check(cudaMemGetInfo(&room, &all) == cudaSuccess, "cudaMemGetInfo", name);
+  extents const e{1, 8, room > (std::size_t{40} << 30) ? (index_t{1} << 21) + 77 : 777, 128};
+  auto const count = static_cast<std::size_t>(e.rows() * e.tokens * e.head_dim);
+  auto const plan = make_plan(dense<f16>{}, e);
+  device<float> const k(count), v(count), out(static_cast<std::size_t>(8 * e.head_dim)), lse(8);
+  passed(detail::launch_for_each(gpu, static_cast<index_t>(count),
+                                 halves_body{k.get(), v.get(), e.tokens, e.head_dim}),
+         name);
+  device_scratch const storage(plan.packed_bytes()), scratch(plan.workspace_bytes()),
+      parts(attend_bytes(plan.layout(), 8, 1, 40));
+  packed_cache const packed(plan, storage.get(), storage.size(), cuda_space{});
+  passed(compress(gpu, plan, dense_cache<cuda_space>(k.get(), v.get(), e), evidence<>{}, packed,
+                  scratch),
+         name);
+  auto const n = static_cast<double>(e.tokens);
+  for (float const q0 : {0.0f, 64.0f}) {  // all tokens alike, or the last one alone
+    std::vector<float> asked(out.size());
+    for (std::size_t h = 0; h < 8; ++h) asked[h * 128] = q0;
+    device<float> const q(asked);
+    rows_shape const shape{1, 8, 1, e.head_dim};
+    passed(
+        attend(gpu, packed,
+               attend_request<cuda_space>{.q = dense_rows<cuda_space, float const>(q.get(), shape),
+                                          .out = dense_rows<cuda_space>(out.get(), shape),
+                                          .lse = lse.get(),
+                                          .splits = 40},
+               parts),
+        name);
+    synchronized("attend ran", name);
+    double const mean = (n - static_cast<double>(e.tokens / 2) + 2.0) / n;
+    std::vector<float> const expected(out.size(), q0 == 0.0f ? static_cast<float>(mean) : 3.0f);
+    check(distance(out.host(), expected) <= tolerance::attend, "every token is read", name);
+    if (q0 == 0.0f)
+      check(log_distance(lse.host(), std::vector<float>(8, static_cast<float>(std::log(n)))) <=
+                tolerance::attend,
+            "log-sum-exp", name);
+  }
+}
+
 /// The same pages on both backends, while tokens come, are coded and are taken back.
 template <class Policy>
 void reads_pages(char const* name, Policy const& policy, extents const& e, index_t group,
@@ -180,6 +279,9 @@ int main() {
   leaves_and_joins("int 8, pins and biases", int_per_token<8>{{.residual = 6}}, e,
                    {.valid = true, .bias = true});
   leaves_and_joins("wide values", int_per_token<4>{}, {2, 3, 41, 32, 48});
+  many_rows();
+  replays("a graph");
+  large();
   segments({.group = 2}, "segments");
   segments({.group = 3, .tokens = 2, .splits = 2, .window = 40, .positions = true, .sinks = true},
            "segments, two queries");

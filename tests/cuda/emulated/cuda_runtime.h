@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <map>
 #include <thread>
 #include <tuple>
@@ -30,14 +31,18 @@
 #define __shared__ static thread_local  // a worker runs one block at a time
 #define KVSLIM_DETAIL_DYNAMIC_SHARED(name) float* const name = ::emulated::dynamic_shared()
 
-using cudaStream_t = void*;
+using cudaStream_t = char*;
+using cudaGraph_t = std::vector<std::function<void()>>*;
+using cudaGraphExec_t = cudaGraph_t;
 using cudaEvent_t = std::chrono::steady_clock::time_point*;
 enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
-  cudaErrorInvalidConfiguration = 9
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorStreamCaptureUnsupported = 900
 };
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 struct uint2 {
   unsigned x, y;
@@ -76,6 +81,23 @@ inline cudaError_t last_error = cudaSuccess;
 
 inline cudaError_t fails(cudaError_t error) { return last_error = error; }
 
+/// Streams whose work is written down for now, and the graphs that get it.
+inline std::map<cudaStream_t, cudaGraph_t> captures;
+
+/// Does what a stream is given, or writes it down. Nothing may wait meanwhile.
+template <class Work>
+cudaError_t enqueue(cudaStream_t stream, Work const& work) {
+  auto const found = captures.find(stream);
+  if (found != captures.end())
+    found->second->push_back(work);
+  else
+    work();
+  return cudaSuccess;
+}
+inline cudaError_t wait() {
+  return captures.empty() ? cudaSuccess : fails(cudaErrorStreamCaptureUnsupported);
+}
+
 /// While one lives, device memory can be touched.
 class on_device {
  public:
@@ -91,6 +113,15 @@ class on_device {
   }
 };
 
+inline void copy(void* to, void const* from, std::size_t bytes) {
+  on_device const access;
+  std::memcpy(to, from, bytes);
+}
+inline void fill(void* to, int value, std::size_t bytes) {
+  on_device const access;
+  std::memset(to, value, bytes);
+}
+
 inline constexpr std::size_t most_shared = 48 * 1024;
 inline thread_local std::vector<float> shared_memory;
 inline float* dynamic_shared() { return shared_memory.data(); }
@@ -99,12 +130,8 @@ inline float* dynamic_shared() { return shared_memory.data(); }
 inline constexpr unsigned workers = 2;
 
 template <class Kernel, class Arguments>
-cudaError_t launch(cudaLaunchConfig_t const& config, Kernel kernel, Arguments const& arguments) {
+void run_blocks(cudaLaunchConfig_t const& config, Kernel kernel, Arguments const& arguments) {
   unsigned const blocks = config.gridDim.x, threads = config.blockDim.x;
-  if (blocks == 0 || blocks > 0x7fffffffu || threads == 0 || threads > 1024 ||
-      config.gridDim.y != 1 || config.blockDim.y != 1)
-    return fails(cudaErrorInvalidConfiguration);
-  if (config.dynamicSmemBytes > most_shared) return fails(cudaErrorInvalidValue);
   on_device const access;
   auto const work = [&](unsigned worker) {
     shared_memory.assign(config.dynamicSmemBytes / sizeof(float) + 1, std::nanf(""));
@@ -118,10 +145,20 @@ cudaError_t launch(cudaLaunchConfig_t const& config, Kernel kernel, Arguments co
       }
     });
   };
-  if (blocks == 1) return work(0), cudaSuccess;
+  if (blocks == 1) return work(0);
   std::vector<std::jthread> pool;
   for (unsigned w = 0; w < workers; ++w) pool.emplace_back(work, w);
-  return cudaSuccess;
+}
+
+template <class Kernel, class Arguments>
+cudaError_t launch(cudaLaunchConfig_t const& config, Kernel kernel, Arguments const& arguments) {
+  unsigned const blocks = config.gridDim.x, threads = config.blockDim.x;
+  if (blocks == 0 || blocks > 0x7fffffffu || threads == 0 || threads > 1024 ||
+      config.gridDim.y != 1 || config.gridDim.z != 1 || config.blockDim.y != 1 ||
+      config.blockDim.z != 1)
+    return fails(cudaErrorInvalidConfiguration);
+  if (config.dynamicSmemBytes > most_shared) return fails(cudaErrorInvalidValue);
+  return enqueue(config.stream, [=] { run_blocks(config, kernel, arguments); });
 }
 
 }  // namespace emulated
@@ -169,6 +206,8 @@ inline unsigned __ballot_sync(unsigned, int mine) {
 }
 inline int __any_sync(unsigned, int mine) { return __ballot_sync(0xffffffffu, mine) != 0; }
 inline int __all_sync(unsigned, int mine) { return __ballot_sync(0xffffffffu, !mine) == 0; }
+inline int __float_as_int(float x) { return __builtin_bit_cast(int, x); }
+inline float __int_as_float(int x) { return __builtin_bit_cast(float, x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
 inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
@@ -213,13 +252,40 @@ inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {"none: CUDA threads emulated on the CPU", 0, 0};
   return cudaSuccess;
 }
+inline cudaError_t cudaMemGetInfo(std::size_t* room, std::size_t* all) {
+  *room = *all = std::size_t{1} << 30;
+  return cudaSuccess;
+}
 inline cudaError_t cudaPeekAtLastError() { return ::emulated::last_error; }
 inline cudaError_t cudaGetLastError() { return std::exchange(::emulated::last_error, cudaSuccess); }
 inline char const* cudaGetErrorString(cudaError_t) { return "emulated"; }
-inline cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamCreate(cudaStream_t* stream) { return *stream = nullptr, cudaSuccess; }
-inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
+inline cudaError_t cudaDeviceSynchronize() { return ::emulated::wait(); }
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return ::emulated::wait(); }
+inline cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  return *stream = new char, cudaSuccess;
+}
+inline cudaError_t cudaStreamDestroy(cudaStream_t stream) { return delete stream, cudaSuccess; }
+inline cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream == nullptr) return ::emulated::fails(cudaErrorStreamCaptureUnsupported);
+  ::emulated::captures[stream] = new std::vector<std::function<void()>>;
+  return cudaSuccess;
+}
+inline cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  auto const found = ::emulated::captures.find(stream);
+  if (found == ::emulated::captures.end()) return ::emulated::fails(cudaErrorInvalidValue);
+  *graph = found->second;
+  ::emulated::captures.erase(found);
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphInstantiate(cudaGraphExec_t* out, cudaGraph_t graph, unsigned) {
+  return *out = new auto(*graph), cudaSuccess;
+}
+inline cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+  for (auto const& work : *graph) work();
+  return cudaSuccess;
+}
+inline cudaError_t cudaGraphDestroy(cudaGraph_t graph) { return delete graph, cudaSuccess; }
+inline cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) { return delete graph, cudaSuccess; }
 inline cudaError_t cudaEventCreate(cudaEvent_t* event) {
   return *event = new std::chrono::steady_clock::time_point, cudaSuccess;
 }
@@ -227,7 +293,7 @@ inline cudaError_t cudaEventDestroy(cudaEvent_t event) { return delete event, cu
 inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
   return *event = std::chrono::steady_clock::now(), cudaSuccess;
 }
-inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+inline cudaError_t cudaEventSynchronize(cudaEvent_t) { return ::emulated::wait(); }
 inline cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t begin, cudaEvent_t end) {
   *ms = std::chrono::duration<float, std::milli>(*end - *begin).count();
   return cudaSuccess;
@@ -256,19 +322,15 @@ inline cudaError_t cudaFree(void* pointer) {
   return cudaSuccess;
 }
 inline cudaError_t cudaMemcpy(void* to, void const* from, std::size_t bytes, cudaMemcpyKind) {
-  ::emulated::on_device const access;
-  std::memcpy(to, from, bytes);
-  return cudaSuccess;
+  return ::emulated::copy(to, from, bytes), ::emulated::wait();
 }
-inline cudaError_t cudaMemcpyAsync(void* to, void const* from, std::size_t bytes,
-                                   cudaMemcpyKind kind, cudaStream_t) {
-  return cudaMemcpy(to, from, bytes, kind);
+inline cudaError_t cudaMemcpyAsync(void* to, void const* from, std::size_t bytes, cudaMemcpyKind,
+                                   cudaStream_t stream) {
+  return ::emulated::enqueue(stream, [=] { ::emulated::copy(to, from, bytes); });
 }
 inline cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
-  ::emulated::on_device const access;
-  std::memset(to, value, bytes);
-  return cudaSuccess;
+  return ::emulated::fill(to, value, bytes), cudaSuccess;
 }
-inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
-  return cudaMemset(to, value, bytes);
+inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
+  return ::emulated::enqueue(stream, [=] { ::emulated::fill(to, value, bytes); });
 }
