@@ -92,6 +92,31 @@ void other_bases(problem const& p) {
           exactness::tokens, 40);
 }
 
+/// Rows whose state is fitted say what they cannot hold.
+void fitted_rows_say_failed(problem const& p) {
+  char const* const name = "a fitted row with infinity";
+  top_k const keep{{.budget = p.e.tokens / 2 + 1, .sinks = 4, .recent = 8}};
+  cells const c(p.e, p.has, 5);
+  float const infinity = INFINITY;
+  cudaMemcpy(c.dk.get() + p.e.tokens * p.e.head_dim + 7, &infinity, sizeof infinity,
+             cudaMemcpyHostToDevice);
+  stored s(make_plan(pipeline{given_scores{}, keep, centred<5, 3>{{.residual = 7}}}, p.e));
+  std::vector<std::int64_t> begins;
+  std::vector<std::int32_t> list;
+  for (index_t r = 0; r <= p.e.rows(); ++r) begins.push_back(r * 20);
+  for (index_t i = 0; i < p.e.rows() * 20; ++i)
+    list.push_back(static_cast<std::int32_t>(i % 20 + (i % 20 < 9 ? 0 : p.e.tokens - 20)));
+  device<std::int64_t> const dbegins(begins);
+  device<std::int32_t> const dlist(list);
+  device_scratch const memory(s.plan.encode_bytes());
+  passed(encode(gpu, s.plan, c.view<cuda_space>(), {.begins = dbegins.get(), .cells = dlist.get()},
+                s.on_gpu, memory),
+         name);
+  synchronized("encode ran", name);
+  check(s.row(0).failed == 0 && s.row(1).failed == static_cast<int>(errc::non_finite),
+        "the second row says so", name);
+}
+
 /// A codec that reads tables, in either memory.
 template <class Policy>
 void bound(problem const& p, char const* method, Policy const& policy) {
@@ -189,6 +214,7 @@ void on_device::other_shapes() {
                           {2, 2, 120, 64},
                           {.lengths = true, .positions = true, .valid = true},
                           4};
+  fitted_rows_say_failed(plain);
   told(plain, "think", think{dense<f16>{}, few});
   told(scattered, "think, KIVI 2 bit", think{kivi<2>{{.residual = 32}}, few});
   told(plain, "mikv, 2 bit", mikv<2>{});

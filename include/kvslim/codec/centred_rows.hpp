@@ -88,8 +88,7 @@ struct centred_rows {
     for (index_t d = 0; d < dim; ++d) sum[d] = 0.0f;
     for (index_t t = 0; t < tokens; ++t) {
       read(0, t, row);
-      float const share = 1.0f / static_cast<float>(t + 1);
-      for (index_t d = 0; d < dim; ++d) sum[d] += (row[d] - sum[d]) * share;
+      for (index_t d = 0; d < dim; ++d) sum[d] = mean_with(sum[d], row[d], t);
     }
     ops::rotate_by_hadamard(sum, dim, seed, false);
     for (index_t d = 0; d < dim; ++d) mean[d] = from_float<f16>(sum[d]);
@@ -213,7 +212,10 @@ struct centred_rows {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
   static constexpr index_t block_tokens = 32, scale_bits = 5, scale_bytes = 20;
+  static constexpr std::uint32_t scales = 32, tries = 8;
   static constexpr float half = 0.5f * static_cast<float>((1 << Bits) - 1);
 
   [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
@@ -299,7 +301,8 @@ struct centred_rows {
                           : s % 4 == 1 ? 0.84089642f
                           : s % 4 == 2 ? 0.70710678f
                                        : 0.59460356f;
-    return top * (quarter / static_cast<float>(1u << (s / 4 + Bits - 1)));
+    return top *
+           (quarter * detail::bit_cast<float>((128u - Bits - s / 4) << 23));  // a power of two
   }
   [[nodiscard]] static KVSLIM_HD float level(std::uint32_t c) noexcept {
     return static_cast<float>(static_cast<std::int32_t>(c)) - half;
@@ -308,6 +311,10 @@ struct centred_rows {
     return step > 0.0f
                ? detail::round_code(detail::divide(x, step) + half, detail::highest_code(Bits))
                : 0u;
+  }
+  /// The mean of t values and x.
+  [[nodiscard]] static KVSLIM_HD float mean_with(float mean, float x, index_t t) noexcept {
+    return mean + detail::product(x - mean, detail::divide(1.0f, static_cast<float>(t + 1)));
   }
   /// x becomes its rotation less the mean; returns the largest magnitude.
   KVSLIM_HD float centre(float* x, index_t dim, f16 const* mean) const noexcept {
@@ -320,29 +327,36 @@ struct centred_rows {
     }
     return most;
   }
-  /// The scale of a token. Errors are summed in double: there products of floats are exact, and
-  /// every compiler chooses alike.
-  [[nodiscard]] static KVSLIM_HD std::uint32_t choose(float const* x, index_t dim, float top,
-                                                      float most) noexcept {
+  /// The least scale that clips nothing of a token: the first of those that are tried.
+  [[nodiscard]] static KVSLIM_HD std::uint32_t first_scale(float top, float most) noexcept {
     constexpr float reach = static_cast<float>(1 << (Bits - 1));
     std::uint32_t first = 0;
     while (first < 31 && step_of(top, first + 1) * reach >= most) ++first;
+    return first;
+  }
+  /// Squared error of a token at one step. Summed in double: there products of floats are exact,
+  /// and every compiler chooses alike.
+  [[nodiscard]] static KVSLIM_HD double error_of(float const* x, index_t dim, float step) noexcept {
+    double error = 0.0;
+    for (index_t d = 0; d < dim; ++d) {
+      double const miss =
+          static_cast<double>(x[d]) -
+          static_cast<double>(level(code_of(x[d], step))) * static_cast<double>(step);
+      error += detail::product(miss, miss);
+    }
+    return error;
+  }
+  /// The scale of a token.
+  [[nodiscard]] static KVSLIM_HD std::uint32_t choose(float const* x, index_t dim, float top,
+                                                      float most) noexcept {
+    std::uint32_t const first = first_scale(top, most);
     std::uint32_t best = first;
     double least = -1.0;
-    for (std::uint32_t s = first; s < first + 8 && s < 32; ++s) {
-      float const step = step_of(top, s);
-      double error = 0.0;
-      for (index_t d = 0; d < dim; ++d) {
-        double const miss =
-            static_cast<double>(x[d]) -
-            static_cast<double>(level(code_of(x[d], step))) * static_cast<double>(step);
-        error += miss * miss;
-      }
-      if (least < 0.0 || error < least) {
+    for (std::uint32_t s = first; s < first + tries && s < scales; ++s)
+      if (double const error = error_of(x, dim, step_of(top, s)); least < 0.0 || error < least) {
         least = error;
         best = s;
       }
-    }
     return best;
   }
   /// Steps of the run's tokens, and what code 0 stands for. On the plain path of those of the site,

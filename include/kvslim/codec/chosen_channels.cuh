@@ -13,6 +13,47 @@ struct warp_codec<chosen_channels<Inner>> {
   static constexpr int warp = detail::warp_threads;
 
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % warp; }
+  /// A thread a channel.
+  template <class Read>
+  static __device__ void fit(codec const& c, Read const& read, index_t, site const& at,
+                             std::byte* state, float* scratch) {
+    index_t const dim = at.dim, n = at.held, me = threadIdx.x, threads = blockDim.x;
+    float *const length = scratch, *const some = length + dim;
+    for (index_t d = me; d < dim; d += threads) length[d] = some[d] = 0.0f;
+    auto const join = [&](float sum, float part) {
+      return sum + detail::divide(part, static_cast<float>(n));
+    };
+    read.by_block(n, [&](float const* rows, index_t first, index_t count) {
+      for (index_t d = me; d < dim; d += threads)
+        for (index_t i = 0; i < count; ++i) {
+          if (first + i > 0 && (first + i) % codec::stretch == 0) {
+            length[d] = join(length[d], some[d]);
+            some[d] = 0.0f;
+          }
+          some[d] += detail::product(rows[i * dim + d], rows[i * dim + d]);
+        }
+    });
+    float const* const queries = static_cast<float const*>(at.table) + at.row * dim;
+    for (index_t d = me; d < dim; d += threads) {
+      float const x = (n > 0 ? join(length[d], some[d]) : 1.0f) * queries[d];
+      length[d] = x >= 0.0f ? x : 0.0f;
+    }
+    __syncthreads();
+    auto const stays = [&](index_t d) {
+      index_t ahead = 0;
+      for (index_t e = 0; e < dim; ++e)
+        ahead += length[e] > length[d] || (length[e] == length[d] && e < d) ? 1 : 0;
+      return ahead < c.kept(dim);
+    };
+    for (index_t d = me; d < dim; d += threads) some[d] = stays(d) ? 1.0f : 0.0f;
+    __syncthreads();
+    for (index_t d = me; d < dim; d += threads) {
+      if (some[d] == 0.0f) continue;
+      index_t before = 0;
+      for (index_t e = 0; e < d; ++e) before += some[e] != 0.0f ? 1 : 0;
+      detail::array_at<std::uint16_t>(state)[before] = static_cast<std::uint16_t>(d);
+    }
+  }
   /// What stays of a row moves to the front, 32 channels at a time: no later one was read by then.
   static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
     index_t const n = c.kept(at.dim);

@@ -94,9 +94,9 @@ struct chosen_channels {
       for (index_t d = 0; d < dim; ++d) some[d] = 0.0f;
       for (index_t t = first; t < detail::min(n, first + stretch); ++t) {
         read(index_t{0}, t, key);
-        for (index_t d = 0; d < dim; ++d) some[d] += key[d] * key[d];
+        for (index_t d = 0; d < dim; ++d) some[d] += detail::product(key[d], key[d]);
       }
-      for (index_t d = 0; d < dim; ++d) length[d] += some[d] / static_cast<float>(n);
+      for (index_t d = 0; d < dim; ++d) length[d] += detail::divide(some[d], static_cast<float>(n));
     }
     float const* const queries = static_cast<float const*>(at.table) + at.row * dim;
     for (index_t d = 0; d < dim; ++d) {
@@ -160,6 +160,8 @@ struct chosen_channels {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
   static constexpr index_t stretch = 1024;  // squares that are added up before they join the mean
 
   [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {

@@ -87,7 +87,7 @@ template <fp4_block Type>
     if (!(x > 0.0f)) return 0;
     if (x >= 256.0f) return 0x7e;
     if (x < 0.015625f) {
-      auto const units = static_cast<int>(x * 512.0f + 0.5f);
+      auto const units = static_cast<int>(product(x, 512.0f) + 0.5f);
       return static_cast<std::uint8_t>(units < 7 ? units : 7);
     }
     auto const rounded = bit_cast<std::uint32_t>(x) + (1u << 19);

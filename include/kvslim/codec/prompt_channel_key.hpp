@@ -106,6 +106,8 @@ struct prompt_channel_key {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
   static constexpr index_t block_tokens = detail::unit_tokens;
   static constexpr float unknown = 16.0f;
 

@@ -31,7 +31,7 @@ __device__ inline void rotate_by_warp(float* x, index_t n, std::uint64_t seed, b
   }
   float const scale = ops::hadamard_scale(n);
   for (index_t d = lane; d < n; d += warp_threads)
-    x[d] *= back && ops::flips_sign(seed, d) ? -scale : scale;
+    x[d] = product(x[d], back && ops::flips_sign(seed, d) ? -scale : scale);
   __syncwarp();
 }
 

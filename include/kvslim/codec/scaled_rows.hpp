@@ -9,8 +9,6 @@
 #include <kvslim/codec/affine.hpp>
 #include <kvslim/codec/form.hpp>
 
-#include <cmath>
-
 KVSLIM_BEGIN_NAMESPACE
 
 /// Where scaled_rows has its factors from.
@@ -77,41 +75,24 @@ struct scaled_rows {
   }
 
   template <class Read>
-  KVSLIM_HD void fit([[maybe_unused]] Read const& read, [[maybe_unused]] index_t n, site const& at,
-                     std::byte* state, [[maybe_unused]] float* scratch) const {
+  KVSLIM_HD void fit(Read const& read, index_t n, site const& at, std::byte* state,
+                     float* scratch) const {
     index_t const dim = at.dim;
-    Factor* const factors = detail::array_at<Factor>(state);
-    if constexpr (From == factors_from::table) {
-      float const* const given = static_cast<float const*>(at.table) + at.row * dim;
+    float *const row = scratch, *const most = row + dim;
+    for (index_t d = 0; d < dim; ++d) most[d] = 0.0f;
+    for (index_t t = 0; From == factors_from::rows && t < n; ++t) {
+      read(index_t{0}, t, row);
       for (index_t d = 0; d < dim; ++d) {
-        float const x = given[d] > 0.0f ? given[d] : 1.0f;
-        factors[d] = detail::narrow<Factor>(x < 0.01f ? 0.01f : x > 100.0f ? 100.0f : x);
-      }
-    } else {
-      float *const row = scratch, *const most = row + dim;
-      for (index_t d = 0; d < dim; ++d) most[d] = 0.0f;
-      for (index_t t = 0; t < n; ++t) {
-        read(index_t{0}, t, row);
-        for (index_t d = 0; d < dim; ++d) {
-          float const size = row[d] < 0.0f ? -row[d] : row[d];
-          most[d] = size > most[d] ? size : most[d];
-        }
-      }
-      for (index_t d = 0; d < dim; ++d) {
-        factors[d] = detail::narrow<Factor>(std::sqrt(most[d]));
-        if (!(detail::widen(factors[d]) > 0.0f)) factors[d] = detail::narrow<Factor>(1.0f);
+        float const size = row[d] < 0.0f ? -row[d] : row[d];
+        most[d] = size > most[d] ? size : most[d];
       }
     }
+    for (index_t d = 0; d < dim; ++d) set_factor(state, at, d, most[d]);
   }
   /// Overwrites its rows.
   KVSLIM_HD void encode(float* rows, site const& at, std::byte* block) const noexcept {
-    float const top = inner.limit();
     for (index_t i = 0; i < at.n; ++i)
-      for (index_t d = 0; d < at.dim; ++d) {
-        float& x = rows[i * at.dim + d];
-        x = detail::divide(x, factor(at, d));
-        x = x > top ? top : x < -top ? -top : x;
-      }
+      for (index_t d = 0; d < at.dim; ++d) scale(rows[i * at.dim + d], at, d);
     inner.encode(rows, at, block);
   }
   [[nodiscard]] KVSLIM_HD float coordinate(std::byte const* block, site const& at,
@@ -143,6 +124,28 @@ struct scaled_rows {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
+
+  /// Writes the factor of channel d, whose largest magnitude is `most`.
+  static KVSLIM_HD void set_factor(std::byte* state, site const& at, index_t d,
+                                   float most) noexcept {
+    Factor& factor = detail::array_at<Factor>(state)[d];
+    if constexpr (From == factors_from::table) {
+      float const given = static_cast<float const*>(at.table)[at.row * at.dim + d];
+      float const x = given > 0.0f ? given : 1.0f;
+      factor = detail::narrow<Factor>(x < 0.01f ? 0.01f : x > 100.0f ? 100.0f : x);
+    } else {
+      factor = detail::narrow<Factor>(detail::root(most));
+      if (!(detail::widen(factor) > 0.0f)) factor = detail::narrow<Factor>(1.0f);
+    }
+  }
+  /// x of channel d becomes what Inner stores.
+  KVSLIM_HD void scale(float& x, site const& at, index_t d) const noexcept {
+    float const top = inner.limit();
+    x = detail::divide(x, factor(at, d));
+    x = x > top ? top : x < -top ? -top : x;
+  }
   [[nodiscard]] static KVSLIM_HD float factor(site const& at, index_t d) noexcept {
     return detail::widen(detail::array_at<Factor const>(at.state)[d]);
   }

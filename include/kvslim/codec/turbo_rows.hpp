@@ -295,7 +295,7 @@ struct turbo_rows {
     return length_at(dim) + (level_bits > 0 ? 2 * block_tokens : 0);
   }
   [[nodiscard]] static KVSLIM_HD float root_of(index_t dim) noexcept {
-    return 1.0f / std::sqrt(static_cast<float>(dim));
+    return detail::divide(1.0f, detail::root(static_cast<float>(dim)));
   }
   [[nodiscard]] static KVSLIM_HD float sign_size(index_t dim) noexcept {
     return 1.25331414f * root_of(dim);  // sqrt(pi / 2)

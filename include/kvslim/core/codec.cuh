@@ -7,23 +7,39 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// What a warp does with a codec. This primary template asks for nothing beyond the codec concept:
-/// one lane encodes, and codes are decoded one by one. A `.cuh` beside a codec may specialise it
-/// for speed; bytes and values stay the same.
+namespace detail {
+
+/// What a warp does with a codec about which nothing is known beyond the concept: a lane encodes a
+/// block, and codes are decoded one by one.
 template <class Codec>
-struct warp_codec {
-  /// Writes at.n tokens. Every lane calls; rows [members, at.n, dim] are visible to all of them.
-  /// Blocks of fewer than run_tokens tokens are handed several at once (then members is 1), larger
-  /// ones whole. The caller synchronises afterwards.
+struct plain_warp_codec {
+  /// Fits a state, by a block: every thread calls, and the caller synchronises afterwards.
+  /// read(0, t, out) reads token t by one thread; read.by_block(tokens, use) is called by all, and
+  /// calls use(rows, first, n) in all threads with a few tokens after the others, in order: rows
+  /// [n, dim] may be overwritten.
+  template <class Read>
+  static __device__ void fit(Codec const& codec, Read const& read, index_t tokens, site const& at,
+                             std::byte* state, float* scratch) {
+    if (threadIdx.x == 0) codec.fit(read, tokens, at, state, scratch);
+  }
+
+  /// Writes at.n tokens. Every lane calls; rows [members, at.n, at.dim] are visible to all of them.
+  /// Blocks of fewer than run_tokens tokens are handed several at once (then members is 1), and
+  /// lanes take them in turn; larger ones are handed whole. The caller synchronises afterwards.
   static __device__ void encode(Codec const& codec, float* rows, site const& at, std::byte* block) {
-    if (threadIdx.x % detail::warp_threads != 0) return;
+    index_t const lane = threadIdx.x % warp_threads;
     auto const sizes = codec.sizes(at.dim, at.n);
-    if (sizes.block_tokens >= run_tokens) return codec.encode(rows, at, block);
-    for (index_t done = 0; done < at.n;) {
+    index_t const tokens = sizes.block_tokens, end = at.first + at.n;
+    if (tokens >= run_tokens) {
+      if (lane == 0) codec.encode(rows, at, block);
+      return;
+    }
+    for (index_t b = at.first / tokens + lane; b * tokens < end; b += warp_threads) {
+      index_t const from = max(at.first, b * tokens), to = min(end, (b + 1) * tokens),
+                    done = from - at.first;
       site part = token(sizes, at, done);
-      part.n = detail::min(at.n - done, sizes.block_tokens - part.first);
+      part.n = to - from;
       codec.encode(rows + done * at.dim, part, block + offset(sizes, at, done));
-      done += part.n;
     }
   }
 
@@ -32,7 +48,7 @@ struct warp_codec {
   template <class Use>
   static __device__ void each_channel(Codec const& codec, std::byte const* block, site const& at,
                                       Use const& use) {
-    if constexpr (detail::in_own_basis<Codec>) {
+    if constexpr (in_own_basis<Codec>) {
       index_t const own = codec.sizes(at.dim, at.n).own_dim;
       for (index_t j = 0; j < own; ++j) use(j, codec.coordinate(block, at, j));
     } else {
@@ -48,7 +64,7 @@ struct warp_codec {
     auto const sizes = codec.sizes(at.dim, at.n);
     for (index_t i = 0; i < at.n; ++i) {
       std::byte const* const from = block + offset(sizes, at, i);
-      if constexpr (detail::in_own_basis<Codec>)
+      if constexpr (in_own_basis<Codec>)
         use(i, codec.coordinate(from, token(sizes, at, i), d));
       else
         use(i, codec.decode(from, token(sizes, at, i), d));
@@ -58,14 +74,14 @@ struct warp_codec {
   // Where the basis is the codec's own. Every lane calls, memory is visible to all of them, and the
   // caller synchronises afterwards.
   static __device__ void prepare(Codec const& codec, float const* q, site const& at, float* own) {
-    if (threadIdx.x % detail::warp_threads == 0) codec.prepare(q, at, own);
+    if (threadIdx.x % warp_threads == 0) codec.prepare(q, at, own);
   }
   static __device__ void finish(Codec const& codec, float* sum, site const& at, float* out) {
-    if (threadIdx.x % detail::warp_threads == 0) codec.finish(sum, at, out);
+    if (threadIdx.x % warp_threads == 0) codec.finish(sum, at, out);
   }
   static __device__ void load(Codec const& codec, std::byte const* block, site const& at,
                               float* out) {
-    if (threadIdx.x % detail::warp_threads == 0) codec.load(block, at, out);
+    if (threadIdx.x % warp_threads == 0) codec.load(block, at, out);
   }
 
  private:
@@ -82,5 +98,12 @@ struct warp_codec {
     return (at.first + i) / sizes.block_tokens * sizes.block_bytes;
   }
 };
+
+}  // namespace detail
+
+/// What a warp does with a codec. A `.cuh` beside a codec may specialise it for speed, wholly or
+/// over plain_warp_codec; bytes and values stay the same.
+template <class Codec>
+struct warp_codec : detail::plain_warp_codec<Codec> {};
 
 KVSLIM_END_NAMESPACE

@@ -15,6 +15,10 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
+/// What a warp does with a codec, in the `.cuh` files.
+template <class Codec>
+struct warp_codec;
+
 /// Tokens that attention handles in one step; scores and weights of a step are
 /// [q_heads][run_tokens] floats.
 inline constexpr index_t run_tokens = 32;

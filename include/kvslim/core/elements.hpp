@@ -215,12 +215,34 @@ template <element T>
                                   : 5u;
 }
 
-/// a / b rounded to nearest, whatever a device compiler was told about fast arithmetic.
+/// a / b, sqrt(x) and a * b rounded to nearest, whatever a device compiler was told about fast
+/// arithmetic; it never joins the product to a sum. For what stored bytes depend on.
 [[nodiscard]] KVSLIM_HD inline float divide(float a, float b) noexcept {
 #if defined(__CUDA_ARCH__)
   return __fdiv_rn(a, b);
 #else
   return a / b;
+#endif
+}
+[[nodiscard]] KVSLIM_HD inline float root(float x) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(x);
+#else
+  return __builtin_sqrtf(x);
+#endif
+}
+[[nodiscard]] KVSLIM_HD inline float product(float a, float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  return a * b;
+#endif
+}
+[[nodiscard]] KVSLIM_HD inline double product(double a, double b) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __dmul_rn(a, b);
+#else
+  return a * b;
 #endif
 }
 

@@ -78,7 +78,7 @@ KVSLIM_HD inline void multiply_column(hadamard_order const& n, index_t at, bool 
     x[i * n.large + at] = times_hadamard(n.small, i, transposed, column);
 }
 [[nodiscard]] KVSLIM_HD inline float hadamard_scale(index_t n) noexcept {
-  return 1.0f / std::sqrt(static_cast<float>(n));
+  return detail::divide(1.0f, detail::root(static_cast<float>(n)));
 }
 
 /// x[n] becomes H diag(signs) x / sqrt(n); `back`: the inverse, which is the transpose.
@@ -97,7 +97,8 @@ KVSLIM_HD inline void rotate_by_hadamard(float* x, index_t n, std::uint64_t seed
   for (index_t at = 0; order.small > 1 && at < order.large; ++at)
     multiply_column(order, at, back, x);
   float const scale = hadamard_scale(n);
-  for (index_t d = 0; d < n; ++d) x[d] *= back && flips_sign(seed, d) ? -scale : scale;
+  for (index_t d = 0; d < n; ++d)
+    x[d] = detail::product(x[d], back && flips_sign(seed, d) ? -scale : scale);
 }
 
 /// Entry (i, d) of H diag(signs) / sqrt(n).

@@ -8,7 +8,10 @@
 #include <kvslim/codec/channel_key.cuh>
 #include <kvslim/codec/chosen_channels.cuh>
 #include <kvslim/codec/dense.cuh>
+#include <kvslim/codec/fp8_rows.cuh>
+#include <kvslim/codec/prompt_channel_key.cuh>
 #include <kvslim/codec/rotated_rows.cuh>
+#include <kvslim/codec/scaled_rows.cuh>
 #include <kvslim/codec/token_key.cuh>
 #include <kvslim/codec/token_value.cuh>
 #include <kvslim/codec/turbo_rows.cuh>
@@ -34,10 +37,10 @@ __device__ void set_failed(Packed const& packed, index_t r, errc code) {
   return static_cast<int>(threadIdx.x) % warp_threads;
 }
 
-/// Whether a codec's blocks depend on one row and one stretch of tokens only, so that warps can
-/// encode side by side.
+/// Whether a codec's blocks depend on one stretch of tokens only, and on what was fitted to the row
+/// before, so that warps can encode side by side.
 template <class Codec>
-inline constexpr bool warp_encodable = !Codec::traits.fitted && !Codec::traits.grouped;
+inline constexpr bool warp_encodable = !Codec::traits.grouped;
 
 /// Writes n slots of a half from rows that every lane of the warp can read: blocks up to
 /// half.coded, then the ring. The caller synchronises afterwards.

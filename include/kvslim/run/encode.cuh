@@ -155,6 +155,8 @@ template <class Codec>
   return cut;
 }
 
+inline constexpr int stage_loads = 8;  ///< of a lane before it stores
+
 /// Stages slots [first, first + n) of row r as float rows; true if a lane met a value that the
 /// codec cannot hold.
 template <bool Keys, class Plan, class Cells, class Half>
@@ -180,19 +182,21 @@ template <bool Keys, class Plan, class Cells, class Half>
     // Rotation can move all of a pair's length into one channel.
     float const limit = half.codec.limit() * (Plan::has_mover && Keys ? 0.70710677f : 1.0f);
     std::int32_t const* const kept = keep.cells + keep.begins[r] + first;
-    for (index_t i = 0; i < n; ++i) {
-      auto const row = [&] {
-        if constexpr (Keys)
-          return cells.key(s, h, kept[i]);
-        else
-          return cells.value(s, h, kept[i]);
-      }();
+    auto const read = [&](index_t cell, index_t d) -> float {
+      if constexpr (Keys)
+        return cells.key(s, h, cell)[d];
+      else
+        return cells.value(s, h, cell)[d];
+    };
+    for (index_t i = 0; i < n; i += stage_loads)
       for (index_t d = lane; d < dim; d += warp_threads) {
-        float const x = row[d];
-        bad = bad || !(fabsf(x) <= limit);
-        rows[i * dim + d] = x;
+        float x[stage_loads];
+        unrolled<stage_loads>([&](int j) { x[j] = i + j < n ? read(kept[i + j], d) : 0.0f; });
+        unrolled<stage_loads>([&](int j) {
+          bad = bad || !(fabsf(x[j]) <= limit);
+          if (i + j < n) rows[(i + j) * dim + d] = x[j];
+        });
       }
-    }
     __syncwarp();
     if constexpr (Plan::has_mover && Keys) {
       for (index_t i = lane; i < n; i += warp_threads)
@@ -235,7 +239,65 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(warp_threads)
   if (bad) set_failed(packed, r, errc::non_finite);
 }
 
-/// For codecs that share blocks between rows or fit a state: one thread per row.
+inline constexpr int fit_threads = 256;
+
+/// How a fit reads the kept tokens of a row: one thread by itself, or all threads of a block of
+/// fit_threads a few tokens at a time, which lie in `staged` [batch, dim].
+template <bool Keys, class Plan, class Cells, class Half>
+struct kept_rows {
+  Plan const& plan;
+  Cells const& cells;
+  keep_set const& keep;
+  packed_row const& entry;
+  Half const& half;
+  float* other;  // what merging needs, of one warp
+  float* staged;
+  index_t batch;
+
+  __device__ void operator()(index_t, index_t i, float* out) const {
+    float* const rest = Plan::has_merger ? other : nullptr;
+    auto const to = entry.next_position - static_cast<std::int32_t>(entry.slots - i);
+    static_cast<void>(read_kept(plan, cells, keep, half.row, i, to, Keys ? out : rest,
+                                Keys ? rest : out, other + plan.wide()));
+  }
+  template <class Use>
+  __device__ void by_block(index_t tokens, Use const& use) const {
+    constexpr index_t warps = Plan::has_merger ? 1 : fit_threads / warp_threads;
+    index_t const warp = threadIdx.x / warp_threads;
+    for (index_t first = 0; first < tokens; first += batch) {
+      index_t const n = min(batch, tokens - first), share = div_up(n, warps), begin = warp * share;
+      if (begin < n)
+        static_cast<void>(stage_rows<Keys>(plan, cells, keep, entry, nullptr, half, first + begin,
+                                           min(share, n - begin), staged + begin * half.dim,
+                                           other));
+      __syncthreads();
+      use(staged, first, n);
+      __syncthreads();
+    }
+  }
+};
+
+/// Fits the state of K or V of every row: one block to a row.
+template <bool Keys, class Plan, class Cells, class Packed>
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(fit_threads)
+    fit_kernel(Plan plan, Cells cells, keep_set keep, Packed packed, float* staging,
+               index_t staging_floats, index_t batch) {
+  KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
+  index_t const r = blockIdx.x;
+  packed_row const& entry = packed.raw_row(r);
+  if (entry.failed != 0) return;
+  float* const mine = staging + r * staging_floats;
+  float* const other = mine + packed.layout().block_floats();
+  auto const half = half_of<Keys>(packed, r);
+  using codec = typename std::remove_cvref_t<decltype(half)>::codec_type;
+  kept_rows<Keys, Plan, Cells, std::remove_cvref_t<decltype(half)>> const read{
+      plan, cells, keep, entry, half, other, batch > 0 ? shared : mine, max(1, batch)};
+  site whole = half.whole();
+  whole.held = entry.slots;
+  warp_codec<codec>::fit(half.codec, read, half.coded, whole, half.state, other + 4 * plan.wide());
+}
+
+/// For codecs that share blocks between rows: one thread per row.
 template <bool Keys, class Plan, class Cells, class Packed>
 struct encode_body {
   Plan plan;
@@ -263,6 +325,16 @@ template <bool Keys, class Plan, class Cells, class Packed>
                                  Keys ? e.head_dim : e.value_width(),
                                  Plan::has_merger ? 4 * plan.wide() : 0, plan.most_kept());
     cut.staging_floats = plan.staging_floats();
+    if constexpr (codec::traits.fitted) {
+      constexpr auto each = static_cast<index_t>(sizeof(float));
+      index_t const row = (Keys ? e.head_dim : e.value_width()) * each,
+                    batch = min(run_tokens, most_shared_bytes / row);
+      if (auto const s = launch(exec, {e.rows(), fit_threads, batch * row},
+                                fit_kernel<Keys, Plan, Cells, Packed>, plan, cells, keep, packed,
+                                w.staging, plan.staging_floats(), batch);
+          !s)
+        return s;
+    }
     return launch(exec,
                   {e.rows() * cut.warps, warp_threads,
                    cut.shared_floats * static_cast<index_t>(sizeof(float))},
@@ -309,8 +381,9 @@ KVSLIM_END_CUDA_NAMESPACE
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// encode() on a stream: the same stored bytes. Warps encode 32 tokens each (more where a block
-/// holds more); codecs that share blocks between rows or fit a state take one thread per row.
+/// encode() on a stream: the same stored bytes. Blocks fit a state to a row each, then warps encode
+/// 32 tokens each (more where a block holds more); codecs that share blocks between rows take one
+/// thread per row.
 ///
 /// Requires: storage of plan.packed_bytes(). What only device memory can tell goes to a word per
 /// row (packed_row::failed) once the stream has run: invalid_shape (a list that cannot be encoded),
