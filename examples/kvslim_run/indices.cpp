@@ -6,6 +6,7 @@
 
 #include "methods.hpp"
 
+#include <kvslim/index/landmarks.hpp>
 #include <kvslim/index/quest.hpp>
 #include <kvslim/run/encode.hpp>
 #include <kvslim/run/select_pages.hpp>
@@ -65,6 +66,14 @@ table<index_method> indices() {
         return options{{"budget", tokens_to{&p.opt.budget}, "tokens read of each KV head (paper)"},
                        {"page", &p.opt.page, "tokens of a page (authors)"},
                        {"rule", choice(p.opt.rule, {"kernel", "evaluation"}), "of the authors"}};
+      });
+  add<index_of<kvslim::landmarks<>>>(
+      all, "landmarks", "arXiv:2410.21465", "chunks by the means of their keys", [](auto& p) {
+        return options{
+            {"budget", tokens_to{&p.opt.budget}, "tokens chosen of each KV head (authors)"},
+            {"page", &p.opt.page, "tokens of a chunk (authors)"},
+            {"local", &p.opt.local, "newest chunks, always read (authors)"},
+            {"outliers", &p.opt.outliers, "chunks that their mean serves worst (authors)"}};
       });
   return all;
 }

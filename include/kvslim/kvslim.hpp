@@ -10,6 +10,7 @@
 #include <kvslim/adapt/llama_cpp.hpp>
 #include <kvslim/adapt/llama_cpp_quantized.hpp>
 #include <kvslim/adapt/vllm.hpp>
+#include <kvslim/index/landmarks.hpp>
 #include <kvslim/index/quest.hpp>
 #include <kvslim/keep/chunkkv.hpp>
 #include <kvslim/keep/kvcrush.hpp>

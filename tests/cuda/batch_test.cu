@@ -293,6 +293,10 @@ int main() {
               pipeline{int_per_token<8>{},
                        quest<float>{{.budget = 6, .page = 2, .rule = quest_rule::evaluation}}},
               {2, 2, 90, 32}, 1, 1, {.lengths = true, .positions = true, .valid = true});
+  reads_pages("landmarks",
+              pipeline{int_per_token<8>{},
+                       landmarks<float>{{.budget = 40, .page = 10, .local = 2, .outliers = 3}}},
+              {2, 2, 250, 32}, 3, 2, {.lengths = true});
   reads_pages("a page of everything", pipeline{dense<f16>{}, quest<>{{.budget = 0}}}, {1, 1, 9, 16},
               1);
   std::printf(failures == 0 ? "both backends agree\n" : "%d failures\n", failures);

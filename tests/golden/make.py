@@ -1825,6 +1825,36 @@ def shadowkv():
     g.put("rebuilt", cache.get_key_cache(c, 0, torch.arange(40).expand(1, 2, 40), rotate, None))
 
 
+def landmarks():
+    for name in ("models", "models.tensor_op", "kernels"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["models.tensor_op"].batch_gather_gemm_rotary_pos_emb_cuda = sys.modules["kernels"].shadowkv = None
+    cache = load_file(os.path.join(arguments.shadowkv, "models/kv_cache.py")).ShadowKVCache
+    T, D, G, H = 139, 16, 2, 6
+    g = Golden("landmarks", "bytedance/ShadowKV a21f5a9 models/kv_cache.py ShadowKVCache.prefill_kv_cache, get_retrieval_position_ids; seed 31, G 2, H 6, T 139, D 16, "
+               "chunks of 8, 3 outliers, budget 40, float; their queries times sqrt(128 / D), because they divide by sqrt(128)")
+    torch.manual_seed(31)
+    k = torch.randn(1, G, T, D) * 0.7 + torch.randn(1, G, 18, D).repeat_interleave(8, dim=2)[:, :, :T]
+    v = torch.randn(1, G, T, D)
+    q = torch.randn(1, H, 2, D)
+    g.put("k", k)
+    g.put("q", q)
+    for tokens in (1, 2):
+        c = types.SimpleNamespace(batch_size=1, num_key_value_heads=G, num_key_value_groups=H // G, head_dim=D, num_layers=1, device="cpu", dtype=torch.float32, chunk_size=8,
+                                  local_chunk=4, outlier_chunk=3, sparse_budget=40, kv_offset=0, v_cache_cpu=torch.zeros(1, 1, G, 256, D), k_cache_buffer=torch.zeros(1, 1, G, 256, D),
+                                  v_cache_buffer=torch.zeros(1, 1, G, 256, D), selected_chunk_idx=torch.zeros(1, 1, G, 5, dtype=torch.long))
+        c.register_k_landmark = types.MethodType(cache.register_k_landmark, c)
+        cache.prefill_kv_cache(c, v, 0, k)
+        cache.get_retrieval_position_ids(c, 0, q[:, :, :tokens] * (128 / D) ** 0.5)
+        context = c.chunks
+        every = set(range(context))
+        rest = c.k_landmark_idx[0, 0]
+        if tokens == 1:
+            g.put("outliers", torch.stack([torch.tensor(sorted(every - set(rest[h].tolist()))) for h in range(G)]))
+            g.put("local", torch.tensor([context]))
+        g.put(f"chosen_{tokens}", c.selected_chunk_idx[0, 0].sort(-1).values)
+
+
 def zipcache():
     m = load_file(os.path.join(arguments.zipcache, "zipcache/models/CompressUtils/compress_function.py"))
     g = Golden("zipcache", "ThisisBillhe/ZipCache b6932b9 zipcache/models/CompressUtils/compress_function.py true_mixedprec_compress_channelwise of K, "
@@ -1850,7 +1880,7 @@ def zipcache():
 MAKERS = [
     (arguments.zipcache, (zipcache,)),
     (arguments.kvquant, (kvquant,)),
-    (arguments.shadowkv, (shadowkv,)),
+    (arguments.shadowkv, (shadowkv, landmarks)),
     (arguments.matryoshkakv, (matryoshkakv,)),
     (arguments.mustafar, (mustafar,)),
     (arguments.eigen, (eigen_attention,)),

@@ -85,6 +85,8 @@ struct index_traits {
 
   std::uint32_t id = 0;  ///< stored with the pages; from 0x80000000 up it is yours
   index_t fields = 1;    ///< 1 to 4
+  bool grades = false;   ///< pages have a grade; the `outliers()` lowest are read in any case
+  bool shares = false;  ///< pages have one field and are scored as keys are, by a softmax of logits
 };
 
 /// One channel of a page's keys: `for (float x : channel)`.
@@ -113,6 +115,9 @@ namespace archetype {
 
 struct read_channel {
   KVSLIM_HD float operator()(index_t) const noexcept { return 0.0f; }
+};
+struct read_field {
+  KVSLIM_HD float operator()(index_t, index_t) const noexcept { return 0.0f; }
 };
 
 // Exactly what the concepts promise and nothing more: every shipped policy is instantiated with
@@ -288,8 +293,11 @@ concept repositioner = policy<P> && detail::tagged<P, position_tag> &&
 
 /// Metadata of pages of `page_tokens()` slots, by which a query chooses the pages it reads.
 /// `summarize(channel, fields)` makes the numbers of one channel; a page's score is the sum of
-/// `term(q, fields)` over channels. Of n slots' pages, `reads(n)` are read, the newest `newest()`
-/// of them in any case.
+/// `term(q, fields)` over channels or, with `.shares`, the largest that a query head gives it of
+/// its softmax of q . field over all pages. Of n slots' pages, `reads(n)` are read, the newest
+/// `newest(n)` of them in any case; reads(n) never falls, but where n fills the last page. With
+/// `.grades`, a page's grade is the least `grade(dim, key, field)` of its keys, where key(d) is a
+/// channel and field(f, d) what is stored of the page.
 template <class P>
 concept page_index = policy<P> && detail::tagged<P, index_tag> &&
     requires(P const p, extents const& e, page_channel<archetype::read_channel> const& channel,
@@ -297,9 +305,17 @@ concept page_index = policy<P> && detail::tagged<P, index_tag> &&
   { p.check(e) } -> std::same_as<status>;
   { p.page_tokens() } -> std::same_as<index_t>;
   { p.reads(index_t{}) } -> std::same_as<index_t>;
-  { p.newest() } -> std::same_as<index_t>;
+  { p.newest(index_t{}) } -> std::same_as<index_t>;
   p.summarize(channel, fields);
-  { p.term(0.0f, static_cast<float const*>(fields)) } -> std::same_as<float>;
+  requires P::traits.shares || requires {
+    { p.term(0.0f, static_cast<float const*>(fields)) } -> std::same_as<float>;
+  };
+  requires !P::traits.grades || requires {
+    { p.outliers() } -> std::same_as<index_t>;
+    {
+      p.grade(index_t{}, archetype::read_channel{}, archetype::read_field{})
+      } -> std::same_as<float>;
+  };
 };
 
 /// Names the codec of K and the codec of V; see core/codec.hpp for what a codec is.

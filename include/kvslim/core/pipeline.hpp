@@ -133,7 +133,7 @@ template <class S>
 struct check_kind<S, index_tag> {
   static_assert(page_index<S>,
                 "kvslim: an index needs `check(extents)`, `page_tokens()`, `reads(slots)`, "
-                "`newest()`, `summarize(channel, fields)` and `term(q, fields)`");
+                "`newest(slots)`, `summarize(channel, fields)` and `term(q, fields)`");
   static_assert(S::traits.fields >= 1 && S::traits.fields <= 4,
                 "kvslim: an index stores one to four numbers a channel");
 };

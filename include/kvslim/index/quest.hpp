@@ -73,7 +73,7 @@ requires(sizeof(T) >= 2) struct quest {
     return detail::min(all, detail::max(3, detail::min(slots, opt.budget) / opt.page));
   }
   /// Of them, the newest that are read whatever their bound.
-  [[nodiscard]] KVSLIM_HD constexpr index_t newest() const noexcept {
+  [[nodiscard]] KVSLIM_HD constexpr index_t newest(index_t) const noexcept {
     return opt.rule == quest_rule::kernel ? 1 : 0;
   }
   KVSLIM_HD void summarize(auto const& channel, float* fields) const {

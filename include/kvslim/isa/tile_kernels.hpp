@@ -46,8 +46,28 @@ template <class T>
   });
 }
 
+/// q[h] . row i of n rows of T that lie `apart` bytes from each other, to to[h * stride + i].
+template <class T>
+[[nodiscard]] inline bool dot_spaced(std::byte const* in, index_t apart, index_t dim, index_t n,
+                                     float const* q, index_t heads, float* to,
+                                     index_t stride) noexcept {
+  for (index_t h = 0; h < heads; h += run_heads)
+    if (!with_kernels(min(run_heads, heads - h), [&](auto kernels, index_t m, index_t first) {
+          by_kernel_heads(m, [&](auto count) {
+            decltype(kernels)::template dot_spaced<T, decltype(count)::value>(
+                in, apart, dim, n, q + (h + first) * dim, to + (h + first) * stride, stride);
+          });
+        }))
+      return false;
+  return true;
+}
+
 #else
 
+template <class T, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool dot_spaced(Args const&...) noexcept {
+  return false;
+}
 template <class... Args>
 [[nodiscard]] KVSLIM_HD constexpr bool turn_tile(Args const&...) noexcept {
   return false;

@@ -12,7 +12,7 @@
 //   iteration, as in quant/xkv.hpp.
 // Fidelity: they choose chunks of 8 tokens by landmarks, keep 48 outlying chunks exact, and rebuild
 //   only what is chosen, while V waits in host memory. Here V is stored exact beside the keys, and
-//   attention reads all of it, or the pages of an index (index/quest.hpp).
+//   attention reads all of it, or what an index chooses (index/landmarks.hpp as theirs does).
 // Fidelity: theirs keep 32 to 39 tokens exact, up to a whole chunk, and all later ones; here the
 //   newest `local`, and later ones as long as settle() is not called. Directions are those of the
 //   prompt's other keys, theirs of all.

@@ -368,9 +368,10 @@ class compression_plan {
       using index = typename Policy::template stage_type<index_tag>;
       index_t const bytes = index::traits.fields * extents_.head_dim *
                             static_cast<index_t>(sizeof(detail::index_element<index>));
-      l.add({side_kind::page, index::traits.id,
-             static_cast<std::int32_t>(stage<index_tag>().page_tokens()),
-             static_cast<std::int32_t>(detail::round_up(bytes, 4))});
+      l.add(
+          {side_kind::page, index::traits.id,
+           static_cast<std::int32_t>(stage<index_tag>().page_tokens()),
+           static_cast<std::int32_t>(detail::round_up(bytes, 4) + (index::traits.grades ? 4 : 0))});
     }
     return l;
   }

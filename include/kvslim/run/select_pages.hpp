@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/codec/planar.hpp>
+#include <kvslim/isa/tile_kernels.hpp>
 #include <kvslim/ops/select.hpp>
 #include <kvslim/run/append.hpp>
 #include <kvslim/run/attend.hpp>
@@ -28,7 +29,9 @@ template <class Plan>
 [[nodiscard]] constexpr index_t most_spans(Plan const& plan) noexcept {
   static_assert(Plan::has_index, "kvslim: pages are selected by a pipeline that ends in an index");
   if (!plan.check()) return 0;
-  return plan.template stage<index_tag>().reads(plan.most_slots());
+  auto const& index = plan.template stage<index_tag>();
+  index_t const most = plan.most_slots();
+  return detail::max(index.reads(most), index.reads(most - 1));
 }
 
 namespace detail {
@@ -46,11 +49,35 @@ template <class Index, class Packed>
       static_cast<void*>(all + page * layout.sides[layout.find(side_kind::page)].bytes));
 }
 
+/// The grade of a page, behind its numbers.
+template <class Index, class Packed>
+[[nodiscard]] KVSLIM_HD inline float& page_grade(Packed const& packed, index_t r,
+                                                 index_t page) noexcept {
+  auto const& layout = packed.layout();
+  index_t const bytes = layout.sides[layout.find(side_kind::page)].bytes;
+  return *array_at<float>(packed.side_of(r, side_kind::page) + (page + 1) * bytes - 4);
+}
+/// What is stored of a page, as floats.
+template <class Index>
+struct read_fields {
+  index_element<Index> const* page;
+  index_t dim;
+  [[nodiscard]] KVSLIM_HD float operator()(index_t f, index_t d) const noexcept {
+    return to_float(page[f * dim + d]);
+  }
+};
+
 /// One channel of rows that lie behind each other.
 struct staged_channel {
   float const* first;
   index_t dim;
   [[nodiscard]] KVSLIM_HD float operator()(index_t t) const noexcept { return first[t * dim]; }
+};
+
+/// One of such rows.
+struct staged_key {
+  float const* row;
+  [[nodiscard]] KVSLIM_HD float operator()(index_t d) const noexcept { return row[d]; }
 };
 
 /// Summarises one channel of a page.
@@ -110,32 +137,54 @@ template <class Packed, class Space>
   return {};
 }
 
-/// Floats of queries and keys of pages that one row needs.
+inline constexpr index_t softmax_floats = sizeof(ops::softmax_state) / sizeof(float);
+
+/// Floats that one row needs: keys of pages, softmax states and logits of queries where they share
+/// themselves out, and the queries.
 template <class Plan>
 [[nodiscard]] constexpr index_t page_words(Plan const& plan, index_t q_heads,
                                            index_t q_tokens) noexcept {
   auto const& e = plan.extents();
-  index_t const pages = div_up(plan.most_slots(), plan.template stage<index_tag>().page_tokens());
-  return round_up(q_heads / e.kv_heads * q_tokens * e.head_dim + 2 * pages, 16);
+  index_t const pages = div_up(plan.most_slots(), plan.template stage<index_tag>().page_tokens()),
+                queries = q_heads / e.kv_heads * q_tokens;
+  using index_type = std::remove_cvref_t<decltype(plan.template stage<index_tag>())>;
+  index_t const shares = index_type::traits.shares ? softmax_floats + pages : 0;
+  return round_up(queries * (e.head_dim + shares) + 2 * pages, 16);
 }
 
-/// The largest bound that `queries` rows of q have for a page.
+/// The queries of one row.
+struct page_queries {
+  float* q;                   ///< [group][n][dim]
+  ops::softmax_state* state;  ///< [group][n], over the ranked pages where scores are shares
+  index_t group, n, dim;
+  float scale;    ///< of logits
+  float* logits;  ///< on the CPU: [group][n][pages], where scores are shares
+  index_t pages;
+
+  [[nodiscard]] KVSLIM_HD index_t count() const noexcept { return group * n; }
+  /// The share that query i gives a page.
+  [[nodiscard]] KVSLIM_HD float share(index_t i, float score) const noexcept {
+    return std::exp(score * scale - state[i].most) / static_cast<float>(state[i].total);
+  }
+};
+
+/// The largest score that queries have for a page.
 template <class Index>
 [[nodiscard]] KVSLIM_HD inline float page_score(Index const& index,
-                                                index_element<Index> const* page, float const* q,
-                                                index_t queries, index_t dim) {
+                                                index_element<Index> const* page,
+                                                page_queries const& x) {
   constexpr index_t fields = Index::traits.fields;
   float best = -INFINITY;
-  for (index_t first = 0; first < queries; first += run_heads) {
-    index_t const n = min(run_heads, queries - first);
+  for (index_t first = 0; first < x.count(); first += run_heads) {
+    index_t const n = min(run_heads, x.count() - first);
     float sums[run_heads] = {};
-    for (index_t d = 0; d < dim; d += index_run) {
-      index_t const channels = min(index_run, dim - d);
+    for (index_t d = 0; d < x.dim; d += index_run) {
+      index_t const channels = min(index_run, x.dim - d);
       float of[Index::traits.fields][index_run];
       for (index_t f = 0; f < fields; ++f)
-        load_channels(page + f * dim + d, index_t{1}, channels, of[f]);
+        load_channels(page + f * x.dim + d, index_t{1}, channels, of[f]);
       for (index_t h = 0; h < n; ++h) {
-        float const* const mine = q + (first + h) * dim + d;
+        float const* const mine = x.q + (first + h) * x.dim + d;
         sums[h] += sum_of(channels, [&](index_t i) {
           float one[Index::traits.fields];
           for (index_t f = 0; f < fields; ++f) one[f] = of[f][i];
@@ -148,19 +197,107 @@ template <class Index>
   return best;
 }
 
+/// x.logits of `ranked` pages: q . page.
+template <class Index, class Packed>
+KVSLIM_HD inline void fill_page_logits(Packed const& packed, index_t r, page_queries const& x,
+                                       index_t ranked) {
+  using element_type = index_element<Index>;
+  auto const& layout = packed.layout();
+  index_t const apart = layout.sides[layout.find(side_kind::page)].bytes;
+  std::byte const* const first = packed.side_of(r, side_kind::page);
+  if (dot_spaced<element_type>(first, apart, x.dim, ranked, x.q, x.count(), x.logits, x.pages))
+    return;
+  for (index_t p = 0; p < ranked; ++p) {
+    auto const* const page = array_at<element_type>(first + p * apart);
+    for (index_t i = 0; i < x.count(); ++i)
+      x.logits[i * x.pages + p] =
+          sum_of(x.dim, [&](index_t d) { return x.q[i * x.dim + d] * widen(page[d]); });
+  }
+}
+/// Makes of one query's logits its softmax over the pages that skip(p) leaves.
+template <class Skip>
+void soften_pages(float* logits, index_t ranked, float scale, Skip const& skip) {
+  float high = -INFINITY, total = 0.0f;
+  for (index_t p = 0; p < ranked; ++p) {
+    logits[p] = skip(p) ? -INFINITY : logits[p] * scale;
+    high = logits[p] > high ? logits[p] : high;
+  }
+  for (index_t p = 0; p < ranked; p += run_tokens) {
+    index_t const n = min(run_tokens, ranked - p);
+    float x[run_tokens], sum = 0.0f;
+    for (index_t i = 0; i < n; ++i) x[i] = logits[p + i];
+    if (!soften(x, n, high, sum)) {
+      for (index_t i = 0; i < n; ++i)
+        x[i] = high == -INFINITY ? 0.0f : ops::exp_nonpositive(x[i] - high);
+      sum = ops::sum_run(x, n);
+    }
+    for (index_t i = 0; i < n; ++i) logits[p + i] = x[i];
+    total += sum;
+  }
+  float const each = total > 0.0f ? 1.0f / total : 0.0f;
+  for (index_t p = 0; p < ranked; ++p) logits[p] *= each;
+}
+/// What a page is worth to queries that share themselves out: the most that a head gives it, all
+/// its tokens together.
+[[nodiscard]] inline float page_share(page_queries const& x, index_t page) noexcept {
+  float best = 0.0f;
+  for (index_t g = 0; g < x.group; ++g) {
+    float sum = 0.0f;
+    for (index_t t = 0; t < x.n; ++t) sum += x.logits[(g * x.n + t) * x.pages + page];
+    best = sum > best ? sum : best;
+  }
+  return best;
+}
+/// The key by which the worst graded pages come first.
+template <class Index, class Packed>
+[[nodiscard]] KVSLIM_HD inline std::uint64_t grade_key(Packed const& packed, index_t r,
+                                                       index_t page) noexcept {
+  return ops::order_key(-page_grade<Index>(packed, r, page), page);
+}
+
+/// Fills keys[ranked] by which the pages to read come first, outliers before all others.
+template <class Index, class Packed>
+void rank_pages(Index const& index, Packed const& packed, index_t r, page_queries const& x,
+                index_t ranked, index_t outliers, std::uint64_t* keys) {
+  std::uint64_t worst = ~std::uint64_t{0};
+  if constexpr (Index::traits.grades) {
+    for (index_t p = 0; p < ranked && outliers > 0; ++p) keys[p] = grade_key<Index>(packed, r, p);
+    ops::top_keys(keys, ranked, outliers);
+    for (index_t i = 0; i < outliers; ++i) worst = keys[i] < worst ? keys[i] : worst;
+  }
+  auto const is_outlier = [&](index_t p) {
+    if constexpr (Index::traits.grades)
+      return outliers > 0 && grade_key<Index>(packed, r, p) >= worst;
+    return false;
+  };
+  if constexpr (Index::traits.shares) {
+    fill_page_logits<Index>(packed, r, x, ranked);
+    for (index_t i = 0; i < x.count(); ++i)
+      soften_pages(x.logits + i * x.pages, ranked, x.scale, is_outlier);
+  }
+  for (index_t p = 0; p < ranked; ++p) {
+    float worth = INFINITY;
+    if (!is_outlier(p)) {
+      if constexpr (Index::traits.shares)
+        worth = page_share(x, p);
+      else
+        worth = page_score(index, page_fields<Index>(packed, r, p), x);
+    }
+    keys[p] = ops::order_key(worth, p);
+  }
+}
+
 /// Pages of one row by their scores; `keys` has room for all of them.
 template <class Index, class Packed>
-void select_pages_of_row(Index const& index, Packed const& packed, index_t r, float const* q,
-                         index_t queries, std::uint64_t* keys, std::int32_t* spans,
-                         std::int32_t& count) {
-  packed_row const& x = packed.raw_row(r);
-  index_t const unit = index.page_tokens(), slots = x.slots, all = div_up(slots, unit);
-  index_t const reads = min(all, index.reads(slots)), newest = min(reads, index.newest());
+void select_pages_of_row(Index const& index, Packed const& packed, index_t r, page_queries const& x,
+                         std::uint64_t* keys, std::int32_t* spans, std::int32_t& count) {
+  index_t const unit = index.page_tokens(), slots = packed.raw_row(r).slots,
+                all = div_up(slots, unit);
+  index_t const reads = min(all, index.reads(slots)), newest = min(reads, index.newest(slots));
   index_t const ranked = all - newest;
-  for (index_t p = 0; p < ranked; ++p)
-    keys[p] = ops::order_key(
-        page_score(index, page_fields<Index>(packed, r, p), q, queries, packed.extents().head_dim),
-        p);
+  index_t outliers = 0;
+  if constexpr (Index::traits.grades) outliers = min(reads - newest, index.outliers());
+  rank_pages(index, packed, r, x, ranked, outliers, keys);
   ops::top_keys(keys, ranked, reads - newest);
   for (index_t i = 0; i < reads - newest; ++i)
     keys[i] = static_cast<std::uint64_t>(ops::key_index(keys[i]));
@@ -246,6 +383,15 @@ status update_index(Exec const& exec, Plan const& plan,
       for (index_t d = 0; d < dim; ++d)
         detail::write_fields(index, fields, dim, d,
                              page_channel<detail::staged_channel>{{rows + d, dim}, n});
+      if constexpr (index_type::traits.grades) {
+        float least = INFINITY;
+        for (index_t t = 0; t < n; ++t) {
+          float const mine = index.grade(dim, detail::staged_key{rows + t * dim},
+                                         detail::read_fields<index_type>{fields, dim});
+          least = mine < least ? mine : least;
+        }
+        detail::page_grade<index_type>(packed, r, page) = least;
+      }
     }
     detail::count_summarized(x, unit);
   });
@@ -253,9 +399,9 @@ status update_index(Exec const& exec, Plan const& plan,
 }
 
 /// Chooses the pages that the request's queries read of every row: the index's `reads(slots)`, its
-/// newest ones and the best of the others, ties to the earlier. Query heads of a KV head, and
-/// several query tokens, choose together. Then attend() with `request.visible = spans` reads only
-/// those.
+/// newest ones, those of the lowest grades and the best of the others, ties to the earlier. Query
+/// heads of a KV head, and several query tokens, choose together. Then attend() with
+/// `request.visible = spans` reads only those.
 ///
 /// Reads of the request: q, first_sequence, active. Spans of rows that are not asked for stay as
 /// they are. Requires: update_index() since the cache last changed, scratch of
@@ -278,7 +424,7 @@ status select_pages(Exec const& exec, Plan const& plan,
   if (auto const s = detail::check_workspace(scratch, needed); !s) return s;
   auto const& index = plan.template stage<index_tag>();
   index_t const first = a.first_sequence * e.kv_heads, count = a.q.sequences * e.kv_heads,
-                unit = index.page_tokens();
+                unit = index.page_tokens(), pages = detail::div_up(plan.most_slots(), unit);
   for (index_t r = first; r < first + count; ++r) {
     packed_row const& x = packed.raw_row(r);
     if (a.active != nullptr && a.active[(r - first) / e.kv_heads] == 0) continue;
@@ -290,16 +436,25 @@ status select_pages(Exec const& exec, Plan const& plan,
   }
   index_t const group = a.q.heads / e.kv_heads, queries = group * a.q.tokens;
   index_t const words = detail::page_words(plan, a.q.heads, a.q.tokens);
+  float const scale = detail::logit_scale(packed.layout().logit, e.head_dim);
   auto* const all = static_cast<float*>(static_cast<void*>(scratch.data));
   exec.for_each(count, [=](index_t i) {
     index_t const s = i / e.kv_heads, h = i % e.kv_heads, r = first + i;
     if (a.active != nullptr && a.active[s] == 0) return;
     auto* const keys = static_cast<std::uint64_t*>(static_cast<void*>(all + i * words));
-    float* const q = all + (i + 1) * words - detail::round_up(queries * e.head_dim, 2);
+    detail::page_queries const x{
+        .q = all + (i + 1) * words - detail::round_up(queries * e.head_dim, 2),
+        .state = nullptr,
+        .group = group,
+        .n = a.q.tokens,
+        .dim = e.head_dim,
+        .scale = scale,
+        .logits = static_cast<float*>(static_cast<void*>(keys + pages)),
+        .pages = pages};
     for (index_t g = 0; g < group; ++g)
       for (index_t t = 0; t < a.q.tokens; ++t)
-        a.q.load(s, h * group + g, t, q + (g * a.q.tokens + t) * e.head_dim);
-    detail::select_pages_of_row(index, packed, r, q, queries, keys, to.begin_end + r * to.most * 2,
+        a.q.load(s, h * group + g, t, x.q + (g * a.q.tokens + t) * e.head_dim);
+    detail::select_pages_of_row(index, packed, r, x, keys, to.begin_end + r * to.most * 2,
                                 to.counts[r]);
   });
   return {};

@@ -215,7 +215,7 @@ void check_pages(dice& d, Plan const& plan, Packed const& packed, index_t group)
         }
       }
       LIFE_CHECK(logit <= bound + 1e-9 * std::abs(bound));
-      bool const newest = p >= pages - index.newest();
+      bool const newest = p >= pages - index.newest(slots);
       if (read[at(p)] && !newest) least = std::min(least, bound);
       if (!read[at(p)]) largest = std::max(largest, bound);
     }
