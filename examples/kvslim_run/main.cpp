@@ -33,8 +33,8 @@ json read_json(std::string const& text, std::string const& where) {
 }
 
 /// Presets first, then --settings, then what single options say.
-json settings_of(arguments const& a) {
-  json out = a.preset.empty() ? json::object() : preset(a.preset);
+json settings_of(arguments const& a, problem const& p) {
+  json out = a.preset.empty() ? json::object() : preset(a.preset, scale_of(a.budget, p));
   if (!a.settings.empty()) {
     json const given = read_json(a.settings, "--settings");
     if (!given.is_object()) throw refusal("--settings must be an object");
@@ -174,7 +174,7 @@ void run(arguments const& a) {
   if (a.in.empty()) throw refusal("name a safetensors file with k and v (--help says more)");
   methods all;
   auto p = read_problem(a.in);
-  chosen const c = all.choose(settings_of(a), p);
+  chosen const c = all.choose(settings_of(a, p), p);
   ranked scores;
   double const score_ms = timed([&] {
     if (c.scorer == nullptr) return;

@@ -13,6 +13,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <typeinfo>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -60,6 +61,8 @@ struct method {
   std::string name, source;
   std::string what;
   example::options options;
+  /// Becomes a policy of the library's, if that is of its type.
+  std::function<bool(std::type_info const&, void const*)> take;
 
   method() = default;
   method(method const&) = delete;
@@ -157,6 +160,12 @@ void add(table<Stage>& all, char const* name, char const* source, char const* wh
   held->source = source;
   held->what = what;
   held->options = describe(held->policy);
+  held->take = [mine = &held->policy](std::type_info const& type, void const* policy) {
+    using own = std::remove_cvref_t<decltype(*mine)>;
+    if (type != typeid(own)) return false;
+    *mine = *static_cast<own const*>(policy);
+    return true;
+  };
   all.push_back(std::move(held));
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// The pipelines of the comparison (examples/compare) by the same names, but for those
-// that evict while they decode. SnapKV pools over its authors' 5 tokens.
+// The library's presets, told to the tables of methods, and the pipelines of the comparison
+// (examples/compare) by the same names, but for those that evict while they decode. SnapKV pools
+// over its authors' 5 tokens.
 
 #include "settings.hpp"
 
@@ -21,12 +22,12 @@ json one(char const* budget) {
   return named("one_budget", {{"budget", budget}, {"layers", "all"}, {"sinks", 4}, {"recent", 32}});
 }
 
-struct named_preset {
+struct compared_row {
   char const* name;
   json settings;
 };
 
-std::vector<named_preset> presets() {
+std::vector<compared_row> compared_rows() {
   json const layer = {{"kv_heads", "all"}};
   json const merge = named("kvmerger", {{"sigma", 20}});
   json const alone =
@@ -91,18 +92,66 @@ std::vector<named_preset> presets() {
   };
 }
 
+/// The method of a table that a policy is of, with its options.
+template <class Stage, class Policy>
+json told(table<Stage> const& all, Policy const& policy) {
+  for (auto const& m : all)
+    if (m->take(typeid(Policy), &policy)) return described(m.get());
+  throw refusal("a preset has a method that kvslim_run lacks");
+}
+
+template <class Scorer>
+void tell_scorer(Scorer const& scorer, json& out) {
+  out["score"] = told(scorers(), scorer);
+}
+template <class Scorer>
+void tell_scorer(kvslim::shared<Scorer> const& by, json& out) {
+  out["score"] = told(scorers(), static_cast<Scorer const&>(by));
+  out["shared"] = described(sharing{by.rows, by.how, by.leads});
+}
+
+/// A pipeline as settings.
+template <class Policy>
+json settings_of(Policy const& p) {
+  using namespace kvslim;
+  json out = json::object();
+  if constexpr (Policy::template has<scorer_tag>) tell_scorer(p.template get<scorer_tag>(), out);
+  if constexpr (Policy::template has<quota_tag>)
+    out["select"] = told(quotas(), p.template get<quota_tag>());
+  if constexpr (Policy::template has<keep_tag>)
+    out["keep"] = told(keep_rules(), p.template get<keep_tag>());
+  if constexpr (Policy::template has<merger_tag>)
+    out["merge"] = told(mergers(), p.template get<merger_tag>());
+  if constexpr (Policy::template has<position_tag>)
+    out["reposition"] = told(movers(), p.template get<position_tag>());
+  if constexpr (Policy::template has<quantizer_tag>)
+    out["quant"] = told(codecs(), p.template get<quantizer_tag>());
+  return out;
+}
+
 }  // namespace
 
-json preset(std::string const& name) {
-  for (auto const& one : presets())
-    if (one.name == name) return one.settings;
+json preset(std::string const& name, kvslim::presets::scale const& scale) {
+  json found;
+  kvslim::presets::each([&](auto const& row) {
+    if (row.name == name) found = settings_of(row(scale));
+  });
+  if (!found.is_null()) return found;
+  for (auto const& row : compared_rows())
+    if (row.name == name) return row.settings;
   throw refusal("there is no preset " + name + ": --list names them");
 }
 
-std::vector<std::string> preset_names() {
-  std::vector<std::string> names;
-  for (auto const& one : presets()) names.emplace_back(one.name);
-  return names;
+std::string list_presets() {
+  std::string text = "presets, of 256 tokens in a layer of 8 heads\n";
+  kvslim::presets::each([&](auto const& row) {
+    text += std::string("  ") + row.name + "\n    " + row.what + "; " + row.source + "\n    " +
+            settings_of(row({.budget = 256, .kv_heads = 8})).dump() + '\n';
+  });
+  text += "rows of the comparison\n";
+  for (auto const& row : compared_rows())
+    text += std::string("  ") + row.name + "\n    " + row.settings.dump() + '\n';
+  return text;
 }
 
 }  // namespace example

@@ -224,14 +224,28 @@ void list_stage(table<Stage> const& all, char const* stage, std::string& text) {
   }
 }
 
+}  // namespace
+
 json described(method const* m) {
   if (m == nullptr) return nullptr;
   json options = json::object();
   for (option const& o : m->options) options[o.name] = value_of(o);
   return {{"name", m->name}, {"options", options}};
 }
+json described(sharing by) {
+  json out = json::object();
+  for (option const& o : shared_options(by)) out[o.name] = value_of(o);
+  return out;
+}
 
-}  // namespace
+kvslim::presets::scale scale_of(std::string const& budget, problem const& p) {
+  std::string const given = budget.empty() ? "25%" : budget;
+  json const number = json::parse(given, nullptr, false);
+  return {.budget = number.is_number_integer() ? example::number<index_t>(number, "--budget")
+                                               : percent(given, p.longest(), "--budget"),
+          .layers = p.data.extent.sequences,
+          .kv_heads = p.data.extent.kv_heads};
+}
 
 methods::methods() = default;
 
@@ -288,10 +302,7 @@ json methods::resolved(chosen const& c, problem const& p) const {
   if (c.scorer != nullptr) out["score"] = described(c.scorer);
   if (c.rescorer != nullptr) out["rescore"] = described(c.rescorer);
   if (c.other != nullptr) out["other"] = described(c.other);
-  if (c.shared) {
-    sharing by = *c.shared;
-    for (option const& o : shared_options(by)) out["shared"][o.name] = value_of(o);
-  }
+  if (c.shared) out["shared"] = described(*c.shared);
   if (c.quota != nullptr) {
     out["select"] = described(c.quota);
     if (c.keep != keep_rules_.front().get()) out["keep"] = described(c.keep);
@@ -322,9 +333,7 @@ std::string methods::list() const {
   kvslim::logit_rule rule{};
   text += "logit: how q . k becomes a logit\n";
   list_options(logit_options(rule), text);
-  text += "presets\n";
-  for (auto const& name : preset_names())
-    text += "  " + name + "\n    " + preset(name).dump() + '\n';
+  text += list_presets();
   return text;
 }
 

@@ -7,6 +7,8 @@
 
 #include "stages.hpp"
 
+#include <kvslim/presets.hpp>
+
 #include <nlohmann/json.hpp>
 
 #include <string>
@@ -43,8 +45,16 @@ class methods {
 /// JSON text of `where`, one sentence if it is none.
 json parse(std::string const& text, std::string const& where);
 
-/// Settings of a preset, and the names of all.
-json preset(std::string const& name);
-std::vector<std::string> preset_names();
+/// A method's name and options; null: null.
+json described(method const*);
+json described(sharing);
+
+/// What a preset is made for: --budget, 25% where it is empty, and the file's layers and heads.
+kvslim::presets::scale scale_of(std::string const& budget, problem const&);
+
+/// Settings of one of the library's presets or of a row of the comparison.
+json preset(std::string const& name, kvslim::presets::scale const&);
+/// The library's presets, then the comparison's rows, as text.
+std::string list_presets();
 
 }  // namespace example

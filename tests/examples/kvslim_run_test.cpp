@@ -15,6 +15,8 @@
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
 
+#include <kvslim/presets.hpp>
+
 #include <nlohmann/json.hpp>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -665,7 +667,22 @@ TEST_CASE("kvslim_run lists every method and runs every preset", "[kvslim_run]")
   folder at;
   scene const s({.sequences = 2, .kv_heads = 2, .group = 4, .tokens = 64, .head_dim = 64}, false,
                 81);
-  at.write(s.file());
+  auto file = s.file();
+  auto const add = [&](char const* name, axes const& shape) {
+    std::int64_t n = 1;
+    for (auto const x : shape) n *= x;
+    file.add(name, shape, std::span<float const>(s.c.q).first(static_cast<std::size_t>(n)));
+  };
+  add("probes", {2, 8, 20, 64});
+  add("hidden", {2, 64, 24});
+  add("gate_query", {1, 8, 4, 24});
+  add("gate_query_bias", {1, 8, 4});
+  add("gate_query_gain", {1, 1, 4});
+  add("gate_key", {1, 2, 4, 24});
+  add("gate_key_gain", {1, 1, 4});
+  add("gate_sinks", {1, 2, 3, 4});
+  add("gate_offset", {1, 2, 4});
+  at.write(file);
   REQUIRE(at.run("--list") == 0);
   std::string const list = at.line();
   std::ifstream rows(KVSLIM_SOURCE_DIR "/tests/matrix/methods.txt");
@@ -679,7 +696,8 @@ TEST_CASE("kvslim_run lists every method and runs every preset", "[kvslim_run]")
   std::string source;  // of the comparison's rows
   for (auto const* unit : {"", "_budgets", "_combined", "_evicted", "_quantized"})
     source += text_of(std::string(KVSLIM_SOURCE_DIR "/examples/compare/methods") + unit + ".cpp");
-  std::istringstream presets(list.substr(list.find("\npresets\n") + 9));
+  std::string const title = "\nrows of the comparison\n";
+  std::istringstream presets(list.substr(list.find(title) + title.size()));
   int ran = 0;
   for (std::string name, settings;
        std::getline(presets, name) && std::getline(presets, settings);) {
@@ -689,4 +707,17 @@ TEST_CASE("kvslim_run lists every method and runs every preset", "[kvslim_run]")
     ++ran;
   }
   CHECK(ran > 30);
+  kvslim::presets::each([&](auto const& row) {
+    INFO(row.name);
+    CHECK(list.find(std::string("\n  ") + row.name + "\n    " + row.what + "; " + row.source +
+                    "\n") != std::string::npos);
+    using type = decltype(row(kvslim::presets::scale{}));
+    constexpr bool evicts = type::template has<quota_tag>;
+    int const code =
+        at.run(std::string(evicts ? "--budget 50 " : "") + "--preset '" + row.name + "'");
+    INFO(at.error());
+    REQUIRE(code == 0);
+    auto const kept = result(at, 4).begins.back();
+    CHECK((evicts ? kept >= 4 * 40 : kept == 4 * 64));  // CAKE and WindowKV spare short texts
+  });
 }
