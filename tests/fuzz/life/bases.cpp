@@ -81,6 +81,15 @@ std::vector<entry> bases() {
          live<float, float>(d, pipeline{knorm{}, draw_quota(d), fold, int_per_token<8>{}},
                             {{anything, anything}, 4, 1, false});
        }},
+      {"knorm, d2o, float",
+       [](dice& d) {
+         d2o const fold{{.weights = d.one_in(2) ? d2o_weights::counted : d2o_weights::softmax,
+                         .filter = d.one_in(2) ? fold_filter::mean : fold_filter::places,
+                         .mass_bias = d.one_in(2),
+                         .running = !d.one_in(4)}};
+         live<float, float>(d, pipeline{knorm{}, draw_quota(d), fold, dense<float>{}},
+                            {{anything, anything}, 1, 1, false});
+       }},
       {"chelsea, kivi 4",
        [](dice& d) {
          chelsea const halves{{.chunk = d.in(2, 70),
