@@ -17,7 +17,8 @@ struct token_value {
   using tail_type = Tail;
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::token_value, Bits),
-      .rewrites = true};
+      .rewrites = true,
+      .long_runs = true};
 
   index_t group = 0;
   index_t residual = 0;
@@ -99,7 +100,11 @@ struct token_value {
     detail::value_blocks const blocks{
         block, block_bytes(dim), code_bytes(dim), dim, channels, at.first, at.n};
     if (detail::accumulate_blocks<Bits, Param>(blocks, at, p, heads, out)) return;
-    add_units(block, at, p, heads, out);
+    site run = at;
+    for (index_t i = 0; i < at.n; i += run_tokens, run.first += run_tokens, p += at.apart) {
+      run.n = detail::min(run_tokens, at.n - i);
+      add_units(block, run, p, heads, out);
+    }
   }
 
  private:

@@ -9,6 +9,7 @@
 #include <kvslim/core/elements.hpp>
 #include <kvslim/core/status.hpp>
 #include <kvslim/core/view.hpp>
+#include <kvslim/isa/digits.hpp>
 
 #include <concepts>
 #include <type_traits>
@@ -22,6 +23,8 @@ struct warp_codec;
 /// Tokens that attention handles in one step; scores and weights of a step are
 /// [q_heads][run_tokens] floats.
 inline constexpr index_t run_tokens = 32;
+/// Runs of so many tokens whose weights are made together.
+inline constexpr index_t step_runs = 4;
 /// Query heads handled in one step; larger groups are processed in pieces.
 inline constexpr index_t run_heads = 8;
 
@@ -61,6 +64,7 @@ struct codec_traits {
   bool tabled = false;        ///< reads site::table, which the cache must bind
   bool tabled_fit = false;    ///< fit alone does: it must be bound only while the cache is filled
   bool shares_keys = false;   ///< a value codec that reads K's bytes and stores nothing
+  bool long_runs = false;     ///< accumulate takes step_runs runs at once, site::apart
 };
 
 /// Every size of a codec for head_dim `dim` and at most `tokens` tokens, and what may be coded.
@@ -95,6 +99,10 @@ struct run_positions {
   }
 };
 
+/// How closely attention computes. `tight`: as if in float, see README, "Promises". `fast`: below
+/// 5e-4 of relative L2, where a stored form has kernels for it; the others, and CUDA, stay tight.
+enum class attend_precision : std::uint8_t { tight, fast };
+
 /// The tokens that one call of a codec is about: [first, first + n) of a block, and what is known
 /// of them.
 struct site {
@@ -108,6 +116,12 @@ struct site {
   std::byte const* next = nullptr;   ///< what attention reads after this; kernels fetch it early
   index_t next_bytes = 0;
   index_t held = 0;  ///< in fit: tokens of the row, those that stay in the exact tail too
+  attend_precision precision = attend_precision::tight;  ///< of dot and accumulate
+  index_t apart = 0;  ///< in accumulate: floats from the weights of one run to the next's
+  detail::digit_rows* room = nullptr;  ///< [digit_room], where kernels may work; or null
+  detail::digit_rows* kept = nullptr;  ///< what they make of queries that last, which are between
+  float const* lasting = nullptr;      ///< these two and stay the same for all of a row
+  float const* lasting_end = nullptr;
 };
 
 namespace detail {

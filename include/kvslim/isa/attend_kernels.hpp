@@ -105,6 +105,7 @@ inline void by_kernel_heads(index_t heads, F const& f) noexcept {
 
 #include <kvslim/isa/avx2.inc>
 #include <kvslim/isa/avx512.inc>
+#include <kvslim/isa/avx512_vnni.inc>
 
 #undef KVSLIM_ISA_UNROLL
 #undef KVSLIM_ISA_KEEP
@@ -112,9 +113,9 @@ inline void by_kernel_heads(index_t heads, F const& f) noexcept {
 #undef KVSLIM_ISA_CALL
 
 /// Calls f(kernels, number of heads, first head) until all heads are served; false where there are
-/// no kernels.
-template <class F>
-inline bool with_kernels(index_t heads, F const& f) noexcept {
+/// no kernels. `Digits`: there are kernels that read codes as integers, where they have room.
+template <bool Digits = false, class F>
+inline bool with_kernels(index_t heads, F const& f, digit_rows const* room = nullptr) noexcept {
   auto const served = [&](auto kernels) {
     for (index_t h = 0; h < heads;) {
       constexpr index_t at_once[] = {0, 1, 2, 3, 4, 3, 6, 4};
@@ -125,6 +126,10 @@ inline bool with_kernels(index_t heads, F const& f) noexcept {
     return true;
   };
   switch (isa::current()) {
+    case isa::path::avx512_vnni:
+      if constexpr (Digits)
+        if (room != nullptr) return served(avx512_vnni{});
+      [[fallthrough]];
     case isa::path::avx512:
       return served(avx512{});
     case isa::path::avx2:
@@ -159,43 +164,64 @@ template <int Bits, class Param>
 [[nodiscard]] inline bool dot_tokens(std::uint8_t const* codes, Param const* scale,
                                      Param const* low, site const& at, float const* q,
                                      index_t heads, float* scores) noexcept {
-  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
-    decltype(kernels)::template dot_tokens<Bits, Param>(codes, scale, low, at, q + h * at.dim, m,
-                                                        scores + h * run_tokens,
-                                                        lookahead(at, at.dim / 4));
-  });
+  return with_kernels<true>(
+      heads,
+      [&](auto kernels, index_t m, index_t h) {
+        decltype(kernels)::template dot_tokens<Bits, Param>(codes, scale, low, at, q + h * at.dim,
+                                                            m, scores + h * run_tokens,
+                                                            lookahead(at, at.dim / 4));
+      },
+      at.room);
 }
 /// The same with parameters per channel; codes are of the run that holds at.first.
 template <int Bits, class Param>
 [[nodiscard]] inline bool dot_channels(std::uint8_t const* codes, Param const* scale,
                                        Param const* low, site const& at, float const* q,
                                        index_t heads, float* scores) noexcept {
-  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
-    decltype(kernels)::template dot_scaled_channels<Bits, Param>(
-        codes, scale, low, at, q + h * at.dim, m, scores + h * run_tokens,
-        lookahead(at, at.dim / 4));
-  });
+  return with_kernels<true>(
+      heads,
+      [&](auto kernels, index_t m, index_t h) {
+        decltype(kernels)::template dot_scaled_channels<Bits, Param>(
+            codes, scale, low, at, q + h * at.dim, m, scores + h * run_tokens,
+            lookahead(at, at.dim / 4));
+      },
+      at.room);
 }
 /// V in planar units. Groups that are not whole vectors of channels are not served.
 template <int Bits, class Param>
 [[nodiscard]] inline bool accumulate_blocks(value_blocks const& v, site const& at, float const* p,
                                             index_t heads, float* out) noexcept {
   if (v.group % 16 != 0 && v.group != v.dim) return false;
-  // Kernels take eight blocks, which more than a run begun inside of a block may touch.
-  value_blocks head = v, rest = v;
-  head.n = min(v.n, run_tokens - v.first);
-  rest.block += run_tokens / 4 * v.block_bytes;
-  rest.first = 0;
-  rest.n = v.n - head.n;
-  return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
-    using isa = decltype(kernels);
-    lookahead const next(at, (v.n + 3) / 4 * (v.dim / 32 + 1));
-    isa::template accumulate_planar<Bits, Param>(head, p + h * run_tokens, m, out + h * v.dim,
-                                                 next);
-    if (rest.n > 0)
-      isa::template accumulate_planar<Bits, Param>(rest, p + h * run_tokens + head.n, m,
-                                                   out + h * v.dim, next);
-  });
+  bool const whole_units = v.group % 32 == 0 || v.group == v.dim;
+  if (isa::current() == isa::path::avx512_vnni && at.room != nullptr && whole_units &&
+      v.first == 0 && v.n % run_tokens == 0) {
+    for (index_t h = 0; h < heads; h += digit_heads)
+      avx512_vnni::accumulate_planar<Bits, Param>(v, at, p + h * run_tokens,
+                                                  min(digit_heads, heads - h), out + h * v.dim);
+    return true;
+  }
+  for (index_t begin = 0; begin < v.n; begin += run_tokens) {
+    // Kernels take eight blocks, which more than a run begun inside of a block may touch.
+    index_t const n = min(run_tokens, v.n - begin);
+    value_blocks head = v, rest = v;
+    head.block += begin / 4 * v.block_bytes;
+    head.n = min(n, run_tokens - v.first);
+    rest.block = head.block + run_tokens / 4 * v.block_bytes;
+    rest.first = 0;
+    rest.n = n - head.n;
+    float const* const weights = p + begin / run_tokens * at.apart;
+    if (!with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
+          using isa = decltype(kernels);
+          lookahead const next(at, (v.n + 3) / 4 * (v.dim / 32 + 1));
+          isa::template accumulate_planar<Bits, Param>(head, weights + h * run_tokens, m,
+                                                       out + h * v.dim, next);
+          if (rest.n > 0)
+            isa::template accumulate_planar<Bits, Param>(rest, weights + h * run_tokens + head.n, m,
+                                                         out + h * v.dim, next);
+        }))
+      return false;
+  }
+  return true;
 }
 /// K as rows of ggml's blocks; Format: codec/ggml_block.hpp.
 template <class Format>
@@ -329,19 +355,13 @@ template <int Bits>
         c, 0, quads, dim, weights + h * run_tokens, base + h, m, out + h * c.stride, next);
   });
 }
-/// The weights e^(x - high) of n logits, in place, where `high` becomes the largest of itself and
-/// them; their sum in `sum`.
-[[nodiscard]] inline bool soften(float* x, index_t n, float& high, float& sum) noexcept {
-  switch (isa::current()) {
-    case isa::path::avx512:
-      sum = avx512::soften(x, n, high);
-      return true;
-    case isa::path::avx2:
-      sum = avx2::soften(x, n, high);
-      return true;
-    default:
-      return false;
-  }
+/// The weights e^(x - high) of the logits x[run][head][run_tokens], of sizes[run] tokens, in place,
+/// where high[h] becomes the largest of itself and them; their sums.
+[[nodiscard]] inline bool soften(float* x, index_t runs, index_t heads, index_t const* sizes,
+                                 float* high, float* sum) noexcept {
+  return with_kernels(1, [&](auto kernels, index_t, index_t) {
+    decltype(kernels)::soften(x, runs, heads, sizes, high, sum);
+  });
 }
 
 #else
@@ -410,7 +430,8 @@ template <int Bits, class... Args>
 [[nodiscard]] KVSLIM_HD constexpr bool add_level_blocks(Args const&...) noexcept {
   return false;
 }
-[[nodiscard]] KVSLIM_HD constexpr bool soften(float*, index_t, float&, float&) noexcept {
+template <class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool soften(Args const&...) noexcept {
   return false;
 }
 

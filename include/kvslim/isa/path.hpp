@@ -19,11 +19,15 @@ KVSLIM_BEGIN_NAMESPACE
 namespace isa {
 
 /// `portable`: plain loops and the compiler's flags, on every processor. `avx2`: with FMA and F16C.
-/// `avx512`: F, BW, DQ and VL. NVIDIA's compiler and other architectures have `portable` alone.
-enum class path : int { portable = 1, avx2 = 2, avx512 = 3 };
+/// `avx512`: F, BW, DQ and VL. `avx512_vnni`: with VNNI, which multiplies codes as they are stored.
+/// NVIDIA's compiler and other architectures have `portable` alone.
+enum class path : int { portable = 1, avx2 = 2, avx512 = 3, avx512_vnni = 4 };
 
 [[nodiscard]] constexpr char const* name_of(path p) noexcept {
-  return p == path::avx512 ? "avx512" : p == path::avx2 ? "avx2" : "portable";
+  return p == path::avx512_vnni ? "avx512_vnni"
+         : p == path::avx512    ? "avx512"
+         : p == path::avx2      ? "avx2"
+                                : "portable";
 }
 
 }  // namespace isa
@@ -41,7 +45,7 @@ namespace detail {
   if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-      return isa::path::avx512;
+      return __builtin_cpu_supports("avx512vnni") ? isa::path::avx512_vnni : isa::path::avx512;
     return isa::path::avx2;
   }
 #endif

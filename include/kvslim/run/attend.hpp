@@ -36,9 +36,56 @@ struct attend_request {
   index_t logits_stride = 0;  ///< at least the most slots of a row
   bool base2 = false;         ///< lse in base 2
   index_t splits = 1;         ///< work items that share a row; more than one need scratch
+  attend_precision precision = attend_precision::tight;
 };
 
 namespace detail {
+
+/// What soften does, by plain loops.
+KVSLIM_HD inline void soften_plainly(float* scores, index_t runs, index_t heads,
+                                     index_t const* sizes, float* high, float* sum) noexcept {
+  for (index_t h = 0; h < heads; ++h) {
+    float most = high[h];
+    for (index_t r = 0; r < runs; ++r)
+      for (index_t i = 0; i < sizes[r]; ++i) {
+        float const x = scores[(r * heads + h) * run_tokens + i];
+        most = x > most ? x : most;
+      }
+    high[h] = most;
+    sum[h] = 0.0f;
+    for (index_t r = 0; r < runs; ++r) {
+      float* const x = scores + (r * heads + h) * run_tokens;
+      // Nothing visible yet: every logit so far is -inf.
+      for (index_t i = 0; i < sizes[r]; ++i)
+        x[i] = most == -INFINITY ? 0.0f : ops::exp_nonpositive(x[i] - most);
+      sum[h] += ops::sum_run(x, sizes[r]);
+    }
+  }
+}
+
+/// What else a logit is made of: a cap, a bias, what a query may not see; kept where that is asked.
+template <class Packed>
+KVSLIM_HD KVSLIM_DETAIL_APART void finish_logits(Packed const& packed, index_t r, index_t t,
+                                                 index_t n, bool masked, attend_piece const& piece,
+                                                 float* scores) {
+  float const soft_cap = packed.layout().logit.soft_cap;
+  float const* const biases = packed.biases(r);
+  run_positions const positions = packed.positions(r);
+  for (index_t h = 0; h < piece.heads; ++h) {
+    float* const x = scores + h * run_tokens;
+    if (soft_cap > 0.0f)
+      for (index_t i = 0; i < n; ++i) x[i] = soft_capped(soft_cap, x[i]);
+    if (biases != nullptr)
+      for (index_t i = 0; i < n; ++i) x[i] += biases[t + i];
+    if (masked)
+      for (index_t i = 0; i < n; ++i) {
+        std::int32_t const p = positions[t + i];
+        if (p == empty_slot || p > piece.limit[h] || p < piece.earliest[h]) x[i] = -INFINITY;
+      }
+    if (piece.logits[h] != nullptr)
+      for (index_t i = 0; i < n; ++i) piece.logits[h][t + i] = x[i];
+  }
+}
 
 /// Streams slots [begin, end) of row r through one piece, step by step, with one running maximum
 /// per head. `masked`: slots may be holes or hidden from some queries.
@@ -49,59 +96,67 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
   auto const values = packed.values(r);
   auto const& layout = packed.layout();
   index_t const dim = layout.extent.value_width(), own = layout.value_own_dim(),
-                heads = piece.heads;
-  float const soft_cap = layout.logit.soft_cap;
-  float const* const biases = packed.biases(r);
-  run_positions const positions = packed.positions(r);
+                heads = piece.heads, run_floats = heads * run_tokens,
+                most_runs = min(step_runs, piece.step_rows / heads);
+  bool const special = layout.logit.soft_cap > 0.0f || packed.biases(r) != nullptr || masked ||
+                       piece.logits[0] != nullptr;
 
-  float most[run_heads], total[run_heads], scores[run_heads * run_tokens];
+  float* const scores = piece.scores;
+  float most[run_heads], total[run_heads];
   for (index_t h = 0; h < heads; ++h) {
     most[h] = piece.state[h].most;
     total[h] = 0.0f;
   }
   index_t in_stretch = 0;
   for (index_t t = begin; t < end;) {
-    index_t const n = min(end - t, keys.reach(t));
-    for (index_t i = 0; i < heads * run_tokens; ++i) scores[i] = 0.0f;
-    dot_step(keys, t, n, values.coded_at(t, n), piece, scores);
+    index_t sizes[step_runs], runs = 0, after = t;
+    for (; runs < most_runs && after < end; after += sizes[runs++]) {
+      index_t const n = sizes[runs] = min(end - after, keys.reach(after));
+      float* const x = scores + runs * run_floats;
+      for (index_t i = 0; i < run_floats; ++i) x[i] = 0.0f;
+      dot_step(keys, after, n, values.coded_at(after, n), piece, x);
+      if (special) finish_logits(packed, r, after, n, masked, piece, x);
+    }
+    float high[run_heads], sum[run_heads];
+    for (index_t h = 0; h < heads; ++h) high[h] = most[h];
+    if (!soften(scores, runs, heads, sizes, high, sum))
+      soften_plainly(scores, runs, heads, sizes, high, sum);
     for (index_t h = 0; h < heads; ++h) {
-      float* const x = scores + h * run_tokens;
-      if (soft_cap > 0.0f)
-        for (index_t i = 0; i < n; ++i) x[i] = soft_capped(soft_cap, x[i]);
-      if (biases != nullptr)
-        for (index_t i = 0; i < n; ++i) x[i] += biases[t + i];
-      if (masked)
-        for (index_t i = 0; i < n; ++i) {
-          std::int32_t const p = positions[t + i];
-          if (p == empty_slot || p > piece.limit[h] || p < piece.earliest[h]) x[i] = -INFINITY;
-        }
-      if (piece.logits[h] != nullptr)
-        for (index_t i = 0; i < n; ++i) piece.logits[h][t + i] = x[i];
-      float high = most[h], sum = 0.0f;
-      if (!soften(x, n, high, sum)) {
-        for (index_t i = 0; i < n; ++i) high = x[i] > high ? x[i] : high;
-        // Nothing visible yet: every logit so far is -inf.
-        for (index_t i = 0; i < n; ++i)
-          x[i] = high == -INFINITY ? 0.0f : ops::exp_nonpositive(x[i] - high);
-        sum = ops::sum_run(x, n);
-      }
-      if (high > most[h]) {
-        float const shrink = most[h] == -INFINITY ? 0.0f : std::exp(most[h] - high);
+      if (high[h] > most[h]) {
+        float const shrink = most[h] == -INFINITY ? 0.0f : std::exp(most[h] - high[h]);
         total[h] *= shrink;
         for (index_t d = 0; d < dim; ++d) piece.sums.local[h * dim + d] *= shrink;
         for (index_t d = 0; d < own; ++d) piece.own.local[h * own + d] *= shrink;
-        most[h] = high;
+        most[h] = high[h];
       }
-      total[h] += sum;
+      total[h] += sum[h];
     }
-    coded_bytes const next = keys.coded_at(t + n, n);
-    for (index_t done = 0; done < n;) {
-      index_t const m = min(n - done, values.reach(t + done));
-      accumulate_step(values, t + done, m, next, scores + done, piece);
-      done += m;
+    in_stretch += after - t;
+    index_t ahead = after;  // of K, to be fetched while V is read
+    for (index_t run = 0; run < runs;) {
+      float const* const p = scores + run * run_floats;
+      index_t n = sizes[run], together = 1;
+      if constexpr (std::remove_cvref_t<decltype(values)>::codec_type::traits.long_runs)
+        if (t % values.sizes.block_tokens == 0)
+          while (n == together * run_tokens && run + together < runs &&
+                 sizes[run + together] == run_tokens && t + n + run_tokens <= values.coded) {
+            n += run_tokens;
+            ++together;
+          }
+      coded_bytes const next = keys.coded_at(ahead, n);
+      if (together > 1) {
+        accumulate_step(values, t, n, next, p, piece);
+      } else {
+        for (index_t done = 0; done < n;) {
+          index_t const m = min(n - done, values.reach(t + done));
+          accumulate_step(values, t + done, m, next, p + done, piece);
+          done += m;
+        }
+      }
+      run += together;
+      t += n;
+      ahead += n;
     }
-    t += n;
-    in_stretch += n;
     if (in_stretch >= attend_stretch) {
       fold_stretch(piece, dim, own, total, most);
       for (index_t h = 0; h < heads; ++h) total[h] = 0.0f;
@@ -142,6 +197,8 @@ template <class Packed, class Space>
                 "kvslim: the output must be [sequences, q_heads, tokens, value_dim]");
   if (a.window < 0 || a.splits < 1 || (index_t{1} << 16) < a.splits)
     return fail(errc::invalid_option, "kvslim: attend needs window >= 0 and 1 <= splits <= 65536");
+  if (a.precision != attend_precision::tight && a.precision != attend_precision::fast)
+    return fail(errc::invalid_option, "kvslim: attend knows the precisions tight and fast");
   if (a.visible.begin_end != nullptr && (a.visible.counts == nullptr || a.visible.most < 1))
     return fail(errc::invalid_pointer, "kvslim: visible spans need counts and most");
   return {};
@@ -166,6 +223,17 @@ KVSLIM_HD inline void begin_piece(Packed const& packed, attend_request<host_spac
   packed_row const& row = packed.raw_row(r);
   index_t const width = e.value_width();
   piece.heads = min(x.piece_heads, x.virtual_heads - first);
+  piece.precision = a.precision;
+  piece.room = piece.kept = nullptr;
+  if (x.digits > 0) {
+    piece.room = static_cast<digit_rows*>(static_cast<void*>(memory));
+    piece.kept = piece.room + digit_room;
+    for (index_t i = 0; i < x.digits; ++i) piece.room[i].from = nullptr;
+    memory += x.digits * digit_row_floats;
+  }
+  piece.step_rows = x.step_rows;
+  piece.scores = memory;
+  memory += x.step_rows * run_tokens;
   piece.q = memory;
   piece.own_q = piece.q + x.piece_heads * e.head_dim;
   index_t const key_own = packed.layout().key_own_dim(),
@@ -273,7 +341,7 @@ KVSLIM_DETAIL_APART inline void attend_on_stack(Packed const& packed,
                                                 attend_request<host_space> const& a,
                                                 attend_shape const& x, index_t first_row,
                                                 float scale, index_t item, bool carries) {
-  float memory[attend_stack_floats];
+  float memory[attend_stack_floats + run_heads * run_tokens];
   attend_item(packed, a, x, first_row, scale, item, memory, carries, nullptr);
 }
 
@@ -320,7 +388,8 @@ template <class Layout>
   index_t const items = e.rows() * x.pieces * splits;
   index_t const partial =
       splits > 1 ? e.rows() * x.virtual_heads * splits * detail::partial_floats(e) : 0;
-  return static_cast<std::size_t>(items * x.piece_floats + partial) * sizeof(float);
+  return static_cast<std::size_t>(items * x.piece_floats + partial) * sizeof(float) +
+         alignof(detail::digit_rows);
 }
 
 /// Attention of one or more query tokens per sequence over a stored cache, read as it is stored:
@@ -363,7 +432,10 @@ status attend(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
       detail::shape_attend(packed.layout(), a.q.heads, a.q.tokens, a.splits, carries,
                            roomy ? detail::attend_any_floats : detail::attend_stack_floats);
   index_t const rows = a.q.sequences * e.kv_heads, first_row = a.first_sequence * e.kv_heads;
-  float* const work = static_cast<float*>(static_cast<void*>(scratch.data));
+  constexpr std::size_t line = alignof(detail::digit_rows);
+  std::size_t const past = reinterpret_cast<std::uintptr_t>(scratch.data) % line;
+  float* const work =
+      static_cast<float*>(static_cast<void*>(scratch.data + (past == 0 ? 0 : line - past)));
   float* const partials = roomy ? work + rows * x.pieces * x.splits * x.piece_floats : nullptr;
   float const scale = detail::logit_scale(packed.layout().logit, e.head_dim);
   exec.for_each(rows * x.pieces * x.splits, [=](index_t item) {

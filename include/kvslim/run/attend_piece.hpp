@@ -59,6 +59,11 @@ struct attend_sums {
 /// Query heads (of one or more query tokens) that one pass over a row serves.
 struct attend_piece {
   index_t heads;
+  attend_precision precision;
+  float* scores;         // [step_rows, run_tokens]
+  index_t step_rows;     // runs times heads whose weights are made together
+  digit_rows* room;      // where kernels work; null without scratch
+  digit_rows* kept;      // what kernels make of q
   float* q;              // [heads, head_dim], scaled
   float* own_q;          // [heads, key_own_dim], prepared; none for keys in channels
   attend_sums sums;      // in channels: all of V, or its exact tail
@@ -92,12 +97,21 @@ KVSLIM_HD KVSLIM_DETAIL_APART void dot_step(Half const& keys, index_t slot, inde
   keys.visit(slot, n, [&](auto const& codec, std::byte const* block, site at) {
     at.next = next.at;
     at.next_bytes = next.size;
-    codec.dot(block, at, in_own_basis<decltype(codec)> ? piece.own_q : piece.q, piece.heads,
-              scores);
+    at.precision = piece.precision;
+    at.room = piece.room;
+    if constexpr (in_own_basis<decltype(codec)>) {
+      codec.dot(block, at, piece.own_q, piece.heads, scores);
+    } else {
+      at.kept = piece.kept;
+      at.lasting = piece.q;
+      at.lasting_end = piece.q + piece.heads * at.dim;
+      codec.dot(block, at, piece.q, piece.heads, scores);
+    }
   });
 }
 
-/// out[h] += sum of p[h][i] * value of slot + i; n at most the half's reach.
+/// out[h] += sum of p[h][i] * value of slot + i; n at most the half's reach, or whole runs of
+/// blocks where the codec takes several.
 template <class Half>
 KVSLIM_HD KVSLIM_DETAIL_APART void accumulate_step(Half const& values, index_t slot, index_t n,
                                                    coded_bytes const& next, float const* p,
@@ -105,6 +119,9 @@ KVSLIM_HD KVSLIM_DETAIL_APART void accumulate_step(Half const& values, index_t s
   values.visit(slot, n, [&](auto const& codec, std::byte const* block, site at) {
     at.next = next.at;
     at.next_bytes = next.size;
+    at.precision = piece.precision;
+    at.room = piece.room;
+    at.apart = piece.heads * run_tokens;
     codec.accumulate(block, at, p, piece.heads,
                      in_own_basis<decltype(codec)> ? piece.own.local : piece.sums.local);
   });
@@ -115,6 +132,8 @@ struct attend_shape {
   index_t group;          // query heads of a KV head
   index_t virtual_heads;  // group * query tokens
   index_t piece_heads, pieces, splits;
+  index_t digits;  // digit_rows of a piece
+  index_t step_rows;
   index_t piece_floats;  // per work item
 };
 
@@ -138,7 +157,11 @@ template <class Layout>
   x.piece_heads = max(1, min(min(x.virtual_heads, run_heads), fit));
   x.pieces = div_up(x.virtual_heads, x.piece_heads);
   x.splits = splits;
-  x.piece_floats = round_up(x.piece_heads * head_floats, 16);
+  bool const roomy = floats == attend_any_floats;
+  x.digits = roomy ? digit_rows_of(x.piece_heads, layout.extent.head_dim) + digit_room : 0;
+  x.step_rows = roomy ? 2 * run_heads : run_heads;
+  x.piece_floats = x.digits * digit_row_floats + x.step_rows * run_tokens +
+                   round_up(x.piece_heads * head_floats, 16);
   return x;
 }
 

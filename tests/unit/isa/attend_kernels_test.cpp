@@ -16,7 +16,8 @@ using namespace kvslim;
 
 namespace {
 
-constexpr isa::path every[] = {isa::path::portable, isa::path::avx2, isa::path::avx512};
+constexpr isa::path every[] = {isa::path::portable, isa::path::avx2, isa::path::avx512,
+                               isa::path::avx512_vnni};
 
 /// Calls f(path) for what the processor has; the choice is undone.
 template <class F>
@@ -85,6 +86,18 @@ void check(char const* name, Policy const& policy, data::shape const& shape, ind
     seen.request.visible = {some.begin_end.data(), some.counts.data(), 6};
     REQUIRE(attend(cpu{}, run.packed, seen.request, scratch).ok());
     CHECK(oracle::error_of(run.packed, seen.request) <= tolerance::attend);
+    for (index_t const queries : {1, 3}) {
+      oracle::asked quick(run.packed, c.queries(queries));
+      quick.request.precision = attend_precision::fast;
+      if (queries == 1) quick.request.visible = seen.request.visible;
+      data::buffer room(attend_bytes(run.packed.layout(), quick.request.q.heads, queries));
+      REQUIRE(attend(cpu{}, run.packed, quick.request, room).ok());
+      CHECK(oracle::error_of(run.packed, quick.request) <= tolerance::attend_fast);
+      quick.request.visible = {};
+      quick.request.window = queries == 1 ? 0 : 37;
+      REQUIRE(attend(cpu{}, run.packed, quick.request, room).ok());
+      CHECK(oracle::error_of(run.packed, quick.request) <= tolerance::attend_fast);
+    }
     if (whole.empty()) {
       whole = all.out;
       part = seen.out;
@@ -93,6 +106,25 @@ void check(char const* name, Policy const& policy, data::shape const& shape, ind
     CHECK(distance(seen.out, part) <= 2 * tolerance::attend);
   });
   CHECK(run.intact());
+}
+
+/// Scratch at the least alignment; values and parameters of any size, which digits may not hold.
+template <class Policy>
+void check_size(Policy const& policy, float size) {
+  INFO("values times " << size);
+  data::cache c({.kv_heads = 1, .group = 5, .tokens = 300, .head_dim = 96});
+  for (float& x : c.v) x *= size;
+  data::compressed const run(policy, c.view());
+  REQUIRE(run.result.ok());
+  on_each_path([&](isa::path) {
+    oracle::asked a(run.packed, c.queries(1));
+    std::size_t const bytes = attend_bytes(run.packed.layout(), a.request.q.heads);
+    for (std::size_t off : {0, 16, 48}) {
+      data::buffer room(bytes + 64);
+      REQUIRE(attend(cpu{}, run.packed, a.request, workspace{room.data() + off, bytes}).ok());
+      CHECK(oracle::error_of(run.packed, a.request) <= tolerance::attend);
+    }
+  });
 }
 
 template <class Policy>
@@ -114,9 +146,9 @@ TEST_CASE("the path in use has a name, and can be chosen", "[isa]") {
   CHECK(std::strlen(isa::name_of(best)) > 0);
   CHECK(isa::use(isa::path::portable) == isa::path::portable);
   CHECK(isa::current() == isa::path::portable);
-  CHECK(isa::use(isa::path::avx512) == detail::probe_path());
+  CHECK(isa::use(isa::path::avx512_vnni) == detail::probe_path());
 #if KVSLIM_DETAIL_KERNELS && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
-  CHECK(best == isa::path::avx512);
+  CHECK(best >= isa::path::avx512);
 #elif KVSLIM_DETAIL_KERNELS && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
   CHECK(best >= isa::path::avx2);
 #elif !KVSLIM_DETAIL_KERNELS
@@ -161,6 +193,13 @@ TEST_CASE("every path serves KIVI", "[isa][attend]") {
         {.kv_heads = 1, .group = 5, .tokens = 130, .head_dim = 64}, 20);
   check("bf16 parameters", kivi<2, 4, f16, bf16>{{.residual = 32}},
         {.kv_heads = 1, .group = 5, .tokens = 130, .head_dim = 128}, 20);
+}
+
+TEST_CASE("every path serves values of any size", "[isa][attend]") {
+  for (float const size : {1.0f, 1e-20f, 1e-33f, 1e30f}) {
+    check_size(int_per_token<4, float, float>{}, size);
+    check_size(kivi<2, 4, float, float>{{.residual = 32}}, size);
+  }
 }
 
 TEST_CASE("every path serves ggml's types", "[isa][attend]") {

@@ -260,6 +260,8 @@ TEST_CASE("attend refuses what it cannot serve, and writes nothing", "[attend][r
   CHECK(refused([](request& a) { a.logits_stride = 5; }) == errc::invalid_shape);
   CHECK(refused([](request& a) { a.window = -1; }) == errc::invalid_option);
   CHECK(refused([](request& a) { a.splits = 0; }) == errc::invalid_option);
+  CHECK(refused([](request& a) { a.precision = static_cast<attend_precision>(2); }) ==
+        errc::invalid_option);
   CHECK(refused([](request& a) { a.splits = 2; }) == errc::invalid_pointer);  // no scratch
   std::int32_t const spans[2] = {0, 1};
   CHECK(refused([&](request& a) { a.visible.begin_end = spans; }) == errc::invalid_pointer);
