@@ -156,7 +156,9 @@ table<scorer_method> scorers() {
             {"pool", &p.opt.pool, "pooling kernel, odd (authors)"},
             {"kind", choice(p.opt.kind, {"average", "maximum"}), "pooling (authors)"},
             {"heads", choice(p.opt.heads, reductions), "of a KV head's query heads (kvpress)"},
-            {"reduce_first", &p.opt.reduce_first, "reduce before pooling, as AdaKV and PyramidKV"}};
+            {"reduce_first", &p.opt.reduce_first, "reduce before pooling, as AdaKV and PyramidKV"},
+            {"scale", &p.opt.logit.scale, "of q . k; 0: 1 / sqrt(head_dim) (authors)"},
+            {"soft_cap", &p.opt.logit.soft_cap, "of scaled logits, of the model; 0: none"}};
       });
   add_scorer<kvslim::keydiff>(
       all, "keydiff", "arXiv:2504.15364", "unlike the mean key", [](auto& p) {

@@ -5,6 +5,7 @@
 // kvslim.hpp and the CUDA backend.
 
 #include <kvslim/kvslim.hpp>
+#include <kvslim/ops/attention_mass.cuh>
 #include <kvslim/ops/blend_scores.cuh>
 #include <kvslim/ops/chunk_places.cuh>
 #include <kvslim/ops/chunks.cuh>
@@ -26,7 +27,6 @@
 #include <kvslim/ops/rest_of.cuh>
 #include <kvslim/ops/second_stage.cuh>
 #include <kvslim/ops/window_moments.cuh>
-#include <kvslim/ops/window_scores.cuh>
 #include <kvslim/run/append.cuh>
 #include <kvslim/run/attend.cuh>
 #include <kvslim/run/attend_segments.cuh>

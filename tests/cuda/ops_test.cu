@@ -9,9 +9,9 @@
 #include "support/tolerance.hpp"
 
 #include <kvslim/merge/kvmerger.hpp>
+#include <kvslim/ops/attention_mass.cuh>
 #include <kvslim/ops/compact.cuh>
 #include <kvslim/ops/rest_of.cuh>
-#include <kvslim/ops/window_scores.cuh>
 #include <kvslim/run/select.cuh>
 #include <kvslim/score/given_scores.hpp>
 #include <kvslim/score/streaming_llm.hpp>
@@ -233,18 +233,18 @@ void test_queries(cells const& c, index_t group, index_t window, unsigned seed, 
       dense_rows<cuda_space>(static_cast<float const*>(dq.get()), shape);
 
   // Scratch of exactly the size that is promised.
-  auto const floats = static_cast<std::size_t>(e.rows() * ops::window_scratch_floats(e, window));
+  auto const floats = static_cast<std::size_t>(e.rows() * ops::mass_floats(e, window));
   std::vector<float> out(t.all, NAN), scratch(floats);
   device<float> const dout(out), dscratch(floats);
   for (auto const how : {reduce::mean, reduce::maximum})
     for (auto const pool : {pooling::average, pooling::maximum}) {
-      ops::window_options const options{pool, 5, how};
-      check(ops::window_scores(host, t.on_host, queries, options, {out.data(), e.tokens},
-                               scratch.data()) &&
-                ops::window_scores(gpu, t.on_gpu, dqueries, options, {dout.get(), e.tokens},
-                                   dscratch.get()),
-            "window_scores runs", name);
-      check(distance(dout.host(), out) <= tolerance::accumulated, "window_scores", name);
+      ops::mass_options const options{pool, 5, how};
+      check(ops::attention_mass(host, t.on_host, queries, options, {out.data(), e.tokens},
+                                scratch.data()) &&
+                ops::attention_mass(gpu, t.on_gpu, dqueries, options, {dout.get(), e.tokens},
+                                    dscratch.get()),
+            "attention_mass runs", name);
+      check(distance(dout.host(), out) <= tolerance::accumulated, "attention_mass", name);
     }
 
   std::vector<ledger> ledgers(t.all);

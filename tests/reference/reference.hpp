@@ -43,15 +43,18 @@ inline attention_result attention(std::vector<double> const& q, matrix const& k,
 /// SnapKV: queries [q_head][window][channel] of one KV head's group; scores of the prefix.
 enum class reduce { mean, maximum, sum };
 inline std::vector<double> snapkv(std::vector<matrix> const& queries, matrix const& k, int kernel,
-                                  bool max_pool, reduce how) {
+                                  bool max_pool, reduce how, double scale = 0, double cap = 0) {
   std::size_t const window = queries[0].size(), prefix = k.size() - window;
+  if (scale == 0) scale = 1 / std::sqrt(static_cast<double>(k[0].size()));
   std::vector<double> result(prefix, how == reduce::maximum ? -1.0 : 0.0);
   for (auto const& head : queries) {
     std::vector<double> mass(prefix, 0.0);
     for (std::size_t w = 0; w < window; ++w) {
       std::vector<double> p(prefix + w + 1);
-      for (std::size_t t = 0; t < p.size(); ++t)
-        p[t] = dot(head[w], k[t]) / std::sqrt(static_cast<double>(k[0].size()));
+      for (std::size_t t = 0; t < p.size(); ++t) {
+        p[t] = dot(head[w], k[t]) * scale;
+        if (cap > 0) p[t] = cap * std::tanh(p[t] / cap);
+      }
       double const most = *std::max_element(p.begin(), p.end());
       double total = 0;
       for (double& x : p) total += x = std::exp(x - most);

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <kvslim/ops/finite.hpp>
+#include <kvslim/ops/query_lanes.hpp>
 #include <kvslim/ops/query_moments.hpp>
 #include <kvslim/ops/rope.hpp>
-#include <kvslim/ops/window_scores.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -145,11 +145,7 @@ struct implementation<ops::expected_attention_op, Exec> {
     for (index_t t = o.sinks; t < n; t += 4) {
       index_t const here = detail::min(4, n - t);
       for (index_t i = 0; i < here; ++i) text.key(s, h, t + i).load(k + i * dim);
-      if (o.covariance && here == 4)
-        ops::window_logits<4>(m.covariance(r), k, dim, dim, x);
-      else if (o.covariance)
-        for (index_t i = 0; i < here; ++i)
-          ops::window_logits<1>(m.covariance(r), k + i * dim, dim, dim, x + i * dim);
+      if (o.covariance) ops::multiply_lanes(m.covariance(r), dim, k, dim, here, x, dim);
       for (index_t i = 0; i < here; ++i) {
         float const square = o.covariance ? ops::dot(k + i * dim, x + i * dim, dim) : 0.0f;
         p[t + i] = ops::dot(m.mean(r), k + i * dim, dim) * scale +

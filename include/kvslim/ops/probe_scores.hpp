@@ -2,9 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/ops/attention_mass.hpp>
 #include <kvslim/ops/finite.hpp>
 #include <kvslim/ops/probed_text.hpp>
-#include <kvslim/ops/window_scores.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -25,12 +25,11 @@ struct probe_options {
 };
 
 /// Queries that look at once, and stretches of tokens whose softmax sums CUDA keeps.
-inline constexpr index_t probes_together = 64, probe_sums = 16;
+inline constexpr index_t probes_together = lanes_together, probe_sums = 16;
 
 /// Floats of scratch per row: what a block of queries works in, and one for every token.
 [[nodiscard]] KVSLIM_HD constexpr index_t probe_score_floats(extents const& e) noexcept {
-  return detail::max(window_mass_floats(e.head_dim, probes_together),
-                     2 * probes_together * probe_sums) +
+  return detail::max(share_floats(e.head_dim, probes_together), 2 * probes_together * probe_sums) +
          e.tokens;
 }
 
@@ -80,7 +79,7 @@ struct probe_scores_op {};
 ///
 /// Shapes: out [rows, tokens] by rank; scratch [rows, probe_score_floats]. Cost: for each stretch
 /// 4 * q_heads * queries * (sinks + tokens + queries) * head_dim flop; K is read twice for every
-/// query head and 64 queries.
+/// query head and 128 queries.
 template <class Exec, class Text, class Space>
 status probe_scores(Exec const& exec, Text const& text, probes<Space> const& x,
                     probe_options const& options, score_view out, float* scratch) {
@@ -124,12 +123,14 @@ struct implementation<ops::probe_scores_op, Exec> {
             bool const own = x.keys.data != nullptr;
             if (own) seen.keys = x.keys.part(part.first_query, b + here);
             seen.queries = own ? b + here : here;
-            auto const block = x.queries.part(part.first_query + b, here);
-            ops::window_attention(seen, block, s, h, h * group + g, work,
-                                  [&](index_t t, float const* p, float const* share) {
-                                    if (t < context)
-                                      pay_all(options.queries, p, share, here, sum[t]);
-                                  });
+            ops::query_block const block{s, h, part.first_query + b, here, h * group + g, 1};
+            ops::attention_shares(
+                seen, x.queries, {}, block, context + seen.queries, context, work,
+                [](index_t) { return 1.0f; },
+                [&](index_t t, index_t m, float const* p) {
+                  for (index_t i = 0; i < m; ++i)
+                    pay_all(options.queries, p + i * block.lanes(), here, sum[t + i]);
+                });
           }
           for (index_t t = head; t < context; ++t) {
             float& to = scores[seen.rank(s, h, t)];
@@ -145,14 +146,14 @@ struct implementation<ops::probe_scores_op, Exec> {
   }
 
  private:
-  static void pay_all(ops::paid how, float const* p, float const* share, index_t n,
-                      float& sum) noexcept {
-    auto const queries = static_cast<float>(n);  // share is divided by it
+  static void pay_all(ops::paid how, float const* p, index_t n, float& sum) noexcept {
     if (how == ops::paid::sum) {
-      sum += ops::dot(p, share, n) * queries;
+      float here = 0.0f;
+      ops::sum_lanes(p, 1, n, 1, n, &here, 1);
+      sum += here;
       return;
     }
-    for (index_t i = 0; i < n; ++i) sum = ops::pay(how, sum, p[i] * (share[i] * queries));
+    for (index_t i = 0; i < n; ++i) sum = ops::pay(how, sum, p[i]);
   }
 };
 

@@ -4,6 +4,7 @@
 
 #include <kvslim/core/rows.hpp>
 #include <kvslim/core/text.hpp>
+#include <kvslim/isa/score_kernels.hpp>
 
 #include <cmath>
 
@@ -26,6 +27,12 @@ struct probed_key {
       key.load(out);
     else
       own->load(sequence, kv_head, at, out);
+  }
+  friend void load_by_kernel(probed_key const& from, float* out) noexcept {
+    if (from.own == nullptr)
+      detail::load_by_kernel(from.key, out);
+    else
+      from.load(out);
   }
 };
 

@@ -2,7 +2,10 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/ops/window_scores.hpp>
+#include <kvslim/core/concepts.hpp>
+#include <kvslim/ops/query_lanes.hpp>
+
+#include <cmath>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -51,11 +54,7 @@ struct implementation<ops::projected_norms_op, Exec> {
           for (index_t t = 0; t < n; t += 4) {
             index_t const some = detail::min(4, n - t);
             for (index_t i = 0; i < some; ++i) text.value(s, h, t + i).load(v + i * dim);
-            if (some == 4)
-              ops::window_logits<4>(w, v, dim, here, x);
-            else
-              for (index_t i = 0; i < some; ++i)
-                ops::window_logits<1>(w, v + i * dim, dim, here, x + i * here);
+            ops::multiply_lanes(w, here, v, dim, some, x, here);
             for (index_t i = 0; i < some; ++i)
               norms[t + i] += length(x + i * here, here) / static_cast<float>(group);
           }

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <kvslim/exec/cuda_block.cuh>
+#include <kvslim/ops/attention_mass.cuh>
 #include <kvslim/ops/window_moments.hpp>
-#include <kvslim/ops/window_scores.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
@@ -78,8 +78,7 @@ struct implementation<ops::window_moments_op, cuda> {
     auto const& e = text.extents();
     index_t const window = queries.tokens, group = queries.heads / e.kv_heads,
                   floats = ops::window_moments_floats(e, window),
-                  facts = ops::window_scratch_floats(e, window),
-                  stretch = detail::window_stretch(window),
+                  facts = ops::mass_floats(e, window), stretch = detail::window_stretch(window),
                   stretches = detail::div_up(e.tokens, stretch);
     float const scale = 1.0f / std::sqrt(static_cast<float>(e.head_dim));
     for (index_t g = 0; g < group; ++g) {

@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/ops/window_scores.hpp>
+#include <kvslim/ops/attention_mass.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -34,10 +34,11 @@ struct paid_moments {
   }
 };
 
-/// Floats of scratch that window_moments needs for each row: window_scores' and two of every token.
+/// Floats of scratch that window_moments needs for each row: attention_mass' and two of every
+/// token.
 [[nodiscard]] KVSLIM_HD constexpr index_t window_moments_floats(extents const& e,
                                                                 index_t window) noexcept {
-  return window_scratch_floats(e, window) + 2 * e.tokens;
+  return mass_floats(e, window) + 2 * e.tokens;
 }
 
 struct window_moments_op {};
@@ -47,7 +48,7 @@ struct window_moments_op {};
 /// the query heads of each KV head. Rows' statistics, if asked for, are sums over their query heads
 /// and earlier tokens. The window's own scores, and rows no longer than it, are 0.
 ///
-/// Shapes, cost: as window_scores(). Requires: window >= 2. Source: arXiv:2503.12491.
+/// Shapes, cost: as attention_mass(). Requires: window >= 2. Source: arXiv:2503.12491.
 template <class Exec, class Text, class Queries>
 status window_moments(Exec const& exec, Text const& text, Queries const& queries,
                       moment_options options, score_view out, float* scratch) {
@@ -66,26 +67,35 @@ struct implementation<ops::window_moments_op, Exec> {
     index_t const row_floats = ops::window_moments_floats(e, window);
     exec.for_each(e.rows(), [=](index_t r) {
       index_t const s = r / e.kv_heads, h = r % e.kv_heads;
-      index_t const prefix = detail::max(0, text.tokens(s, h) - window);
-      float* const work = scratch + r * row_floats;
-      float* const mass = work + ops::window_mass_floats(e.head_dim, window);
-      float* const pooled = mass + e.tokens;
+      index_t const length = text.tokens(s, h), prefix = detail::max(0, length - window);
+      float* const held = scratch + r * row_floats;  // [2, tokens]
+      float* const work = held + 2 * e.tokens;
       float* const scores = out.row(r);
       double entropy = 0.0, variance = 0.0;
       for (index_t t = 0; t < e.tokens; ++t) scores[t] = 0.0f;
-      for (index_t g = 0; g < group && prefix > 0; ++g) {
-        ops::window_attention(text, queries, s, h, h * group + g, work,
-                              [&](index_t t, float const* x, float const* share) {
-                                ops::paid_moments m;
-                                for (index_t w = 0; w < window; ++w)
-                                  m.add(x[w] * (share[w] * static_cast<float>(window)));
-                                float const spread = m.variance(window);
-                                mass[t] = m.mean(window) + options.gamma * spread;
-                                entropy += m.entropy;
-                                variance += static_cast<double>(spread);
-                              });
-        ops::pool(pooling::average, mass, prefix, options.kernel, pooled);
-        for (index_t t = 0; t < prefix; ++t) scores[t] += pooled[t] / static_cast<float>(group);
+      index_t const room = ops::pooled_heads::room(options.kernel, detail::max(1, prefix)),
+                    together = detail::min(ops::heads_together(window), 2 * e.tokens / room);
+      for (index_t g = 0; g < group && prefix > 0; g += together) {
+        ops::query_block const b{s, h, 0, window, h * group + g, detail::min(together, group - g)};
+        ops::pooled_heads pools{pooling::average, options.kernel, prefix, b.heads, held};
+        ops::attention_shares(
+            text, queries, {}, b, length, prefix, work, [](index_t) { return 1.0f; },
+            [&](index_t, index_t n, float const* x) {
+              float* const to = pools.next();
+              for (index_t j = 0; j < b.heads; ++j)
+                for (index_t i = 0; i < n; ++i) {
+                  ops::paid_moments m;
+                  for (index_t w = 0; w < window; ++w) m.add(x[i * b.lanes() + j * window + w]);
+                  float const spread = m.variance(window);
+                  to[j * room + i] = m.mean(window) + options.gamma * spread;
+                  entropy += m.entropy;
+                  variance += static_cast<double>(spread);
+                }
+              pools.arrived(n, [&](index_t t, index_t m, float const* mass) {
+                for (index_t i = 0; i < m; ++i)
+                  scores[t + i] += mass[i] / static_cast<float>(group);
+              });
+            });
       }
       if (out.statistics != nullptr)
         out.statistics[r] = {static_cast<float>(entropy), static_cast<float>(variance)};

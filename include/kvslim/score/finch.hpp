@@ -15,15 +15,15 @@
 // Fidelity: the authors select one set for all heads of a layer: `shared` over them.
 // Fidelity: the prompt is taken at once; in parts it is compress(), then append() and recompress().
 
+#include <kvslim/ops/attention_mass.hpp>
 #include <kvslim/ops/finite.hpp>
-#include <kvslim/ops/window_scores.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
 /// Scores tokens by the attention of the question's queries.
 /// Requires: evidence window_queries with `window` tokens (invalid_shape); window in [1, 65536]
 /// (invalid_option). A row no longer than the window keeps its newest tokens. Cost: see
-/// ops::window_scores. Source: TACL 2024.
+/// ops::attention_mass. Source: TACL 2024.
 struct finch {
   static constexpr scorer_traits<no_column, needs_window_queries> traits{.bulk = true};
 
@@ -35,7 +35,7 @@ struct finch {
 
   [[nodiscard]] constexpr index_t protected_recent() const noexcept { return opt.window; }
   [[nodiscard]] constexpr index_t scratch_floats(extents const& e) const noexcept {
-    return ops::window_scratch_floats(e, opt.window);
+    return ops::mass_floats(e, opt.window);
   }
   [[nodiscard]] constexpr status check(extents const&) const noexcept {
     if (opt.window < 1 || opt.window > (index_t{1} << 16))
@@ -54,8 +54,8 @@ struct finch {
   template <class Exec, class Text, class Evidence>
   [[nodiscard]] status score(Exec const& exec, Text const& text, Evidence const& evidence,
                              score_view out, float* scratch) const {
-    return ops::window_scores(exec, text, evidence.template get<needs_window_queries>().queries,
-                              {.by_visible = opt.normalized}, out, scratch);
+    return ops::attention_mass(exec, text, evidence.template get<needs_window_queries>().queries,
+                               {.by_visible = opt.normalized}, out, scratch);
   }
 };
 static_assert(scorer<finch>);

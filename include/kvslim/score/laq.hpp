@@ -17,16 +17,16 @@
 // for snapkv.
 // Fidelity: where drafting ended early, give `pseudo` the queries that there are.
 
+#include <kvslim/ops/attention_mass.hpp>
 #include <kvslim/ops/finite.hpp>
 #include <kvslim/ops/probed_text.hpp>
-#include <kvslim/ops/window_scores.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
 /// Scores tokens by the attention of the newest queries and of drafted ones.
 /// Requires: evidence window_queries with `window` queries of the prompt's last tokens, then
 /// `pseudo` drafted ones (invalid_shape); odd pool, pseudo >= 1, window >= 0 (invalid_option).
-/// Cost: see ops::window_scores. Source: arXiv:2505.20334.
+/// Cost: see ops::attention_mass. Source: arXiv:2505.20334.
 struct laq {
   static constexpr scorer_traits<no_column, needs_window_queries> traits{.bulk = true};
 
@@ -41,7 +41,7 @@ struct laq {
 
   [[nodiscard]] constexpr index_t protected_recent() const noexcept { return opt.window; }
   [[nodiscard]] constexpr index_t scratch_floats(extents const& e) const noexcept {
-    return ops::window_scratch_floats(e, opt.window + opt.pseudo);
+    return ops::mass_floats(e, opt.window + opt.pseudo);
   }
   [[nodiscard]] constexpr status check(extents const&) const noexcept {
     constexpr index_t most = index_t{1} << 15;
@@ -67,8 +67,9 @@ struct laq {
   [[nodiscard]] status score(Exec const& exec, Text const& text, Evidence const& evidence,
                              score_view out, float* scratch) const {
     ops::probed_text<Text> const seen{text, {}, opt.pseudo, 0, 0, text.extents().tokens};
-    return ops::window_scores(exec, seen, evidence.template get<needs_window_queries>().queries,
-                              {opt.kind, opt.pool, opt.heads}, out, scratch);
+    return ops::attention_mass(exec, seen, evidence.template get<needs_window_queries>().queries,
+                               {.kind = opt.kind, .kernel = opt.pool, .heads = opt.heads}, out,
+                               scratch);
   }
 };
 static_assert(scorer<laq>);

@@ -19,15 +19,16 @@
 // Fidelity: the window is kept by index, not by writing max + 1 into its scores (which vanishes in
 // 16-bit types).
 
+#include <kvslim/ops/attention_mass.hpp>
 #include <kvslim/ops/finite.hpp>
-#include <kvslim/ops/window_scores.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
 /// Scores tokens by the attention of the newest queries.
-/// Requires: evidence window_queries with `window` tokens (invalid_shape); odd pool, window >= 1
-/// (invalid_option). A row no longer than the window keeps its newest tokens. Cost: see
-/// ops::window_scores; synchronisation none. Source: arXiv:2404.14469.
+/// Requires: evidence window_queries with `window` tokens (invalid_shape); odd pool, window >= 1,
+/// a finite scale and soft cap, not negative (invalid_option). A row no longer than the window
+/// keeps its newest tokens. Cost: see ops::attention_mass; synchronisation none. Source:
+/// arXiv:2404.14469.
 struct snapkv {
   static constexpr scorer_traits<no_column, needs_window_queries> traits{.bulk = true};
 
@@ -37,12 +38,13 @@ struct snapkv {
     pooling kind = pooling::average;  ///< authors' default
     reduce heads = reduce::mean;      ///< kvpress
     bool reduce_first = false;        ///< reduce before pooling, as AdaKV and PyramidKV do
+    logit_rule logit = {};  ///< of the model: own scale, soft cap (default 1 / sqrt(head_dim), off)
   };
   options opt = {};
 
   [[nodiscard]] constexpr index_t protected_recent() const noexcept { return opt.window; }
   [[nodiscard]] constexpr index_t scratch_floats(extents const& e) const noexcept {
-    return ops::window_scratch_floats(e, opt.window);
+    return ops::mass_floats(e, opt.window);
   }
 
   [[nodiscard]] constexpr status check(extents const&) const noexcept {
@@ -50,6 +52,10 @@ struct snapkv {
     if (opt.window < 1 || opt.window > most || opt.pool < 1 || opt.pool > most || opt.pool % 2 == 0)
       return detail::fail(errc::invalid_option,
                           "kvslim: snapkv needs a window and an odd pool in [1, 65536]");
+    if (!(opt.logit.scale >= 0.0f && opt.logit.scale <= 3.0e38f && opt.logit.soft_cap >= 0.0f &&
+          opt.logit.soft_cap <= 3.0e38f))
+      return detail::fail(errc::invalid_option,
+                          "kvslim: snapkv's scale and soft cap must be finite and not negative");
     return {};
   }
   template <class Text, class Evidence>
@@ -64,8 +70,13 @@ struct snapkv {
   template <class Exec, class Text, class Evidence>
   [[nodiscard]] status score(Exec const& exec, Text const& text, Evidence const& evidence,
                              score_view out, float* scratch) const {
-    return ops::window_scores(exec, text, evidence.template get<needs_window_queries>().queries,
-                              {opt.kind, opt.pool, opt.heads, opt.reduce_first}, out, scratch);
+    return ops::attention_mass(exec, text, evidence.template get<needs_window_queries>().queries,
+                               {.kind = opt.kind,
+                                .kernel = opt.pool,
+                                .heads = opt.heads,
+                                .reduce_first = opt.reduce_first,
+                                .logit = opt.logit},
+                               out, scratch);
   }
 };
 static_assert(scorer<snapkv>);

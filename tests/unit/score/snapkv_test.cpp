@@ -48,6 +48,22 @@ TEST_CASE("snapkv's scores match the reference, heads reduced after pooling or b
   }
 }
 
+TEST_CASE("snapkv takes the model's own scale and soft cap", "[snapkv]") {
+  data::cache const c({.kv_heads = 2, .group = 3, .tokens = 77, .head_dim = 80});
+  for (logit_rule const rule : {logit_rule{.scale = 0.3f}, logit_rule{0.5f, 2.5f}}) {
+    auto const got = data::scores_by(pipeline{snapkv{{.window = 9, .logit = rule}}}, c.view(),
+                                     evidence{window_queries{c.queries(9)}});
+    for (index_t h = 0; h < 2; ++h) {
+      auto const expected = reference::snapkv(
+          oracle::window(c, 0, h, 9), oracle::keys(c, 0, h), 5, false, reference::reduce::mean,
+          static_cast<double>(rule.scale), static_cast<double>(rule.soft_cap));
+      for (std::size_t t = 0; t < expected.size(); ++t)
+        REQUIRE(std::abs(got[static_cast<std::size_t>(h) * 77 + t] - expected[t]) <=
+                tolerance::accumulated);
+    }
+  }
+}
+
 TEST_CASE("queries may lie in memory that the caller writes to", "[snapkv]") {
   data::cache const c({.tokens = 100, .head_dim = 16});
   index_t const heads = c.shape.q_heads();
@@ -132,4 +148,6 @@ TEST_CASE("snapkv says what it lacks", "[snapkv]") {
   CHECK(code({.window = 8, .pool = 4}, c.queries(8)) == errc::invalid_option);
   CHECK(code({.window = 8, .pool = -1}, c.queries(8)) == errc::invalid_option);
   CHECK(code({.window = 1 << 17}, c.queries(8)) == errc::invalid_option);
+  CHECK(code({.window = 8, .logit = {-1.0f, 0.0f}}, c.queries(8)) == errc::invalid_option);
+  CHECK(code({.window = 8, .logit = {0.0f, NAN}}, c.queries(8)) == errc::invalid_option);
 }

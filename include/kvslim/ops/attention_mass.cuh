@@ -2,14 +2,14 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/ops/attention_mass.hpp>
 #include <kvslim/ops/softmax_tile.cuh>
-#include <kvslim/ops/window_scores.hpp>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
 /// Mean probability of every token of the prefix: mass [tokens] at the start of a row's scratch.
 template <class Text>
-KVSLIM_DETAIL_KERNEL void window_mass_kernel(softmax_tile<Text> tile, ops::window_options options,
+KVSLIM_DETAIL_KERNEL void window_mass_kernel(softmax_tile<Text> tile, ops::mass_options options,
                                              float* scratch) {
   __shared__ tile_statistics stats;
   index_t const items = tile.text.extents().rows() * tile.stretches_at_most, window = tile.count;
@@ -40,7 +40,7 @@ KVSLIM_DETAIL_KERNEL void window_mass_kernel(softmax_tile<Text> tile, ops::windo
 template <class Text>
 struct window_pool_body {
   Text text;
-  ops::window_options options;
+  ops::mass_options options;
   score_view out;
   float const* scratch;
   index_t row_floats, window, g, group;
@@ -54,13 +54,8 @@ struct window_pool_body {
     if (g == 0) score = 0.0f;
     if (t >= prefix) return;
     float const* const mass = scratch + r * row_floats;
-    float sum = 0.0f, most = mass[t];
-    for (index_t j = max(0, t - half); j <= min(prefix - 1, t + half); ++j) {
-      sum += mass[j];
-      most = mass[j] > most ? mass[j] : most;
-    }
-    float const pooled =
-        options.kind == pooling::average ? sum / static_cast<float>(options.kernel) : most;
+    float const pooled = ops::pooled_at(options.kind, mass, t, max(0, t - half),
+                                        min(prefix - 1, t + half), options.kernel);
     float const add = options.heads == reduce::mean ? pooled / static_cast<float>(group) : pooled;
     score = reduce_step(options.heads, score, add);
   }
@@ -78,7 +73,7 @@ struct window_take_body {
 };
 
 /// Tokens of one stretch: so many that the statistics of all of them fit behind the mass in
-/// ops::window_scratch_floats.
+/// ops::mass_floats.
 [[nodiscard]] constexpr index_t window_stretch(index_t window) noexcept {
   return tile_threads * div_up(window, 64);
 }
@@ -89,30 +84,38 @@ KVSLIM_BEGIN_NAMESPACE
 
 /// Four kernels for each query head of a group.
 template <>
-struct implementation<ops::window_scores_op, cuda> {
+struct implementation<ops::attention_mass_op, cuda> {
   template <class Text, class Queries>
-  static status run(cuda exec, Text const& text, Queries const& queries,
-                    ops::window_options options, score_view out, float* scratch) {
+  static status run(cuda exec, Text const& text, Queries const& queries, ops::mass_options options,
+                    score_view out, float* scratch) {
     static_assert(std::same_as<typename Queries::space, cuda_space>,
                   "kvslim: a CUDA executor was given queries in host memory");
     auto const& e = text.extents();
-    index_t const floats = ops::window_scratch_floats(e, queries.tokens),
+    index_t const floats = ops::mass_floats(e, queries.tokens),
                   stretch = detail::window_stretch(queries.tokens),
                   // queries may stand behind all tokens (probed_text)
         stretches = detail::div_up(e.tokens + queries.tokens, stretch),
                   group = queries.heads / e.kv_heads;
-    float const scale = 1.0f / std::sqrt(static_cast<float>(e.head_dim));
     for (index_t g = 0; g < group; ++g) {
-      detail::softmax_tile<Text> const tile{
-          text,   queries, g,        1, 0, queries.tokens, scale, 0.0f, scratch + e.tokens,
-          floats, stretch, stretches};
+      detail::softmax_tile<Text> const tile{text,
+                                            queries,
+                                            g,
+                                            1,
+                                            0,
+                                            queries.tokens,
+                                            detail::logit_scale(options.logit, e.head_dim),
+                                            options.logit.soft_cap,
+                                            scratch + e.tokens,
+                                            floats,
+                                            stretch,
+                                            stretches};
       if (auto const s = detail::launch_softmax(exec, tile); !s) return s;
       if (auto const s =
               detail::launch(exec, {detail::blocks_for(e.rows() * stretches), detail::tile_threads},
                              detail::window_mass_kernel<Text>, tile, options, scratch);
           !s)
         return s;
-      ops::window_options each = options;
+      ops::mass_options each = options;
       if (options.reduce_first) each.kernel = 1;
       detail::window_pool_body<Text> const pool{text,   each,           out, scratch,
                                                 floats, queries.tokens, g,   group};

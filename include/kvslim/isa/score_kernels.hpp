@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+/// The CPU kernels of scoring, and the choice among them. What asks for one runs its plain loop
+/// where the answer is no: another processor, another compiler.
+
+#include <kvslim/core/channels.hpp>
+#include <kvslim/core/codec.hpp>
+#include <kvslim/isa/path.hpp>
+
+#include <cmath>
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace detail {
+
+#if KVSLIM_DETAIL_KERNELS
+
+#if defined(__clang__)
+#define KVSLIM_ISA_UNROLL _Pragma("unroll")
+#define KVSLIM_ISA_KEEP(x) static_cast<void>(0)
+#else
+#define KVSLIM_ISA_UNROLL _Pragma("GCC unroll 16")
+#define KVSLIM_ISA_KEEP(x) asm("" : "+v"(x))
+#endif
+#define KVSLIM_ISA_INLINE [[gnu::always_inline, KVSLIM_ISA_TARGET]] static
+#define KVSLIM_ISA_CALL [[gnu::noinline, KVSLIM_ISA_TARGET]] static
+
+#define KVSLIM_ISA_TARGET gnu::target("avx2,fma,f16c")
+#define KVSLIM_ISA_WIDTH 8
+#define KVSLIM_ISA_REGISTERS 16
+struct score_avx2 {
+#include <kvslim/isa/score_kernels.inc>
+};
+#undef KVSLIM_ISA_TARGET
+#undef KVSLIM_ISA_WIDTH
+#undef KVSLIM_ISA_REGISTERS
+
+#define KVSLIM_ISA_TARGET gnu::target("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
+#define KVSLIM_ISA_WIDTH 16
+#define KVSLIM_ISA_REGISTERS 32
+struct score_avx512 {
+#include <kvslim/isa/score_kernels.inc>
+};
+#undef KVSLIM_ISA_TARGET
+#undef KVSLIM_ISA_WIDTH
+#undef KVSLIM_ISA_REGISTERS
+
+#undef KVSLIM_ISA_UNROLL
+#undef KVSLIM_ISA_KEEP
+#undef KVSLIM_ISA_INLINE
+#undef KVSLIM_ISA_CALL
+
+/// Calls f(kernels); false where there are none.
+template <class F>
+[[nodiscard]] inline bool with_score_kernels(F const& f) noexcept {
+  switch (isa::current()) {
+    case isa::path::avx512:
+      f(score_avx512{});
+      return true;
+    case isa::path::avx2:
+      f(score_avx2{});
+      return true;
+    default:
+      return false;
+  }
+}
+
+#else
+
+template <class F>
+[[nodiscard]] constexpr bool with_score_kernels(F const&) noexcept {
+  return false;
+}
+
+#endif
+
+/// Reads a K or V row, anything with load(), as floats.
+template <class Row>
+inline void load_by_kernel(Row const& from, float* out) noexcept {
+  from.load(out);
+}
+template <class T>
+inline void load_by_kernel(channel_range<T> const& from, float* out) noexcept {
+  if (from.stride() != 1 || !with_score_kernels([&](auto kernels) {
+        decltype(kernels)::template widen_row<T>(from.first(), from.size(), out);
+      }))
+    from.load(out);
+}
+
+/// Fetches what such a row will read.
+template <class Row>
+inline void prefetch_row(Row const&) noexcept {}
+#if defined(__GNUC__)
+template <class T>
+inline void prefetch_row(channel_range<T> const& from) noexcept {
+  auto const* const bytes = reinterpret_cast<std::byte const*>(from.first());
+  index_t const size = from.stride() == 1 ? from.size() * static_cast<index_t>(sizeof(T)) : 1;
+  for (index_t i = 0; i < size; i += 64) __builtin_prefetch(bytes + i);
+}
+#endif
+
+}  // namespace detail
+
+KVSLIM_END_NAMESPACE
