@@ -32,6 +32,7 @@ namespace detail {
 #define KVSLIM_ISA_REGISTERS 16
 struct score_avx2 {
 #include <kvslim/isa/score_kernels.inc>
+#include <kvslim/isa/select_kernels.inc>
 };
 #undef KVSLIM_ISA_TARGET
 #undef KVSLIM_ISA_WIDTH
@@ -42,6 +43,7 @@ struct score_avx2 {
 #define KVSLIM_ISA_REGISTERS 32
 struct score_avx512 {
 #include <kvslim/isa/score_kernels.inc>
+#include <kvslim/isa/select_kernels.inc>
 };
 #undef KVSLIM_ISA_TARGET
 #undef KVSLIM_ISA_WIDTH

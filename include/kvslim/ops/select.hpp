@@ -8,6 +8,7 @@
 
 #include <kvslim/core/keep_set.hpp>
 #include <kvslim/exec/cpu.hpp>
+#include <kvslim/ops/top_keys.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -16,20 +17,6 @@
 KVSLIM_BEGIN_NAMESPACE
 
 namespace ops {
-
-/// Larger key means earlier in the order; keys with different indices are distinct. -0 and +0 are
-/// equal scores. `index` below 2^32.
-[[nodiscard]] KVSLIM_HD inline std::uint64_t order_key(float score, index_t index) noexcept {
-  auto bits = detail::bit_cast<std::uint32_t>(score + 0.0f);
-  bool const nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  bits = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-  auto const high = static_cast<std::uint64_t>(nan ? 0u : bits);
-  return (high << 32) | (0xffffffffu - static_cast<std::uint32_t>(index));
-}
-
-[[nodiscard]] KVSLIM_HD inline index_t key_index(std::uint64_t key) noexcept {
-  return static_cast<index_t>(0xffffffffu - static_cast<std::uint32_t>(key));
-}
 
 /// Whether a score reaches a quota's least; NaN reaches only the lowest bound.
 [[nodiscard]] KVSLIM_HD inline bool reaches(float score, float least) noexcept {
@@ -59,14 +46,6 @@ struct mass_scale {
   static constexpr std::int64_t one = std::int64_t{1} << 32;
 };
 
-/// Moves the `keep` largest of `count` keys to the front, in no order. Cost: linear on average, no
-/// memory.
-inline void top_keys(std::uint64_t* keys, index_t count, index_t keep) noexcept {
-  if (keep > 0 && keep < count)
-    std::nth_element(keys, keys + keep, keys + count,
-                     [](std::uint64_t a, std::uint64_t b) { return a > b; });
-}
-
 /// Whether rank i of n tokens is protected, and in which turn: 0 pinned, 1 sink, 2 recent, 3 not.
 [[nodiscard]] KVSLIM_HD inline int protection(bool pinned, quota const& q, index_t i,
                                               index_t n) noexcept {
@@ -74,6 +53,18 @@ inline void top_keys(std::uint64_t* keys, index_t count, index_t keep) noexcept 
   if (i < q.sinks) return 1;
   if (i >= n - q.recent) return 2;
   return 3;
+}
+
+/// How many tokens from the first on are not kept, up to n.
+[[nodiscard]] inline index_t evicted_run(fate const* fates, index_t n) noexcept {
+  static_assert(sizeof(fate) == 1 && static_cast<int>(fate::evicted) == 0);
+  index_t i = 0;
+  for (std::uint64_t eight = 0; i + 8 <= n; i += 8) {
+    std::memcpy(&eight, fates + i, sizeof eight);
+    if (eight != 0) break;
+  }
+  while (i < n && fates[i] == fate::evicted) ++i;
+  return i;
 }
 
 struct protect_op {};
@@ -181,11 +172,17 @@ struct implementation<ops::keep_best_op, Exec> {
       fate* const mine = fates + r * e.tokens;
       std::uint64_t* const row = keys + r * e.tokens;
       index_t room = q.count, open = 0;
-      for (index_t i = 0; i < n; ++i) {
-        if (mine[i] != fate::evicted)
-          --room;
-        else if (ops::reaches(scores.row(r)[i], q.least))
-          row[open++] = ops::order_key(scores.row(r)[i], i);
+      for (index_t i = 0; i < n;) {
+        index_t const run = ops::evicted_run(mine + i, n - i);
+        if (q.least == -INFINITY) {
+          ops::order_keys(scores.row(r) + i, i, run, row + open);
+          open += run;
+        } else {
+          for (index_t j = i; j < i + run; ++j)
+            if (ops::reaches(scores.row(r)[j], q.least))
+              row[open++] = ops::order_key(scores.row(r)[j], j);
+        }
+        for (i += run; i < n && mine[i] != fate::evicted; ++i) --room;
       }
       room = detail::max(0, detail::min(room, open));
       if (q.cover > 0.0f) {
@@ -202,8 +199,22 @@ struct implementation<ops::keep_best_op, Exec> {
         room = detail::min(
             room, ops::cover_keys(row, open, need, [&](index_t i) { return scale(score[i]); }));
       }
-      ops::top_keys(row, open, room);
-      for (index_t i = 0; i < room; ++i) mine[ops::key_index(row[i])] = fate::kept;
+      if (room == 0) return;
+      std::uint64_t const least = ops::nth_key(row, open, room);
+      if (q.least > -INFINITY || q.cover > 0.0f) {  // some are left out, or sorted
+        for (index_t i = 0; i < open; ++i)          // no branch on the keys
+          mine[ops::key_index(row[i])] = row[i] >= least ? fate::kept : fate::evicted;
+        return;
+      }
+      static_assert(static_cast<int>(fate::kept) == 1);
+      std::uint64_t const* next = row;
+      for (index_t i = 0; i < n;) {  // the same runs again
+        index_t const run = ops::evicted_run(mine + i, n - i);
+        ops::reach_keys(next, run, least, reinterpret_cast<std::uint8_t*>(mine + i));
+        next += run;
+        i += run;
+        while (i < n && mine[i] != fate::evicted) ++i;
+      }
     });
     return {};
   }
@@ -288,10 +299,12 @@ struct implementation<ops::list_kept_op, Exec> {
     exec.for_each(e.rows(), [=](index_t r) {
       index_t const s = r / e.kv_heads, h = r % e.kv_heads, n = text.tokens(s, h);
       index_t at = keep.begins[r];
-      for (index_t i = 0; i < n && at < keep.begins[r + 1]; ++i) {
-        if (fates[r * e.tokens + i] == fate::evicted) continue;
+      index_t const end = keep.begins[r + 1];
+      fate const* const mine = fates + r * e.tokens;
+      for (index_t i = 0; i < n && at < end; ++i) {  // no branch on the fates
         keep.ranks[at] = static_cast<std::int32_t>(i);
-        keep.cells[at++] = static_cast<std::int32_t>(text.cell(s, h, i));
+        keep.cells[at] = static_cast<std::int32_t>(text.cell(s, h, i));
+        at += mine[i] != fate::evicted ? 1 : 0;
       }
     });
     return {};
