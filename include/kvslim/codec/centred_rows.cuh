@@ -76,13 +76,13 @@ struct warp_codec<centred_rows<Keys, Bits, Tail>> {
       for (int j = 0; j < together; ++j) {  // scales share bytes
         std::uint32_t const best = __shfl_sync(whole_warp, s, j * tries);
         if (lane() == 0 && i0 + j < n)
-          codec::put_scale(codes + codec::code_bytes(dim), at.first + i0 + j, best);
+          codec::put_scale(codes + codec::coded(dim).bytes(), at.first + i0 + j, best);
       }
     }
     __syncwarp();
-    for (index_t u = lane(); u < codec::units(dim); u += warp)
+    for (index_t u = lane(); u < codec::coded(dim).units(); u += warp)
       each_of_unit(u, at, top, block, [&](index_t t, index_t d, float step) {
-        codec::put(codes, t, d, dim, codec::code_of(rows[(t - at.first) * dim + d], step));
+        codec::coded(dim).put(codes, t, d, codec::code_of(rows[(t - at.first) * dim + d], step));
       });
   }
   template <class Use>

@@ -6,7 +6,7 @@
 // The mean and the largest magnitude are of the prompt and of one row of the cache; a token has one
 // scale of 5 bits, chosen by its squared error.
 
-#include <kvslim/codec/planar.hpp>
+#include <kvslim/codec/bit_parts.hpp>
 #include <kvslim/ops/hadamard.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -53,7 +53,7 @@ struct centred_rows {
   }
   [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t) const noexcept {
     return codec_sizes{.block_tokens = block_tokens,
-                       .block_bytes = code_bytes(dim) + scale_bytes,
+                       .block_bytes = coded(dim).bytes() + scale_bytes,
                        .keep_exact = residual,
                        .state_bytes = 4 + 2 * dim,
                        .fit_floats = 2 * dim,
@@ -110,22 +110,14 @@ struct centred_rows {
       float* const x = rows + i * dim;
       float const most = centre(x, dim, means(at.state));
       std::uint32_t const s = choose(x, dim, top, most);
-      put_scale(codes + code_bytes(dim), t, s);
+      put_scale(codes + coded(dim).bytes(), t, s);
       float const step = step_of(top, s);
-      for (index_t d = 0; d < dim; ++d) put(codes, t, d, dim, code_of(x[d], step));
+      for (index_t d = 0; d < dim; ++d) coded(dim).put(codes, t, d, code_of(x[d], step));
     }
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, site const& at,
                                              index_t j) const noexcept {
-    std::uint32_t out = 0;
-    each_part([&](auto part, index_t before, int shift) {
-      constexpr int bits = decltype(part)::value;
-      out |= ops::get_unit<bits>(detail::codes_of(block) + before * units(at.dim) +
-                                     unit(at.first, j, at.dim) * ops::unit_bytes<bits>,
-                                 place(at.first, j))
-             << shift;
-    });
-    return out;
+    return coded(at.dim).get(detail::codes_of(block), at.first, j);
   }
   /// The step of one token.
   [[nodiscard]] KVSLIM_HD float step(std::byte const* block, site const& at) const noexcept {
@@ -170,7 +162,7 @@ struct centred_rows {
       }
     if (by_kernels(steps, lows, [&](auto bits, index_t before, float const* s, float const* l) {
           return detail::dot_tokens<decltype(bits)::value>(
-              detail::codes_of(block) + before * units(dim), s, l, at, q, heads, scores);
+              detail::codes_of(block) + before * coded(dim).units(), s, l, at, q, heads, scores);
         }))
       return;
     detail::by_heads(heads, [&](auto count, index_t h0) {
@@ -199,7 +191,7 @@ struct centred_rows {
                    [&](auto bits, index_t before, float const* s, float const* l) {
                      constexpr int n = decltype(bits)::value;
                      return detail::accumulate_run<n>(
-                         detail::codes_of(block) + before * units(at.dim),
+                         detail::codes_of(block) + before * coded(at.dim).units(),
                          detail::div_up(at.dim, detail::unit_channels) * ops::unit_bytes<n>, s, l,
                          at, p, heads, out);
                    }) &&
@@ -214,6 +206,7 @@ struct centred_rows {
  private:
   template <class>
   friend struct warp_codec;
+  using parts = detail::bit_parts<Keys, Bits>;
   static constexpr index_t block_tokens = 32, scale_bits = 5, scale_bytes = 20;
   static constexpr std::uint32_t scales = 32, tries = 8;
   static constexpr float half = 0.5f * static_cast<float>((1 << Bits) - 1);
@@ -225,54 +218,8 @@ struct centred_rows {
                           "kvslim: centred needs a reference of 1e-6 to 65504");
     return {};
   }
-  /// Units of a block; of each part there are as many.
-  [[nodiscard]] static KVSLIM_HD constexpr index_t units(index_t dim) noexcept {
-    return Keys ? dim / detail::unit_quad
-                : block_tokens / detail::unit_quad * detail::div_up(dim, detail::unit_channels);
-  }
-  [[nodiscard]] static KVSLIM_HD constexpr index_t code_bytes(index_t dim) noexcept {
-    return units(dim) * ops::unit_bytes<1> * Bits;
-  }
-  [[nodiscard]] static KVSLIM_HD constexpr index_t unit(index_t t, index_t d,
-                                                        index_t dim) noexcept {
-    return Keys ? d / detail::unit_quad
-                : t / detail::unit_quad * detail::div_up(dim, detail::unit_channels) +
-                      d / detail::unit_channels;
-  }
-  [[nodiscard]] static KVSLIM_HD constexpr index_t place(index_t t, index_t d) noexcept {
-    return Keys ? detail::key_place(t, d) : detail::value_place(t % detail::unit_quad, d);
-  }
-  /// Calls f(bits as a constant, bytes of a unit that lie in parts before it, bits below it).
-  template <class F>
-  KVSLIM_HD static void each_part(F const& f) {
-    if constexpr (Bits == 8) {
-      f(std::integral_constant<int, 8>{}, 0, 0);
-    } else {
-      if constexpr ((Bits & 4) != 0) f(std::integral_constant<int, 4>{}, 0, Bits & 3);
-      if constexpr ((Bits & 2) != 0)
-        f(std::integral_constant<int, 2>{}, ops::unit_bytes<1> * (Bits & 4), Bits & 1);
-      if constexpr ((Bits & 1) != 0)
-        f(std::integral_constant<int, 1>{}, ops::unit_bytes<1> * (Bits & 6), 0);
-    }
-  }
-  /// All 128 codes of a unit, as ops::unpack_words gives them.
-  KVSLIM_HD static void unpack(std::uint8_t const* codes, index_t at, index_t dim,
-                               std::uint32_t* words) noexcept {
-    for (index_t i = 0; i < 32; ++i) words[i] = 0;
-    each_part([&](auto part, index_t before, int shift) {
-      constexpr int bits = decltype(part)::value;
-      detail::local<std::uint32_t, 32> mine;
-      ops::unpack_words<bits>(codes + before * units(dim) + at * ops::unit_bytes<bits>, mine);
-      for (index_t i = 0; i < 32; ++i) words[i] |= mine[i] << shift;
-    });
-  }
-  KVSLIM_HD static void put(std::uint8_t* codes, index_t t, index_t d, index_t dim,
-                            std::uint32_t value) noexcept {
-    each_part([&](auto part, index_t before, int shift) {
-      constexpr int bits = decltype(part)::value;
-      ops::put_unit<bits>(codes + before * units(dim) + unit(t, d, dim) * ops::unit_bytes<bits>,
-                          place(t, d), (value >> shift) & ((1u << bits) - 1u));
-    });
+  [[nodiscard]] static KVSLIM_HD constexpr parts coded(index_t dim) noexcept {
+    return {dim, block_tokens};
   }
   /// Writes 5 bits wherever they lie, over what was there.
   KVSLIM_HD static void put_scale(std::uint8_t* scales, index_t t, std::uint32_t s) noexcept {
@@ -285,7 +232,7 @@ struct centred_rows {
   }
   [[nodiscard]] static KVSLIM_HD std::uint32_t get_scale(std::byte const* block, index_t dim,
                                                          index_t t) noexcept {
-    return ops::get_stream<5>(detail::codes_of(block) + code_bytes(dim), t);
+    return ops::get_stream<5>(detail::codes_of(block) + coded(dim).bytes(), t);
   }
   [[nodiscard]] static KVSLIM_HD f16* means(std::byte* state) noexcept {
     return detail::array_at<f16>(state + 4);
@@ -363,7 +310,7 @@ struct centred_rows {
   /// and 0 for the others.
   KVSLIM_HD static void load_steps(std::byte const* block, site const& at, float* steps,
                                    float* lows) noexcept {
-    if (!detail::steps_of_run(detail::codes_of(block) + code_bytes(at.dim), top_of(at),
+    if (!detail::steps_of_run(detail::codes_of(block) + coded(at.dim).bytes(), top_of(at),
                               1.0f / static_cast<float>(1 << (Bits - 1)), steps))
       for (index_t t = 0; t < block_tokens; ++t)
         steps[t] = t < at.first || t >= at.first + at.n
@@ -377,7 +324,7 @@ struct centred_rows {
   [[nodiscard]] KVSLIM_HD static bool by_kernels(float const* steps, float const* lows,
                                                  Kernel const& kernel) noexcept {
     bool served = true;
-    each_part([&](auto part, index_t before, int shift) {
+    parts::each([&](auto part, index_t before, int shift) {
       detail::local<float, block_tokens> scale, low;
       for (index_t t = 0; t < block_tokens && served; ++t) {
         scale[t] = steps[t] * static_cast<float>(1 << shift);
@@ -398,7 +345,7 @@ struct centred_rows {
       index_t const end = detail::min(dim, begin + detail::partial_channels);
       for (index_t d0 = begin; d0 < end; d0 += detail::unit_quad) {
         detail::local<std::uint32_t, 32> words;
-        unpack(codes, d0 / detail::unit_quad, dim, words);
+        coded(dim).unpack(codes, d0 / detail::unit_quad, words);
         for (index_t c = 0; c < detail::unit_quad; ++c) {
           detail::local<float, block_tokens> x;
           for (index_t t = 0; t < block_tokens; ++t) x[t] = detail::byte_of(words[t], c);
@@ -429,7 +376,7 @@ struct centred_rows {
       detail::lane_sums<Heads, n> sums;
       for (index_t i = 0; i < at.n;) {
         detail::local<std::uint32_t, n> words;
-        unpack(detail::codes_of(block), unit(at.first + i, d, dim), dim, words);
+        coded(dim).unpack(detail::codes_of(block), coded(dim).unit(at.first + i, d), words);
         for (index_t t = (at.first + i) % 4; t < 4 && i < at.n; ++t, ++i) {
           detail::local<float, n> x;
           for (index_t c = 0; c < n; ++c) x[c] = detail::byte_of(words[c], t);
