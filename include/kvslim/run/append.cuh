@@ -25,32 +25,37 @@ __device__ inline void load_by_warp(rows<cuda_space> const& from, index_t s, ind
   });
 }
 
-/// One warp per row of the step: its tokens go to the ring, or, if one cannot be taken, none does.
+inline constexpr int append_warps = 8;  ///< of a block at most
+
+/// One block per row of the step, a warp for each of its tokens in turn: they go to the ring, or,
+/// if one cannot be taken, none does. Tokens are staged in shared memory unless there is `scratch`.
 template <class Packed>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(warp_threads)
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(append_warps* warp_threads)
     append_kernel(Packed packed, rows<cuda_space> k, rows<cuda_space> v, float* scratch, step at) {
+  KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
   auto const& e = packed.extents();
+  index_t const warps = blockDim.x / warp_threads, warp = threadIdx.x / warp_threads;
   index_t const i = blockIdx.x, r = at.first_sequence * e.kv_heads + i, s = i / e.kv_heads,
                 h = i % e.kv_heads, n = k.tokens;
   if (!is_filled(packed) || !is_active(at, e, r)) return;
-  int const lane = lane_of_warp();
   if (fault_of_append(packed, r, n) != nullptr) {
-    if (lane == 0) set_failed(packed, r, errc::capacity_exceeded);
+    if (threadIdx.x == 0) set_failed(packed, r, errc::capacity_exceeded);
     return;
   }
   bool bad = false;
-  for (index_t t = 0; t < n; ++t)
+  for (index_t t = warp; t < n; t += warps)
     bad = exceeds(k, s, h, t, packed.layout().key.limit()) ||
           exceeds(v, s, h, t, packed.layout().value.limit()) || bad;
-  if (__any_sync(0xffffffffu, bad) != 0) {
-    if (lane == 0) set_failed(packed, r, errc::non_finite);
+  if (__syncthreads_or(bad) != 0) {
+    if (threadIdx.x == 0) set_failed(packed, r, errc::non_finite);
     return;
   }
   packed_row& x = packed.raw_row(r);
   auto const keys = packed.keys(r);
   auto const values = packed.values(r);
-  float* const row = scratch + i * round_up(e.head_dim + e.value_width(), 16);
-  for (index_t t = 0; t < n; ++t) {
+  index_t const floats = append_floats(packed.layout());
+  float* const row = scratch != nullptr ? scratch + i * floats : shared + warp * floats;
+  for (index_t t = warp; t < n; t += warps) {
     load_by_warp(k, s, h, t, row);
     load_by_warp(v, s, h, t, row + e.head_dim);
     __syncwarp();
@@ -62,14 +67,14 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(warp_threads)
   std::int32_t* const positions = packed.stored_positions(r);
   float* const biases = packed.biases(r);
   std::uint8_t* const pins = packed.pins(r);
-  for (index_t t = lane; t < n; t += warp_threads) {
+  for (index_t t = threadIdx.x; t < n; t += blockDim.x) {
     if (positions != nullptr)
       positions[x.slots + t] = x.next_position + static_cast<std::int32_t>(t);
     if (biases != nullptr) biases[x.slots + t] = 0.0f;
     if (pins != nullptr) pins[x.slots + t] = 0;
   }
-  __syncwarp();
-  if (lane != 0) return;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
   x.slots += static_cast<std::int32_t>(n);
   x.next_position += static_cast<std::int32_t>(n);
 }
@@ -78,8 +83,8 @@ KVSLIM_END_CUDA_NAMESPACE
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// append() on a stream: one warp per row. A row that cannot take all of the tokens (it or its tail
-/// is full, or they hold NaN, infinity or what its type cannot) stays as it is and its
+/// append() on a stream: one block per row. A row that cannot take all of the tokens (it or its
+/// tail is full, or they hold NaN, infinity or what its type cannot) stays as it is and its
 /// packed_row::failed says capacity_exceeded or non_finite. Scratch: append_bytes(layout).
 template <class Key, class Value>
 status append(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
@@ -96,10 +101,16 @@ status append(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
     return detail::fail(errc::invalid_shape,
                         "kvslim: append needs k and v as [sequences, kv_heads, tokens, dim]");
   if (auto const s = detail::check_workspace(scratch, append_bytes(packed.layout())); !s) return s;
-  auto* const floats = static_cast<float*>(static_cast<void*>(scratch.data));
-  return detail::launch(exec, {at.sequences * e.kv_heads, detail::warp_threads},
+  index_t const bytes =
+                    detail::append_floats(packed.layout()) * static_cast<index_t>(sizeof(float)),
+                fit = detail::most_shared_bytes / bytes,
+                warps = detail::max(1, detail::min(detail::min(n, detail::append_warps), fit));
+  auto* const staging = fit > 0 ? nullptr : static_cast<float*>(static_cast<void*>(scratch.data));
+  return detail::launch(exec,
+                        {at.sequences * e.kv_heads, static_cast<int>(warps) * detail::warp_threads,
+                         fit > 0 ? warps * bytes : 0},
                         detail::append_kernel<packed_cache<Key, Value, cuda_space>>, packed, k, v,
-                        floats, at);
+                        staging, at);
 }
 
 KVSLIM_END_NAMESPACE

@@ -61,14 +61,20 @@ KVSLIM_HD inline void append_row(Packed const& packed, index_t r, float const* k
   ++x.next_position;
 }
 
+/// Floats of a token's K and V.
+template <class Layout>
+[[nodiscard]] KVSLIM_HD constexpr index_t append_floats(Layout const& layout) noexcept {
+  return round_up(layout.extent.head_dim + layout.extent.value_width(), 16);
+}
+
 }  // namespace detail
 
 /// Bytes of scratch for append.
 template <class Layout>
 [[nodiscard]] constexpr std::size_t append_bytes(Layout const& layout) noexcept {
   if (!layout.check()) return 0;
-  index_t const floats = detail::round_up(layout.extent.head_dim + layout.extent.value_width(), 16);
-  return static_cast<std::size_t>(layout.extent.rows() * floats) * sizeof(float);
+  return static_cast<std::size_t>(layout.extent.rows() * detail::append_floats(layout)) *
+         sizeof(float);
 }
 
 /// Adds one or more tokens to every row of the step, at next_position(). They go to the exact tail;
