@@ -44,6 +44,7 @@ __device__ void drop_oldest_by_warp(Packed const& packed, index_t r) {
         __syncwarp();
       }
   }
+  __syncwarp();  // every lane has read the row
   if (lane == 0) {
     --x.slots;
     --x.holes;
@@ -86,6 +87,7 @@ __device__ void close_tail_by_warp(Packed const& packed, index_t r, float* rows)
       if (lane == 0) move_sides(packed, r, to - 1, to);
       __syncwarp();
     }
+    __syncwarp();
     if (lane == 0) positions[x.key_coded] = empty_slot;
     __syncwarp();
     drop_oldest_by_warp(packed, r);
@@ -150,6 +152,7 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(warp_threads)
   settle_half_by_warp(packed.keys(r), key, rows, floats);
   if constexpr (!Packed::layout_type::shares_keys)
     settle_half_by_warp(packed.values(r), value, rows, floats);
+  __syncwarp();  // every lane has read the row
   if (lane_of_warp() == 0) settle_counts(packed, r);
 }
 
