@@ -384,8 +384,9 @@ void remembers() {
   decltype(to.on_host) const copy(to.plan.layout(), bytes.data(), bytes.size());
   for (index_t r = 0; r < 4; ++r) {
     ops::least_likeness mine, theirs;
-    std::memcpy(&mine, to.on_host.row_words(r), sizeof mine);
-    std::memcpy(&theirs, copy.row_words(r), sizeof theirs);
+    void const *const here = to.on_host.row_words(r), *const there = copy.row_words(r);
+    std::memcpy(&mine, here, sizeof mine);
+    std::memcpy(&theirs, there, sizeof theirs);
     check(mine.times == 2 && theirs.times == 2, "two compressions", name);
     check(std::abs(mine.least - theirs.least) <= tolerance::accumulated, "a threshold", name);
   }

@@ -136,7 +136,8 @@ namespace {
 template <class Packed>
 ops::least_likeness remembered(Packed const& packed, index_t r) {
   ops::least_likeness x;
-  std::memcpy(&x, packed.row_words(r), sizeof x);
+  void const* const words = packed.row_words(r);
+  std::memcpy(&x, words, sizeof x);
   return x;
 }
 
