@@ -21,6 +21,9 @@ void add_evicted(std::vector<method>& list, model const& m, snapkv const& snap) 
   add("Random 25 %", [](index_t t) { return pipeline{random_scores{}, keep(0.25, t)}; });
   add("Knorm 50 %", [](index_t t) { return pipeline{knorm{}, keep(0.5, t)}; });
   add("KeyDiff 50 %", [](index_t t) { return pipeline{keydiff{}, keep(0.5, t)}; });
+  add("KeyDiff 50 %, by chunks", [](index_t t) {
+    return pipeline{chunked{keydiff{}, {.size = 256}}, keep(0.5, t)};
+  });
   add("LagKV 50 %", [](index_t t) { return pipeline{lagkv{}, keep(0.5, t)}; });
   add("CurDKV 50 %", [](index_t t) { return pipeline{curdkv{}, keep(0.5, t)}; });
   add("FINCH 50 %", [](index_t t) { return pipeline{finch{}, keep(0.5, t)}; });
