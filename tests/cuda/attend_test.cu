@@ -7,6 +7,8 @@
 #include "both.hpp"
 #include "support/own_basis.hpp"
 
+#include <kvslim/exec/matrix_unit.cuh>
+
 #include <memory>
 
 using namespace on_device;
@@ -81,6 +83,54 @@ void every_field(cache const& c, char const* method, Policy const& policy, bool 
                .active = true,
                .base2 = true,
                .some_sequences = true}});
+}
+
+/// One warp: c [16, 8] += a [16, 16] b [16, 8] of f16, and m [8, 8] of words of 16 bits transposed.
+__global__ void multiply(float const* a, float const* b, float* c, std::uint16_t* m) {
+  int const lane = static_cast<int>(threadIdx.x), g = lane / 4, t = lane % 4;
+  std::uint32_t of_a[4], of_b[2];
+  for (int i = 0; i < 4; ++i) {
+    float const* const from = a + (g + i % 2 * 8) * 16 + 2 * t + i / 2 * 8;
+    of_a[i] = detail::halves(from[0], from[1]);
+  }
+  for (int i = 0; i < 2; ++i) {
+    float const* const from = b + (2 * t + i * 8) * 8 + g;
+    of_b[i] = detail::halves(from[0], from[8]);
+  }
+  float of_c[4];
+  for (int i = 0; i < 4; ++i) of_c[i] = c[(g + i / 2 * 8) * 8 + 2 * t + i % 2];
+  detail::mma(of_c, of_a, of_b[0], of_b[1]);
+  for (int i = 0; i < 4; ++i) c[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = of_c[i];
+  auto* const two = m + g * 8 + 2 * t;
+  std::uint32_t const turned =
+      detail::transposed(two[0] | static_cast<std::uint32_t>(two[1]) << 16);
+  two[0] = static_cast<std::uint16_t>(turned);
+  two[1] = static_cast<std::uint16_t>(turned >> 16);
+}
+
+/// Matrix instructions against plain products; A holds subnormals of f16, as codes are.
+void matrix_unit() {
+  char const* const name = "matrix unit";
+  std::vector<float> a(256), b(128), c(128);
+  std::vector<std::uint16_t> m(64);
+  for (std::size_t i = 0; i < a.size(); ++i) a[i] = static_cast<float>(i * 7 % 256) * 0x1p-24f;
+  for (std::size_t i = 0; i < b.size(); ++i) b[i] = static_cast<float>(i * 37 % 101) - 50.0f;
+  for (std::size_t i = 0; i < c.size(); ++i) c[i] = static_cast<float>(i) * 0x1p-20f;
+  for (std::size_t i = 0; i < m.size(); ++i) m[i] = static_cast<std::uint16_t>(i * 1031);
+  device<float> const da(a), db(b), dc(c);
+  device<std::uint16_t> const dm(m);
+  passed(detail::launch(gpu, {1, 32}, multiply, da.get(), db.get(), dc.get(), dm.get()), name);
+  synchronized("one warp", name);
+  auto const product = dc.host();
+  auto const turned = dm.host();
+  for (std::size_t row = 0; row < 16; ++row)
+    for (std::size_t column = 0; column < 8; ++column) {
+      float sum = c[row * 8 + column];  // all of it fits a float
+      for (std::size_t k = 0; k < 16; ++k) sum += a[row * 16 + k] * b[k * 8 + column];
+      check(product[row * 8 + column] == sum, "a product of matrices", name);
+    }
+  for (std::size_t i = 0; i < m.size(); ++i)
+    check(turned[i] == m[i % 8 * 8 + i / 8], "a transposed matrix", name);
 }
 
 /// What the host can see is refused, and nothing was written.
@@ -204,6 +254,7 @@ int main() {
           {{.group = 3}, {.group = 1, .splits = 2}});
   ask_all({"thousands of tokens", {1, 1, 6000, 32}}, "int 8", int_per_token<8>{}, false,
           {{.group = 4}, {.group = 1, .splits = 5}, {.group = 8, .tokens = 2, .window = 3000}});
+  matrix_unit();
   refuses();
   never_filled();
   finishes();

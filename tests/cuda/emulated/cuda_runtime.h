@@ -9,6 +9,7 @@
 // GPU's own arithmetic.
 
 #include "fibers.hpp"
+#include "matrix_unit.hpp"
 
 #include <sys/mman.h>
 #include <unistd.h>
@@ -30,6 +31,7 @@
 #define __align__(bytes) alignas(bytes)
 #define __shared__ static thread_local  // a worker runs one block at a time
 #define KVSLIM_DETAIL_DYNAMIC_SHARED(name) float* const name = ::emulated::dynamic_shared()
+#define KVSLIM_DETAIL_MATRIX_UNIT ::emulated
 
 using cudaStream_t = char*;
 using cudaGraph_t = std::vector<std::function<void()>>*;
@@ -49,6 +51,12 @@ struct uint2 {
 };
 struct uint4 {
   unsigned x, y, z, w;
+};
+struct float2 {
+  float x, y;
+};
+struct float4 {
+  float x, y, z, w;
 };
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdio>
@@ -68,13 +69,14 @@ class thread_team;
 /// Threads that wait for each other: a block, or one of its warps. The emulator's own words are
 /// relaxed atomics, so that they order nothing.
 struct barrier {
-  explicit barrier(unsigned threads) : size(threads), values(threads) {}
+  explicit barrier(unsigned threads) : size(threads), values(threads), words(threads) {}
 
   unsigned size;
   std::atomic<unsigned> arrived = 0, generation = 0;
   std::atomic<int> line = 0, any = 0, all_any = 0;
   char order[2] = {};          // what a sanitizer takes for the lock, in turn
   std::vector<double> values;  // exchanged
+  std::vector<std::array<unsigned, 6>> words;
 };
 
 struct thread_state {
@@ -114,6 +116,15 @@ struct thread_state {
     std::memcpy(&mine, &warp_barrier->values[from], sizeof mine);
     wait(*warp_barrier, 0);
     return mine;
+  }
+  /// Calls use(words of all lanes) with six words of every lane of a whole warp.
+  template <class Use>
+  void together(std::array<unsigned, 6> const& mine, Use const& use) {
+    if (warp_barrier->size != 32) die("a matrix instruction needs a whole warp");
+    warp_barrier->words[lane()] = mine;
+    wait(*warp_barrier, 0);
+    use(warp_barrier->words);
+    wait(*warp_barrier, 0);
   }
   unsigned ballot(bool mine) {
     double const x = mine ? 1.0 : 0.0;
