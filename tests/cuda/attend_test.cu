@@ -133,6 +133,58 @@ void matrix_unit() {
     check(turned[i] == m[i % 8 * 8 + i / 8], "a transposed matrix", name);
 }
 
+/// Codecs whose units are fragments, at shapes that do not divide; stored bytes stay.
+template <class Policy>
+void runs(char const* method, Policy const& policy_for) {
+  auto const ask_of = [&](extents const& e, std::initializer_list<ask> asks) {
+    char name[128];
+    std::snprintf(name, sizeof name, "%d tokens, %d channels, %s", static_cast<int>(e.tokens),
+                  static_cast<int>(e.head_dim), method);
+    auto const plan = make_plan(policy_for(e.value_width()), e);
+    stored<std::remove_const_t<decltype(plan)>> s(plan);
+    cells rows(e, {}, 11);
+    for (std::size_t i = 0; i < rows.v.size(); ++i)  // tokens of very different sizes
+      rows.v[i] *= std::exp2(
+          static_cast<float>(i / static_cast<std::size_t>(e.value_width()) * 5 % 17) - 12.0f);
+    data::buffer const scratch(plan.workspace_bytes());
+    passed(compress(cpu{}, plan, rows.view<host_space>(), evidence<>{}, s.on_host, scratch), name);
+    double worst = 0.0;
+    for (ask const& a : asks) worst = std::max(worst, attend_both(s, a, name));
+    auto const after = s.device_storage.host();
+    check(same(after.data(), s.storage.data(), static_cast<index_t>(after.size())),
+          "stored bytes stay", name);
+    std::printf("  %-50s %.1e\n", name, worst);
+  };
+  ask_of({1, 1, 1, 64}, {{.group = 1}, {.group = 16}});
+  ask_of({1, 1, 31, 80}, {{.group = 3}});
+  ask_of({1, 1, 33, 128}, {{.group = 3}, {.group = 8}});
+  ask_of({1, 1, 70, 256}, {{.group = 4}, {.group = 3, .tokens = 2, .spans = true, .logits = true}});
+  ask_of({1, 1, 1000, 80}, {{.group = 4}});
+  ask_of({1, 1, 1000, 128}, {{.group = 1, .splits = 3}, {.group = 16}});
+  ask_of({1, 1, 300, 64, 144}, {{.group = 8, .splits = 2, .window = 77}});
+}
+
+/// Queries and rows whose products leave f16, or float: what no fragment holds.
+void sizes_of_queries() {
+  auto const s =
+      filled({"", {1, 1, 100, 64}}, int_per_token<4>{}, false, "large and small queries");
+  for (float const size : {1e-30f, 1e-6f, 20.0f, 1e33f}) {
+    request<> x(*s, {.group = 3});
+    s->upload();
+    std::vector<float> q = floats(x.q.host);
+    for (float& y : q) y *= size;
+    device<float> const dq(q);
+    x.on_host.q.data = q.data();
+    x.on_gpu.q.data = dq.get();
+    passed(attend(cpu{}, s->on_host, x.on_host), "large and small queries");
+    passed(attend(gpu, s->on_gpu, x.on_gpu), "large and small queries");
+    check(distance(x.dout.host(), x.out) <= tolerance::attend, "outputs",
+          "large and small queries");
+    check(log_distance(x.dlse.host(), x.lse) <= tolerance::attend, "log-sum-exp",
+          "large and small queries");
+  }
+}
+
 /// What the host can see is refused, and nothing was written.
 void refuses() {
   char const* const name = "refusals";
@@ -233,6 +285,8 @@ int main() {
   every_field({"plain", {3, 2, 200, 64}}, "int 8", int_per_token<8>{}, true);
   every_field({"capped", {3, 2, 200, 40}, {}, {.scale = 0.3f, .soft_cap = 4.0f}}, "kivi 4",
               kivi<4>{{.residual = 32, .value_group = 8}}, false);
+  every_field({"capped", {3, 2, 200, 48, 32}, {}, {.scale = 0.3f, .soft_cap = 4.0f}}, "kivi 4",
+              kivi<4>{{.residual = 32}}, false);
   traits const odd{
       .lengths = true, .positions = true, .valid = true, .bias = true, .per_head = true};
   every_field<f16>({"any order", {3, 2, 150, 32}, odd}, "int 8", int_per_token<8>{}, true);
@@ -255,6 +309,14 @@ int main() {
   ask_all({"thousands of tokens", {1, 1, 6000, 32}}, "int 8", int_per_token<8>{}, false,
           {{.group = 4}, {.group = 1, .splits = 5}, {.group = 8, .tokens = 2, .window = 3000}});
   matrix_unit();
+  runs("int 4", [](index_t) { return int_per_token<4>{}; });
+  runs("kivi 4", [](index_t width) {
+    return kivi<4>{{.residual = 32, .value_group = width % 32 == 0 ? 32 : width}};
+  });
+  runs("kivi 2", [](index_t width) {
+    return kivi<2>{{.group = 64, .residual = 64, .value_group = width % 64 == 0 ? 64 : width}};
+  });
+  sizes_of_queries();
   refuses();
   never_filled();
   finishes();

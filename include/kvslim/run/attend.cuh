@@ -2,28 +2,9 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/run/attend.hpp>
-#include <kvslim/run/device_row.cuh>
+#include <kvslim/run/attend_runs.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
-
-inline constexpr int attend_warps = 4;
-inline constexpr int attend_threads = attend_warps * warp_threads;  // as many slots make a step
-
-/// How an attend call is cut: one block per (row, piece of heads, split).
-struct attend_cut {
-  index_t group;          // query heads of a KV head
-  index_t virtual_heads;  // group * query tokens
-  index_t pieces, splits;
-  index_t first_row;
-  int piece_heads;  // 1, 4 or 8
-  float scale;
-};
-
-/// Threads that take the values of a step turn by turn where V has few channels.
-[[nodiscard]] KVSLIM_HD constexpr int value_parts(index_t width) noexcept {
-  return width <= 32 ? 4 : width <= 64 ? 2 : 1;
-}
 
 /// Shared memory of a block: queries [head_dim, heads], weights of a step [threads, heads], sums
 /// and what they lost to rounding, both [heads, parts, value_dim], every warp's largest logit
@@ -41,33 +22,33 @@ template <class Layout>
          attend_warps * staged;
 }
 
-/// Heads that one block serves: as many as are asked for and shared memory has room for.
+/// Whether whole runs go to matrix units: the codecs' units are fragments, and the shape fits what
+/// a warp holds of them.
+template <class Layout>
+[[nodiscard]] constexpr bool attends_runs(Layout const& layout) noexcept {
+  using key = typename Layout::key_codec_type;
+  using value = typename Layout::value_codec_type;
+  if constexpr (reads_runs<key, value>()) {
+    auto const& e = layout.extent;
+    return e.head_dim % 16 == 0 && max(e.head_dim, e.value_width()) <= most_run_dim &&
+           value_runs<value>::serves(layout.value, e.value_width(), !key_runs<key>::by_channel);
+  }
+  return false;
+}
+
+/// Heads that one block serves: as many as are asked for and shared memory has room for, and four
+/// where they are columns of a fragment.
 template <class Layout>
 [[nodiscard]] constexpr int attend_heads(Layout const& layout, index_t virtual_heads) noexcept {
+  if (attends_runs(layout)) return run_piece;
   auto const fits = [&](index_t heads) {
     return attend_shared_floats(layout, heads) * static_cast<index_t>(sizeof(float)) <=
            most_shared_bytes;
   };
-  return virtual_heads > 4 && fits(8) ? 8 : virtual_heads > 1 && fits(4) ? 4 : 1;
+  constexpr bool four =
+      reads_runs<typename Layout::key_codec_type, typename Layout::value_codec_type>();
+  return !four && virtual_heads > 4 && fits(8) ? 8 : virtual_heads > 1 && fits(4) ? 4 : 1;
 }
-
-/// Adds x to a sum that is kept as two floats. Long rows stay exact.
-__device__ inline void add_exactly(float& sum, float& lost, float shrink, float x) {
-  float const before = sum * shrink, add = x + lost * shrink;
-  float const after = before + add, kept = after - before;
-  lost = (before - (after - kept)) + (add - kept);
-  sum = after;
-}
-
-/// Which query a virtual head is.
-struct query_place {
-  index_t token, head;
-  __device__ query_place(attend_cut const& x, index_t kv_head, index_t virtual_head)
-      : token(virtual_head / x.group), head(kv_head * x.group + virtual_head % x.group) {}
-  [[nodiscard]] __device__ index_t row(attend_request<cuda_space> const& a, index_t s) const {
-    return (s * a.q.heads + head) * a.q.tokens + token;
-  }
-};
 
 /// Writes log-sum-exp as asked.
 __device__ inline void write_lse(attend_request<cuda_space> const& a, index_t row, float lse) {
@@ -195,15 +176,23 @@ template <int Heads, class Packed>
 __device__ void attend_block(Packed const& packed, attend_request<cuda_space> const& a,
                              attend_cut const& x, float* shared, float* partials) {
   auto const& e = packed.extents();
-  index_t const item = blockIdx.x, split = item % x.splits, work = item / x.splits;
-  index_t const r = x.first_row + work / x.pieces, first = work % x.pieces * Heads;
-  index_t const s = r / e.kv_heads - a.first_sequence, kv_head = r % e.kv_heads;
+  index_t const item = blockIdx.x, work = item / x.splits;
+  row_block block;
+  auto& [r, s, kv_head, first, split, heads, masked, visible] = block;
+  split = item % x.splits;
+  r = x.first_row + work / x.pieces;
+  first = work % x.pieces * Heads;
+  s = r / e.kv_heads - a.first_sequence;
+  kv_head = r % e.kv_heads;
+  heads = static_cast<int>(min(Heads, x.virtual_heads - first));
   if (a.active != nullptr && a.active[s] == 0) return;
   int const dim = static_cast<int>(e.head_dim), width = static_cast<int>(e.value_width());
-  int const heads = static_cast<int>(min(Heads, x.virtual_heads - first));
   int const thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
             warp = thread / warp_threads, parts = value_parts(width);
-  float* const q = shared;
+  constexpr bool has_runs =
+      Heads == run_piece &&
+      reads_runs<typename Packed::key_codec_type, typename Packed::value_codec_type>();
+  float* const q = has_runs && x.runs ? shared + run_floats(dim) : shared;
   float* const weights = q + dim * Heads;
   float* const sums = weights + attend_threads * Heads;
   float* const lost = sums + Heads * parts * width;
@@ -236,10 +225,11 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
     earliest[thread] =
         a.window > 0 && a.window <= own ? own - static_cast<std::int32_t>(a.window) + 1 : 0;
   }
-  bool const masked = row.holes > 0 || a.positions != nullptr || a.q.tokens > 1 || a.window > 0;
+  masked = row.holes > 0 || a.positions != nullptr || a.q.tokens > 1 || a.window > 0;
   index_t const slots = row.slots;
   index_t const share = round_up(div_up(slots, x.splits), run_tokens);
   index_t const begin = min(slots, split * share), end = min(slots, begin + share);
+  visible = {a.visible, r, begin, end};
   auto const logits_of = [&](int h) {
     return a.logits + query_place(x, kv_head, first + h).row(a, s) * a.logits_stride;
   };
@@ -253,22 +243,21 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
     __syncthreads();
   }
 
+  float most[Heads], total[Heads] = {}, total_lost[Heads] = {};
+  for (float& m : most) m = -INFINITY;
+  index_t whole = 0;
+  if constexpr (has_runs)
+    if (x.runs)
+      whole = attend_runs(packed, a, x, {q, limit, earliest, shared}, block, most, total,
+                          total_lost, sums, lost);
   auto const keys = packed.keys(r);
   auto const values = packed.values(r);
   float const* const biases = packed.biases(r);
   run_positions const positions = packed.positions(r);
   float const soft_cap = packed.layout().logit.soft_cap;
-  float most[Heads], total[Heads] = {}, total_lost[Heads] = {};
-  for (float& m : most) m = -INFINITY;
-  index_t const spans =
-      a.visible.begin_end == nullptr ? 1 : min(a.visible.counts[r], a.visible.most);
-  for (index_t span = 0; span < spans; ++span) {
-    index_t from = begin, to = end;
-    if (a.visible.begin_end != nullptr) {
-      std::int32_t const* const mine = a.visible.begin_end + (r * a.visible.most + span) * 2;
-      from = max(begin, mine[0]);
-      to = min(end, mine[1]);
-    }
+  for (index_t span = 0; span < visible.count(); ++span) {
+    auto const [first_slot, to] = visible[span];
+    index_t const from = max(first_slot, whole);
     for (index_t step = from; step < to; step += attend_threads) {
       int const n = static_cast<int>(min(attend_threads, to - step));
       float logit[Heads] = {};
@@ -371,13 +360,17 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
 
 /// One kernel per pair of codecs: heads, types and all that a request asks for are run-time fields.
 template <class Packed>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(attend_threads)
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(
+    attend_threads,
+    reads_runs<typename Packed::key_codec_type, typename Packed::value_codec_type>() ? 3 : 1)
     attend_kernel(Packed packed, attend_request<cuda_space> a, attend_cut x, float* partials) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
   if (!is_filled(packed)) return write_nothing(packed.extents(), a, x, partials);
-  if (x.piece_heads == 8)
-    attend_block<8>(packed, a, x, shared, partials);
-  else if (x.piece_heads == 4)
+  constexpr bool four =
+      reads_runs<typename Packed::key_codec_type, typename Packed::value_codec_type>();
+  if constexpr (!four)
+    if (x.piece_heads == 8) return attend_block<8>(packed, a, x, shared, partials);
+  if (x.piece_heads == 4)
     attend_block<4>(packed, a, x, shared, partials);
   else
     attend_block<1>(packed, a, x, shared, partials);
@@ -426,7 +419,8 @@ KVSLIM_BEGIN_NAMESPACE
 ///
 /// Returns: invalid_pointer, invalid_shape, invalid_option, buffer_too_small, unsupported (a grid
 /// beyond CUDA's), cuda. Queries are not checked for NaN; logits are cut at logits_stride. Cost:
-/// one read of the stored bytes per 8 query heads (4 or 1 where wide heads fill shared memory).
+/// one read of the stored bytes per 8 query heads (4 where matrix units read planar codes; 4 or 1
+/// where wide heads fill shared memory).
 template <class Key, class Value>
 status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
               attend_request<cuda_space> const& a, workspace scratch = {}) {
@@ -449,10 +443,12 @@ status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
                              a.splits,
                              a.first_sequence * e.kv_heads,
                              heads,
+                             detail::attends_runs(packed.layout()),
                              detail::logit_scale(packed.layout().logit, e.head_dim)};
   auto* const partials = static_cast<float*>(static_cast<void*>(scratch.data));
-  auto const shared =
-      detail::attend_shared_floats(packed.layout(), heads) * static_cast<index_t>(sizeof(float));
+  auto const shared = (detail::attend_shared_floats(packed.layout(), heads) +
+                       (x.runs ? detail::run_floats(e.head_dim) : 0)) *
+                      static_cast<index_t>(sizeof(float));
   if (auto const s = detail::launch(
           exec, {rows * x.pieces * x.splits, detail::attend_threads, shared},
           detail::attend_kernel<packed_cache<Key, Value, cuda_space>>, packed, a, x, partials);

@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+// What a warp does with one run of 32 stored tokens on matrix units: four heads are the eight
+// columns of a fragment, namely what f16 holds of a query or weight, and what that leaves.
+
+#include <kvslim/codec/planar_fragments.cuh>
+
+KVSLIM_BEGIN_CUDA_NAMESPACE
+
+inline constexpr int run_piece = 4;           // heads of a block
+inline constexpr int slice_channels = 128;    // of V, of a warp
+inline constexpr index_t most_run_dim = 256;  // two warps then share a run
+
+/// Combines what lanes of one head hold.
+template <class T, class Combine>
+[[nodiscard]] __device__ T over_rows(T x, Combine const& combine) {
+  for (int step = 4; step < warp_threads; step *= 2)
+    x = combine(x, __shfl_xor_sync(0xffffffffu, x, step));
+  return x;
+}
+[[nodiscard]] __device__ inline float power_of_two(int exponent) {
+  return bit_cast<float>(static_cast<std::uint32_t>(exponent + 127) << 23);
+}
+/// One warp's walk over the runs of a row.
+template <class Key, class Value>
+struct run_walk {
+  using keys_type = key_runs<Key>;
+  using values_type = value_runs<Value>;
+  using kf = unit_fragments<keys_type::bits>;
+  using vf = unit_fragments<values_type::bits>;
+  static constexpr bool by_channel = keys_type::by_channel;
+  static constexpr int key_unit_bytes = 16 * keys_type::bits,
+                       value_unit_bytes = 16 * values_type::bits;
+  static constexpr int together = 2;                 // steps of 16 channels: queries are padded
+  static constexpr int groups = by_channel ? 4 : 1;  // of V's units that have scales of their own
+
+  /// What a lane holds of a run: loaded while the run before it is worked on.
+  struct loaded {
+    std::uint32_t k[8][kf::words], v[2][4][vf::words];
+    std::uint32_t scale[by_channel ? 8 : 2][by_channel ? 2 : 1], low[2];  // of K
+    std::uint8_t const* key_low;  // K's minimums of each channel
+    std::uint32_t value_scale[groups == 4 ? 4 : 2][groups == 4 ? 2 : 1],
+        value_low[groups == 4 ? 4 : 2][groups == 4 ? 2 : 1];
+  };
+
+  keys_type keys;
+  values_type values;
+  float const* q;  // shared, as run_floats says
+  int g, t, dim, units, first_unit;
+  // Bytes from a run to what this lane reads: codes of K and V, scales of K, of V's tokens.
+  std::uint32_t key_lane, value_lane, scale_lane, value_scale_lane;
+
+  __device__ run_walk(keys_type const& k, values_type const& v, float const* queries, int key_dim,
+                      int value_units, int unit)
+      : keys(k),
+        values(v),
+        q(queries),
+        g(static_cast<int>(threadIdx.x) % warp_threads / 4),
+        t(static_cast<int>(threadIdx.x) % 4),
+        dim(key_dim),
+        units(value_units),
+        first_unit(unit),
+        key_lane(static_cast<std::uint32_t>(t * key_unit_bytes + kf::key_row(g))),
+        value_lane(static_cast<std::uint32_t>(unit * value_unit_bytes + vf::value_row(g)) +
+                   static_cast<std::uint32_t>(vf::block(t)) * v.block_bytes),
+        scale_lane(static_cast<std::uint32_t>(by_channel ? 8 * t : 2 * kf::token(g))),
+        value_scale_lane(v.scale(kf::token(g))) {}
+
+  /// Score j of a lane: its tile, its half, and its token in the run.
+  static KVSLIM_HD constexpr int tile(int j) { return keys_type::bits == 2 ? j / 2 : j % 2; }
+  static KVSLIM_HD constexpr int half(int j) { return keys_type::bits == 2 ? j % 2 : j / 2; }
+  static KVSLIM_HD constexpr int token_step(int j) {
+    return kf::block_step(tile(j), half(j)) * 4 + kf::token_step(tile(j));
+  }
+
+  /// Scores 2i and 2i + 1 of f16 that lie at from + offset(j).
+  template <class Offset>
+  [[nodiscard]] static __device__ std::uint32_t pair(std::uint8_t const* from, int i,
+                                                     Offset const& offset) {
+    if constexpr (keys_type::bits == 2)
+      return read_only<std::uint16_t>(from + offset(2 * i)) |
+             static_cast<std::uint32_t>(read_only<std::uint16_t>(from + offset(2 * i + 1))) << 16;
+    else
+      return read_only<std::uint32_t>(from + offset(2 * i));
+  }
+
+  /// Channels [128 part, 128 part + 128) of K: codes, and what scales them.
+  __device__ void load_keys(int run, int part, loaded& to) const {
+    std::uint8_t const* const codes =
+        settled(keys.at(run).codes + key_lane + part * (32 * key_unit_bytes));
+    int const steps = dim / 16 - part * 8;
+    unrolled<8>([&](int s) {
+      if (s / together * together < steps) kf::load(codes + s * (4 * key_unit_bytes), to.k[s]);
+    });
+  }
+  __device__ void load_key_parameters(int run, int part, loaded& to) const {
+    std::uint8_t const* const scale = settled(keys.at(run).scale + scale_lane + part * 256);
+    if constexpr (by_channel) {
+      if (part == 0) to.key_low = settled(scale + dim * 2 + g % 2 * 4);
+      int const steps = dim / 16 - part * 8;
+      unrolled<8>([&](int s) {
+        if (s / together * together >= steps) return;
+        auto const two = read_only<uint2>(scale + s * 32);
+        to.scale[s][0] = two.x;
+        to.scale[s][1] = two.y;
+      });
+    } else {
+      unrolled<2>([&](int i) {
+        to.scale[i][0] = pair(scale, i, [](int j) { return 2 * token_step(j); });
+        to.low[i] = pair(scale, i, [](int j) { return 64 + 2 * token_step(j); });
+      });
+    }
+  }
+  __device__ void load_values(int run, loaded& to) const {
+    auto const* const begin = values.run(run);
+    std::uint8_t const* const codes = settled(begin + value_lane);
+    std::uint8_t const* const behind = settled(codes + 4 * values.block_bytes);
+    unrolled<4>([&](int u) {
+      if (first_unit + u >= units) return;
+      vf::load(codes + u * value_unit_bytes, to.v[0][u]);
+      vf::load(behind + u * value_unit_bytes, to.v[1][u]);
+    });
+  }
+  __device__ void load_value_parameters(int run, loaded& to) const {
+    std::uint8_t const* const scale = settled(values.run(run) + value_scale_lane);
+    auto const at = [&](int j) {
+      return static_cast<std::uint32_t>(kf::block_step(tile(j), half(j))) * values.block_bytes +
+             static_cast<std::uint32_t>(kf::token_step(tile(j))) * values.groups * 2;
+    };
+    if constexpr (groups == 1) {
+      unrolled<2>([&](int i) {
+        to.value_scale[i][0] = pair(scale, i, at);
+        to.value_low[i][0] = pair(scale + 8, i, at);
+      });
+    } else {
+      std::uint32_t const lows = values.groups * 8;
+      if (values.units_of_group == 1 && values.groups % 4 == 0) {
+        std::uint8_t const* const begin = settled(scale + first_unit * 2);
+        unrolled<4>([&](int j) {
+          std::uint8_t const* const mine = settled(begin + at(j));
+          auto const s = read_only<uint2>(mine), l = read_only<uint2>(mine + lows);
+          to.value_scale[j][0] = s.x;
+          to.value_scale[j][1] = s.y;
+          to.value_low[j][0] = l.x;
+          to.value_low[j][1] = l.y;
+        });
+        return;
+      }
+      unrolled<2>([&](int i) {
+        std::uint32_t group[2];
+        unrolled<2>([&](int k) {
+          auto const unit = static_cast<std::uint32_t>(first_unit + 2 * i + k);
+          group[k] =
+              2 * (unit < static_cast<std::uint32_t>(units) ? unit / values.units_of_group : 0);
+        });
+        unrolled<4>([&](int j) {
+          auto const two = [&](std::uint8_t const* from) {
+            return read_only<std::uint16_t>(from + group[0]) |
+                   static_cast<std::uint32_t>(read_only<std::uint16_t>(from + group[1])) << 16;
+          };
+          to.value_scale[j][i] = two(scale + at(j));
+          to.value_low[j][i] = two(scale + at(j) + lows);
+        });
+      });
+    }
+  }
+
+  /// Half i of two f16 in a word.
+  [[nodiscard]] static __device__ float of_pair(std::uint32_t x, int i) {
+    return i == 0 ? low_half(x) : high_half(x);
+  }
+
+  /// Products of K's codes with the queries, [tile], columns {hi, lo} of head t; and the queries'
+  /// products with K's minimums of each channel.
+  __device__ void dot(int run, loaded& x, float (&c)[2][4], float& base) const {
+    std::uint8_t const* const low = x.key_low;
+    for (int part = 0;;) {
+      int const steps = dim / 16 - part * 8;
+      unrolled<8>([&](int s) {
+        if (s / together * together >= steps) return;
+        int const step = part * 8 + s;
+        std::uint32_t b[2];
+        if constexpr (by_channel) {
+          int const unit = step * 4 + t;
+          auto const mine = reinterpret_cast<float4 const*>(q)[unit * 4 + g / 2];
+          // The two lanes of a head take two of the four channels each.
+          auto const half = reinterpret_cast<float2 const*>(q)[(unit * 4 + g / 2) * 2 + g % 2];
+          auto const lows = read_only<std::uint32_t>(low + step * 32);
+          if (s % 2 == 0) {
+            base += half.x * low_half(lows);
+            base += half.y * high_half(lows);
+          } else {  // behind K lie any bytes
+            float const product = half.x * low_half(lows) + half.y * high_half(lows);
+            base += step * 16 < dim ? product : 0.0f;
+          }
+          // Of four products either lane keeps what f16 holds, or the rest.
+          std::uint32_t const upper = g % 2 == 0 ? 0u : 0xffffe000u;
+          auto const kept = [&](float y) {
+            return y - bit_cast<float>(bit_cast<std::uint32_t>(y) & upper);
+          };
+          b[0] = cut_halves(kept(mine.x * low_half(x.scale[s][0])),
+                            kept(mine.z * low_half(x.scale[s][1])));
+          b[1] = cut_halves(kept(mine.y * high_half(x.scale[s][0])),
+                            kept(mine.w * high_half(x.scale[s][1])));
+        } else {
+          auto const two = reinterpret_cast<uint2 const*>(q)[step * 32 + g * 4 + t];
+          b[0] = two.x;
+          b[1] = two.y;
+        }
+        unrolled<2>([&](int m) {
+          std::uint32_t a[4];
+          kf::operand(x.k[s], m, a);
+          mma(c[m], a, b[0], b[1]);
+        });
+      });
+      if (++part * 128 >= dim) break;
+      load_keys(run, part, x);
+      if constexpr (by_channel) load_key_parameters(run, part, x);
+    }
+    if constexpr (by_channel) {  // lane (g, t) has head g / 2; lane t of a quad wants head t
+      base += __shfl_xor_sync(0xffffffffu, base, 1);
+      base += __shfl_xor_sync(0xffffffffu, base, 2);
+      base += __shfl_xor_sync(0xffffffffu, base, 4);
+      base = __shfl_sync(0xffffffffu, base, t * 8);
+    }
+  }
+
+  /// Adds V's codes, weighted: w[j] of head t, times V's scales and `guard`. Codes count from their
+  /// middle, so that sums stay small: matrix units cut them, which would be a bias.
+  __device__ void add(loaded const& x, float const (&w)[4], float guard, float inverse_guard,
+                      float (&o)[8][4], float (&base)[groups]) const {
+    constexpr float middle = 0.5f * static_cast<float>((1 << values_type::bits) - 1);
+    auto const weigh = [&](int group, std::uint32_t(&p)[2][2]) {
+      float sum = 0.0f;
+      unrolled<4>([&](int j) {
+        std::uint32_t const s = groups == 4 ? x.value_scale[j][group / 2] : x.value_scale[j / 2][0],
+                            l = groups == 4 ? x.value_low[j][group / 2] : x.value_low[j / 2][0];
+        int const i = groups == 4 ? group % 2 : j % 2;
+        float const y = w[j] * guard * of_pair(s, i);
+        base[group] += w[j] * of_pair(l, i);
+        sum = j == 0 ? y : sum + y;
+        p[tile(j)][half(j)] = transposed(hi_lo(y));
+      });
+      base[group] += sum * (middle * inverse_guard);
+      return over_rows(sum, [](float one, float other) { return one + other; });
+    };
+    float sum = 0.0f;
+    std::uint32_t p[2][2];
+    if constexpr (groups == 1) sum = weigh(0, p);
+    unrolled<4>([&](int u) {
+      if (first_unit + u >= units) return;
+      if constexpr (groups == 4) sum = weigh(u, p);
+      unrolled<2>([&](int m) {
+        unrolled<2>([&](int part) {
+          o[u * 2 + m][2 * part] -= sum * (middle * power_of_two(vf::shift(m, part) - 24));
+        });
+      });
+      unrolled<2>([&](int step) {
+        std::uint32_t b[2];
+        vf::weights(p, step, b);
+        unrolled<2>([&](int m) {
+          std::uint32_t a[4];
+          vf::operand(x.v[step][u], m, a);
+          mma(o[u * 2 + m], a, b[0], b[1]);
+        });
+      });
+    });
+  }
+
+  /// The largest of V's scales that this lane holds of a run.
+  [[nodiscard]] __device__ float largest_scale(loaded const& x) const {
+    std::uint32_t most = 0;
+    unrolled<groups == 4 ? 4 : 2>([&](int j) {
+      for (std::uint32_t const two : x.value_scale[j]) most = larger_halves(most, two);
+    });
+    return fmaxf(low_half(most), high_half(most));
+  }
+};
+
+KVSLIM_END_CUDA_NAMESPACE
