@@ -58,6 +58,7 @@ struct score_avx512 {
 template <class F>
 [[nodiscard]] inline bool with_score_kernels(F const& f) noexcept {
   switch (isa::current()) {
+    case isa::path::avx512_vnni:
     case isa::path::avx512:
       f(score_avx512{});
       return true;
