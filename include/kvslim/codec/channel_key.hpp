@@ -49,6 +49,10 @@ struct channel_key {
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     index_t const dim = at.dim;
     auto const stored = parameters(block, dim);
+    if (rounding == kvslim::rounding::precise &&
+        detail::encode_channels<Bits>(rows, group, at, detail::codes_of(block), stored.scale,
+                                      stored.low))
+      return;
     detail::by_channels(dim, [&](auto channels, index_t d) {
       constexpr index_t n = decltype(channels)::value;
       detail::local<float, n> least, most;

@@ -7,6 +7,7 @@
 #include <kvslim/codec/form.hpp>
 #include <kvslim/isa/attend_kernels.hpp>
 #include <kvslim/isa/convert.hpp>
+#include <kvslim/isa/encode_kernels.hpp>
 #include <kvslim/isa/lanes.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -37,6 +38,7 @@ struct dense_key {
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     auto* const out = detail::array_at<T>(block);
     if (at.n == tile) {
+      if (detail::encode_tile(rows, at.dim, out)) return;
       for (index_t d = 0; d < at.dim; ++d) {
         detail::local<float, tile> x;
         for (index_t i = 0; i < tile; ++i) x[i] = rows[i * at.dim + d];
@@ -45,8 +47,14 @@ struct dense_key {
       return;
     }
     for (index_t i = 0; i < at.n; ++i)
-      for (index_t d = 0; d < at.dim; ++d)
-        out[d * tile + at.first + i] = from_float<T>(rows[i * at.dim + d]);
+      for (index_t d = 0; d < at.dim; d += tile) {
+        index_t const n = detail::min(tile, at.dim - d);
+        float const* const in = rows + i * at.dim + d;
+        detail::local<T, tile> x;
+        if (!detail::narrow_run(in, n, x + 0))
+          for (index_t c = 0; c < n; ++c) x[c] = from_float<T>(in[c]);
+        for (index_t c = 0; c < n; ++c) out[(d + c) * tile + at.first + i] = x[c];
+      }
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
@@ -104,7 +112,9 @@ template <element T>
 struct dense_value {
   using tail_type = T;
   static constexpr codec_traits traits{
-      .form = detail::dense_form<T>(detail::form_kind::dense_value), .rewrites = true};
+      .form = detail::dense_form<T>(detail::form_kind::dense_value),
+      .rewrites = true,
+      .encodes_runs = true};
 
   [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
     return detail::check_channels(dim);
@@ -122,9 +132,10 @@ struct dense_value {
 
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     auto* const out = detail::array_at<T>(block);
-    index_t const whole = at.dim - at.dim % 16;
+    index_t const n = at.n * at.dim, whole = n - n % 16;
+    if (detail::narrow_run(rows, n, out)) return;
     for (index_t d = 0; d < whole; d += 16) detail::narrow16(rows + d, out + d);
-    for (index_t d = whole; d < at.dim; ++d) out[d] = from_float<T>(rows[d]);
+    for (index_t d = whole; d < n; ++d) out[d] = from_float<T>(rows[d]);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const&,
                                        index_t d) const noexcept {

@@ -7,6 +7,7 @@
 #include <kvslim/codec/form.hpp>
 #include <kvslim/codec/ggml_block.hpp>
 #include <kvslim/isa/attend_kernels.hpp>
+#include <kvslim/isa/encode_kernels.hpp>
 #include <kvslim/isa/lanes.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -27,7 +28,8 @@ struct ggml_rows {
   static constexpr codec_traits traits{
       .form = form_id{static_cast<std::uint32_t>(detail::form_kind::ggml_rows) << 16 |
                       static_cast<std::uint32_t>(Type) << 8 | detail::element_number<Tail>()},
-      .rewrites = true};
+      .rewrites = true,
+      .encodes_runs = true};
 
   index_t residual = 0;
 
@@ -66,8 +68,11 @@ struct ggml_rows {
     return dim / channels * format::bytes;
   }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
-    for (index_t i = 0; i < at.n * at.dim / channels; ++i)
-      detail::encode_ggml<Type>(rows + i * channels, block + i * format::bytes);
+    auto const all = [&] {
+      for (index_t i = 0; i < at.n * at.dim / channels; ++i)
+        detail::encode_ggml<Type>(rows + i * channels, block + i * format::bytes);
+    };
+    if (!detail::with_instructions(all)) all();
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const&,
                                        index_t d) const noexcept {

@@ -13,6 +13,7 @@
 #include <kvslim/codec/form.hpp>
 #include <kvslim/isa/attend_kernels.hpp>
 #include <kvslim/isa/convert.hpp>
+#include <kvslim/isa/encode_kernels.hpp>
 #include <kvslim/isa/lanes.hpp>
 #include <kvslim/ops/pack.hpp>
 

@@ -49,6 +49,7 @@ struct token_key {
     auto* const codes = detail::codes_of(block);
     auto const stored = parameters(block, dim);
     bool const whole = at.n == block_tokens;
+    if (whole && detail::encode_tokens<Bits>(rows, at, codes, stored.scale, stored.low)) return;
     for (index_t i = 0; i < at.n; ++i) {
       float const* const x = rows + i * dim;
       auto const a =

@@ -18,6 +18,7 @@ struct token_value {
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::token_value, Bits),
       .rewrites = true,
+      .encodes_runs = true,
       .long_runs = true};
 
   index_t group = 0;
@@ -55,24 +56,17 @@ struct token_value {
     return group == 0 ? dim : group;
   }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
-    index_t const dim = at.dim, channels = width(dim), groups = dim / channels;
-    auto* const codes = detail::codes_of(block);
-    bool const whole = at.n == block_tokens && channels % detail::unit_channels == 0;
-    for (index_t i = 0; i < at.n; ++i) {
-      index_t const t = at.first + i;
-      auto const stored = parameters(block, dim).from(t * groups);
-      for (index_t g = 0; g < groups; ++g) {
-        float const* const x = rows + i * dim + g * channels;
-        auto const a = detail::fit_affine<Param>(ops::group_range(x, channels, 1), Bits, rounding);
-        stored.set(g, a);
-        for (index_t c = 0; c < channels && !whole; ++c) {
-          index_t const d = g * channels + c;
-          ops::put_unit<Bits>(codes + detail::value_unit<Bits>(d), detail::value_place(t, d),
-                              detail::encode_affine(x[c], a, Bits, rounding));
-        }
-      }
+    index_t const dim = at.dim;
+    if (at.first == 0 && at.n % block_tokens == 0 && rounding == kvslim::rounding::precise &&
+        detail::encode_values<Bits, Param>(rows, at, width(dim), block, code_bytes(dim)))
+      return;
+    for (index_t i = 0; i < at.n;) {
+      index_t const first = (at.first + i) % block_tokens,
+                    n = detail::min(at.n - i, block_tokens - first);
+      encode_block(rows + i * dim, first, n, dim,
+                   block + (at.first + i) / block_tokens * block_bytes(dim));
+      i += n;
     }
-    if (whole) encode_units(rows, dim, parameters(block, dim), codes);
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, site const& at,
                                              index_t d) const noexcept {
@@ -122,6 +116,28 @@ struct token_value {
   [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept {
     return code_bytes(dim) +
            detail::parameter_array<Param>::bytes(block_tokens * (dim / width(dim)));
+  }
+  /// Tokens [first, first + n) of one block.
+  KVSLIM_HD void encode_block(float const* rows, index_t first, index_t n, index_t dim,
+                              std::byte* block) const noexcept {
+    index_t const channels = width(dim), groups = dim / channels;
+    auto* const codes = detail::codes_of(block);
+    bool const whole = n == block_tokens && channels % detail::unit_channels == 0;
+    for (index_t i = 0; i < n; ++i) {
+      index_t const t = first + i;
+      auto const stored = parameters(block, dim).from(t * groups);
+      for (index_t g = 0; g < groups; ++g) {
+        float const* const x = rows + i * dim + g * channels;
+        auto const a = detail::fit_affine<Param>(ops::group_range(x, channels, 1), Bits, rounding);
+        stored.set(g, a);
+        for (index_t c = 0; c < channels && !whole; ++c) {
+          index_t const d = g * channels + c;
+          ops::put_unit<Bits>(codes + detail::value_unit<Bits>(d), detail::value_place(t, d),
+                              detail::encode_affine(x[c], a, Bits, rounding));
+        }
+      }
+    }
+    if (whole) encode_units(rows, dim, parameters(block, dim), codes);
   }
   /// Codes of a whole block whose groups are whole units.
   KVSLIM_HD void encode_units(float const* rows, index_t dim,

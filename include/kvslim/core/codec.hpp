@@ -58,6 +58,7 @@ struct codec_traits {
   basis space = basis::channels;
   bool whole_blocks = false;  ///< blocks are only written whole; otherwise any run of tokens
   bool rewrites = false;      ///< one token of a block may be coded again without its neighbours
+  bool encodes_runs = false;  ///< encode takes several whole blocks at once, run_tokens in all
   bool positions = false;     ///< reads site::positions, so they are stored
   bool grouped = false;       ///< rows of `row_group group() const` share blocks
   bool fitted = false;        ///< `fit` computes a state before the first block
@@ -113,7 +114,7 @@ struct site {
   run_positions positions = {};      ///< [n]; after eviction only where traits.positions
   std::byte const* state = nullptr;  ///< what fit() stored for the half, null without one
   void const* table = nullptr;       ///< what the cache binds for the codec (a basis, a codebook)
-  std::byte const* next = nullptr;   ///< what attention reads after this; kernels fetch it early
+  std::byte const* next = nullptr;   ///< what is read after this; kernels fetch it early
   index_t next_bytes = 0;
   index_t held = 0;  ///< in fit: tokens of the row, those that stay in the exact tail too
   attend_precision precision = attend_precision::tight;  ///< of dot and accumulate

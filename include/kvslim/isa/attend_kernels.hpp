@@ -9,6 +9,7 @@
 #include <kvslim/core/codec.hpp>
 #include <kvslim/isa/convert.hpp>
 #include <kvslim/isa/path.hpp>
+#include <kvslim/ops/group_range.hpp>
 #include <kvslim/ops/pack.hpp>
 
 #include <cmath>

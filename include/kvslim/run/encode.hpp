@@ -4,6 +4,7 @@
 
 #include <kvslim/ops/finite.hpp>
 #include <kvslim/run/select.hpp>
+#include <kvslim/run/source_rows.hpp>
 #include <kvslim/store/packed_cache.hpp>
 
 #include <cstring>
@@ -143,8 +144,8 @@ template <bool Keys, class Packed>
     return packed.values(r);
 }
 
-/// Encodes K or V of one row from its keep list. `rows` is the row's staging. The storage was
-/// zeroed. The first row of a group writes the group's blocks.
+/// Encodes K or V of one row from its keep list. `rows` is the row's staging. Everything but blocks
+/// was zeroed. The first row of a group writes the group's blocks.
 template <bool Keys, class Plan, class Cells, class Packed>
 KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set const& keep,
                                   float* rows, Packed const& packed, index_t r) {
@@ -171,17 +172,46 @@ KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set
       at.codec.fit(read, at.coded, whole, at.state, other + 4 * wide);
     }
     for (index_t i = 0; i < at.coded;) {
-      index_t const take = at.in_block(i, at.coded);
-      for (index_t m = 0; m < at.members(); ++m)
-        for (index_t j = 0; j < take; ++j) read(m, i + j, rows + (m * take + j) * at.dim);
-      at.encode(i, take, rows);
+      index_t const take = at.together(i, at.coded);
+      std::memset(
+          at.block(i), 0,
+          static_cast<std::size_t>(div_up(take, at.sizes.block_tokens) * at.sizes.block_bytes));
+      for (index_t m = 0; m < at.members(); ++m) {
+        float* const mine = rows + m * take * at.dim;
+        if (read_run<Keys>(plan, cells, keep, group.member_row(plan.extents(), first, m), i, take,
+                           mine))
+          continue;
+        for (index_t j = 0; j < take; ++j) read(m, i + j, mine + j * at.dim);
+      }
+      at.encode(i, take, rows, next_run<Keys>(cells, keep, r, i + take, at.coded));
       i += take;
     }
   }
-  for (index_t i = at.coded; i < count; ++i) {
-    read(at.member, i, rows);
-    at.store(i, rows);
+  index_t const room = max(1, packed.layout().block_floats() / wide);
+  for (index_t i = at.coded; i < count;) {
+    index_t const take = min(at.beside(i, count), room);
+    if (!read_run<Keys>(plan, cells, keep, r, i, take, rows))
+      for (index_t j = 0; j < take; ++j) read(at.member, i + j, rows + j * at.dim);
+    at.store(i, rows, take);
+    i += take;
   }
+}
+
+/// Zeroes row r but for the blocks that encode_half fills, which it zeroes as it goes.
+template <class Packed>
+inline void clear_row(Packed const& packed, index_t r) noexcept {
+  auto const& entry = packed.raw_row(r);
+  auto const parts = packed.layout().parts(entry.capacity, r);
+  std::byte* const row = packed.storage() + entry.offset;
+  index_t done = 0;
+  auto const keep = [&](index_t blocks, auto const& half) {
+    if (half.member != 0) return;
+    std::memset(row + done, 0, static_cast<std::size_t>(blocks - done));
+    done = blocks + div_up(half.coded, half.sizes.block_tokens) * half.sizes.block_bytes;
+  };
+  keep(parts.key_blocks, packed.keys(r));
+  if constexpr (!Packed::layout_type::shares_keys) keep(parts.value_blocks, packed.values(r));
+  std::memset(row + done, 0, static_cast<std::size_t>(parts.bytes - done));
 }
 
 /// Encodes one row: sides, K and V.
@@ -295,11 +325,8 @@ template <class Plan, class Cells>
     }
     return true;
   } else {
-    for (index_t i = keep.begins[r]; i < keep.begins[r + 1]; ++i)
-      if (!ops::row_within(cells.key(s, h, keep.cells[i]), key_limit) ||
-          !ops::row_within(cells.value(s, h, keep.cells[i]), value_limit))
-        return false;
-    return true;
+    return list_within<true>(cells, keep, r, s, h, key_limit) &&
+           list_within<false>(cells, keep, r, s, h, value_limit);
   }
 }
 
@@ -356,11 +383,7 @@ template <class Exec, class Plan, class Cells, class Packed>
     }
   });
   // encode
-  exec.for_each(rows, [=](index_t r) {
-    auto const& entry = packed.raw_row(r);
-    std::memset(packed.storage() + entry.offset, 0,
-                static_cast<std::size_t>(layout.parts(entry.capacity, r).bytes));
-  });
+  exec.for_each(rows, [=](index_t r) { clear_row(packed, r); });
   exec.for_each(rows, [=](index_t r) {
     encode_row(plan, cells, keep, w.staging + r * plan.staging_floats(), packed, r);
   });

@@ -44,7 +44,7 @@ template <class Half, class HalfOf>
 KVSLIM_HD inline void settle_half(Half const& half, HalfOf const& half_of, extents const& e,
                                   index_t target, float* rows) {
   for (index_t slot = half.coded; slot < target;) {
-    index_t const take = half.in_block(slot, target);
+    index_t const take = half.together(slot, target);
     for (index_t m = 0; m < half.members(); ++m) {
       auto const from = half_of(group_of(half.codec).member_row(e, half.row, m));
       for (index_t i = 0; i < take; ++i) from.load(slot + i, rows + (m * take + i) * half.dim);

@@ -8,7 +8,7 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-/// Stored bytes that will be read; about where, and about how many.
+/// Bytes that will be read; about where, and about how many.
 struct coded_bytes {
   std::byte const* at = nullptr;
   index_t size = 0;
@@ -80,20 +80,37 @@ struct packed_half {
   }
   /// What prepare and finish are told: the row, not a token.
   [[nodiscard]] KVSLIM_HD site whole() const noexcept { return at(0, coded, 0); }
-  /// Writes rows [members, n, dim] into blocks; slots [slot, slot + n) must lie in one block. The
-  /// codec may overwrite the rows.
-  KVSLIM_HD void encode(index_t slot, index_t n, float* rows) const noexcept {
-    codec.encode(rows, at(slot % sizes.block_tokens, n, slot), block(slot));
+  /// Writes rows [members, n, dim] into blocks; n is at most together(slot, end). The codec may
+  /// overwrite the rows.
+  /// `ahead` is read next, and may be fetched early.
+  KVSLIM_HD void encode(index_t slot, index_t n, float* rows,
+                        coded_bytes ahead = {}) const noexcept {
+    site here = at(slot % sizes.block_tokens, n, slot);
+    here.next = ahead.at;
+    here.next_bytes = ahead.size;
+    codec.encode(rows, here, block(slot));
   }
-  /// Writes one slot of the ring.
-  KVSLIM_HD void store(index_t slot, float const* values) const noexcept {
+  /// Writes slots [slot, slot + n) of the ring; n is at most beside(slot, end).
+  KVSLIM_HD void store(index_t slot, float const* values, index_t n = 1) const noexcept {
     index_t const p = place(slot);
-    tail.encode(values, at(p % tail_sizes.block_tokens, 1, slot),
+    tail.encode(values, at(p % tail_sizes.block_tokens, n, slot),
                 exact + p / tail_sizes.block_tokens * tail_sizes.block_bytes);
+  }
+  /// Slots of [slot, end), all in the ring, that lie in one block of it.
+  [[nodiscard]] KVSLIM_HD index_t beside(index_t slot, index_t end) const noexcept {
+    index_t const p = place(slot);
+    return min(min(end - slot, ring - p), tail_sizes.block_tokens - p % tail_sizes.block_tokens);
   }
   /// Slots of slot's block that lie in [slot, end).
   [[nodiscard]] KVSLIM_HD index_t in_block(index_t slot, index_t end) const noexcept {
     return min(end - slot, sizes.block_tokens - slot % sizes.block_tokens);
+  }
+  /// Slots of [slot, end) that one call of encode takes: of slot's block, or several whole ones.
+  [[nodiscard]] KVSLIM_HD index_t together(index_t slot, index_t end) const noexcept {
+    if constexpr (Codec::traits.encodes_runs)
+      if (slot % sizes.block_tokens == 0 && end - slot > sizes.block_tokens)
+        return max(min(end - slot, run_tokens) / sizes.block_tokens, 1) * sizes.block_tokens;
+    return in_block(slot, end);
   }
   [[nodiscard]] KVSLIM_HD index_t place(index_t slot) const noexcept {
     return (head + slot - coded) % ring;

@@ -209,11 +209,16 @@ struct packed_layout {
                              : growing(x.unit, x.bytes);
     return static_cast<std::size_t>(table_bytes() + detail::min(bound, even));
   }
-  /// Rows of floats that one encode call may need: a block of every member, either side.
+  /// Floats of the rows that one encode call may need: a block of every member, or several where a
+  /// codec takes them at once; either side.
   [[nodiscard]] KVSLIM_HD constexpr index_t block_floats() const noexcept {
+    constexpr bool key_runs = Key::traits.encodes_runs, value_runs = Value::traits.encodes_runs;
+    auto const tokens = [](codec_sizes const& z, bool runs) {
+      return runs ? detail::max(z.block_tokens, run_tokens) : z.block_tokens;
+    };
     return detail::max(
-        detail::group_of(key).size() * key_sizes(0).block_tokens * extent.head_dim,
-        detail::group_of(value).size() * value_sizes(0).block_tokens * extent.value_width());
+        detail::group_of(key).size() * tokens(key_sizes(0), key_runs) * extent.head_dim,
+        detail::group_of(value).size() * tokens(value_sizes(0), value_runs) * extent.value_width());
   }
 
   /// What is written in front of every cache of this layout.

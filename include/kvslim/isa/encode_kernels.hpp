@@ -1,0 +1,183 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+/// The CPU kernels of coding, chosen as those of attention are: a codec asks for one at the top of
+/// its encode and runs its plain loop where the answer is no. What is stored is the same to the
+/// bit. A codec without kernels has nothing to say.
+
+#include <kvslim/isa/attend_kernels.hpp>
+
+KVSLIM_BEGIN_NAMESPACE
+
+namespace detail {
+
+#if KVSLIM_DETAIL_KERNELS
+
+/// Calls f(kernels) if there are any for rows of dim channels; false where there are not.
+template <class F>
+inline bool with_encoders(index_t dim, F const& f) noexcept {
+  switch (isa::current()) {
+    case isa::path::avx512:
+      if (dim % avx512::width == 0) return f(avx512{}), true;
+      [[fallthrough]];
+    case isa::path::avx2:
+      return dim % avx2::width == 0 ? (f(avx2{}), true) : false;
+    default:
+      return false;
+  }
+}
+
+/// K of 32 tokens into a block, parameters per token.
+template <int Bits, class Param>
+[[nodiscard]] inline bool encode_tokens(float const* rows, site const& at, std::uint8_t* codes,
+                                        Param* scale, Param* low) noexcept {
+  if constexpr (std::same_as<Param, f16> && Bits > 1)
+    return at.dim >= 32 && with_encoders(at.dim, [&](auto kernels) {
+             decltype(kernels)::template encode_tokens<Bits>(
+                 rows, at.dim, codes, scale, low, lookahead(at, run_tokens * (1 + at.dim / 64)));
+           });
+  return false;
+}
+/// K of `group` tokens into a block, parameters per channel.
+template <int Bits, class Param>
+[[nodiscard]] inline bool encode_channels(float const* rows, index_t group, site const& at,
+                                          std::uint8_t* codes, Param* scale, Param* low) noexcept {
+  if constexpr (std::same_as<Param, f16> && Bits > 1)
+    return with_encoders(at.dim, [&](auto kernels) {
+      decltype(kernels)::template encode_channels<Bits>(rows, group, at.dim, codes, scale, low,
+                                                        lookahead(at, group * (at.dim / 64 + 1)));
+    });
+  return false;
+}
+/// V of n tokens into whole blocks of four, parameters (of type Param, behind the codes) per token
+/// and `group` channels.
+template <int Bits, class Param>
+[[nodiscard]] inline bool encode_values(float const* rows, site const& at, index_t group,
+                                        std::byte* block, index_t code_bytes) noexcept {
+  if constexpr (std::same_as<Param, f16> && Bits > 1)
+    return group >= 32 && with_encoders(group, [&](auto kernels) {
+             decltype(kernels)::template encode_values<Bits>(
+                 rows, at.n, at.dim, group, block, code_bytes,
+                 lookahead(at, at.n * (at.dim / group + at.dim / 128 + 1)));
+           });
+  return false;
+}
+template <class T>
+inline constexpr bool narrowed =
+    std::same_as<T, f16> || std::same_as<T, bf16> || std::same_as<T, float>;
+
+/// K of 16 tokens as T[dim][16].
+template <class T>
+[[nodiscard]] inline bool encode_tile(float const* rows, index_t dim, T* out) noexcept {
+  if constexpr (narrowed<T>)
+    return with_encoders(
+        dim, [&](auto kernels) { decltype(kernels)::template encode_tile<T>(rows, dim, out); });
+  return false;
+}
+/// n floats as T.
+template <class T>
+[[nodiscard]] inline bool narrow_run(float const* in, index_t n, T* out) noexcept {
+  if constexpr (narrowed<T>)
+    return with_encoders(
+        n, [&](auto kernels) { decltype(kernels)::template narrow_run<T>(in, n, out); });
+  return false;
+}
+/// n rows of T as floats, [n, dim]; row_at(i) is where the channels of row i lie, of `there` rows
+/// that will be read.
+template <class T, class RowAt>
+[[nodiscard]] inline bool widen_rows(RowAt const& row_at, index_t n, index_t there, index_t dim,
+                                     float* out) noexcept {
+  return with_encoders(dim, [&](auto kernels) {
+    decltype(kernels)::template widen_rows<T>(row_at, n, there, dim, out);
+  });
+}
+/// n values of T as floats.
+template <class T>
+[[nodiscard]] inline bool widen_run(T const* in, index_t n, float* out) noexcept {
+  return with_encoders(n,
+                       [&](auto kernels) { decltype(kernels)::template widen_run<T>(in, n, out); });
+}
+/// Whether no value of n rows exceeds `limit` in magnitude, or is NaN, in `good`.
+template <class T, class RowAt>
+[[nodiscard]] inline bool rows_within(RowAt const& row_at, index_t n, index_t dim, float limit,
+                                      bool& good) noexcept {
+  if constexpr (sizeof(T) > 1) {
+    // The largest value of T that is finite and not above the limit, as bits.
+    std::uint32_t most =
+        bit_cast<std::uint32_t>(largest_finite<T>() < limit ? largest_finite<T>() : limit);
+    if constexpr (sizeof(T) == 2) {
+      T held = from_float<T>(bit_cast<float>(most));
+      if (to_float(held) > limit) --held.bits;
+      most = held.bits;
+    }
+    return with_encoders(dim, [&](auto kernels) {
+      good = decltype(kernels)::template rows_within<T>(row_at, n, dim, most);
+    });
+  }
+  return false;
+}
+
+/// The same of n values side by side.
+template <class T>
+[[nodiscard]] inline bool run_within(T const* in, index_t n, float limit, bool& good) noexcept {
+  constexpr index_t once = 512;
+  if (n % once != 0) return rows_within<T>([&](index_t) { return in; }, 1, n, limit, good);
+  return rows_within<T>([&](index_t i) { return in + i * once; }, n / once, once, limit, good);
+}
+
+/// f(), a plain loop, compiled for the processor's instructions; false where nothing was done. For
+/// loops that round the same whatever they are compiled for.
+template <class F>
+[[nodiscard]] inline bool with_instructions(F const& f) noexcept {
+  return with_encoders(avx512::width, [&](auto kernels) { decltype(kernels)::compiled(f); });
+}
+
+#else
+
+template <class F>
+[[nodiscard]] KVSLIM_HD constexpr bool with_instructions(F const&) noexcept {
+  return false;
+}
+template <int Bits, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool encode_tokens(Args const&...) noexcept {
+  return false;
+}
+template <int Bits, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool encode_channels(Args const&...) noexcept {
+  return false;
+}
+template <int Bits, class Param, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool encode_values(Args const&...) noexcept {
+  return false;
+}
+template <class T>
+[[nodiscard]] KVSLIM_HD constexpr bool encode_tile(float const*, index_t, T*) noexcept {
+  return false;
+}
+template <class T>
+[[nodiscard]] KVSLIM_HD constexpr bool narrow_run(float const*, index_t, T*) noexcept {
+  return false;
+}
+template <class T>
+[[nodiscard]] KVSLIM_HD constexpr bool widen_run(T const*, index_t, float*) noexcept {
+  return false;
+}
+template <class T>
+[[nodiscard]] KVSLIM_HD constexpr bool run_within(T const*, index_t, float, bool&) noexcept {
+  return false;
+}
+template <class T, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool widen_rows(Args const&...) noexcept {
+  return false;
+}
+template <class T, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool rows_within(Args const&...) noexcept {
+  return false;
+}
+
+#endif
+
+}  // namespace detail
+
+KVSLIM_END_NAMESPACE

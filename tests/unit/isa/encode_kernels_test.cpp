@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+
+// What every path of this processor stores, byte for byte, beside the plain loops.
+
+#include "support/catch.hpp"
+#include "support/data.hpp"
+
+#include <cstring>
+
+using namespace kvslim;
+
+namespace {
+
+constexpr isa::path kernels[] = {isa::path::avx2, isa::path::avx512};
+
+/// Calls f() by the plain loops, then by what kernels the processor has; what f returns is equal.
+template <class F>
+void same_on_each_path(F const& f) {
+  isa::path const before = isa::current();
+  isa::use(isa::path::portable);
+  auto const plain = f();
+  for (auto const wanted : kernels)
+    if (isa::use(wanted) == wanted) {
+      INFO("path " << isa::name_of(wanted));
+      CHECK(f() == plain);
+    }
+  isa::use(before);
+}
+
+/// Numbers of one kind: what rounds, what ties, what underflows, what only a damaged tail holds.
+float sample(int kind, std::mt19937& engine) {
+  float const x = std::normal_distribution<float>{}(engine);
+  auto const one_in = [&](unsigned n) { return engine() % n == 0; };
+  float const infinity = std::numeric_limits<float>::infinity();
+  float const zero = one_in(2) ? 0.0f : -0.0f;
+  switch (kind) {
+    case 0:
+      return x;
+    case 1:
+      return to_float(from_float<f16>(x));
+    case 2:
+      return std::max(-65504.0f, std::min(65504.0f, x * 60000.0f));
+    case 3:
+      return x * 1e-7f;
+    case 4:
+      return x * 1e-40f;
+    case 5:
+      return zero;
+    case 6:
+      return 3.25f;
+    case 7:
+      return 100.0f + 0.01f * x;
+    case 8:
+      return static_cast<float>(engine() % 511) * 0.5f;
+    case 9:
+      return one_in(5) ? zero : std::abs(x);
+    case 10:
+      return one_in(40) ? NAN : x;
+    case 11:
+      return one_in(40) ? (one_in(2) ? infinity : -infinity) : x;
+    default:
+      return to_float(f16{static_cast<std::uint16_t>(engine() & 0xffffu)});
+  }
+}
+
+template <class Codec>
+void codes_alike(char const* name, Codec const& codec, index_t dim, index_t n) {
+  INFO(name << ", head_dim " << dim);
+  auto const z = codec.sizes(dim, 4096);
+  for (int kind = 0; kind < 13; ++kind) {
+    INFO("numbers of kind " << kind);
+    std::mt19937 engine(static_cast<unsigned>(kind * 1000 + static_cast<int>(dim)));
+    std::vector<float> rows(static_cast<std::size_t>(n * dim));
+    for (float& x : rows) x = sample(kind, engine);
+    same_on_each_path([&] {
+      index_t const blocks = (n + z.block_tokens - 1) / z.block_tokens;
+      std::vector<std::byte> block(static_cast<std::size_t>(blocks * z.block_bytes));
+      auto copy = rows;
+      codec.encode(copy.data(), site{.first = 0, .n = n, .dim = dim}, block.data());
+      return block;
+    });
+  }
+}
+
+/// K and V in cells that lie in no order, with padding and lengths of their own, as T.
+template <element T>
+struct scattered {
+  data::cache const& c;
+  std::vector<T> k, v;
+  std::vector<std::int32_t> positions, lengths;
+  std::vector<std::uint8_t> valid;
+
+  explicit scattered(data::cache const& from) : c(from) {
+    for (float const x : c.k) k.push_back(from_float<T>(x));
+    for (float const x : c.v) v.push_back(from_float<T>(x));
+    auto const& s = c.shape;
+    for (index_t q = 0; q < s.sequences; ++q) {
+      lengths.push_back(static_cast<std::int32_t>(s.tokens - 7 * q));
+      for (index_t t = 0; t < s.tokens; ++t) {
+        positions.push_back(static_cast<std::int32_t>(t * 37 % s.tokens));
+        valid.push_back(t % 11 == 4 ? 0 : t % 29 == 3 ? 2 : 1);
+      }
+    }
+  }
+  [[nodiscard]] auto view() const {
+    auto x = dense_cache(k.data(), v.data(), c.shape.extents());
+    x.positions = positions.data();
+    x.valid = valid.data();
+    x.lengths = lengths.data();
+    return x;
+  }
+};
+
+template <class Policy>
+void stores_alike(char const* name, Policy const& policy, index_t dim) {
+  INFO(name << ", head_dim " << dim);
+  data::cache const c({.sequences = 2, .kv_heads = 2, .tokens = 211, .head_dim = dim});
+  auto const stored = [&](auto const& view, auto const& stages, plan_options options) {
+    same_on_each_path([&] {
+      data::compressed const run(stages, view, {}, options);
+      CHECK(run.result.ok());
+      CHECK(run.intact());
+      return run.storage.copy();
+    });
+  };
+  stored(c.view(), policy, {});
+  stored(scattered<float>(c).view(), policy, {.positions = true});
+  stored(scattered<f16>(c).view(), policy, {.append_tokens = 40, .positions = true});
+  stored(scattered<bf16>(c).view(), pipeline{knorm{}, top_k{{.budget = 101}}, policy}, {});
+}
+
+}  // namespace
+
+TEST_CASE("every path codes the same bytes", "[isa][encode]") {
+  for (index_t const dim : {32, 36, 40, 64, 80, 96, 112, 128, 256}) {
+    codes_alike("token_key<8>", token_key<8>{}, dim, 32);
+    codes_alike("token_key<4>", token_key<4>{}, dim, 32);
+    codes_alike("channel_key<8>", channel_key<8>{}, dim, 32);
+    codes_alike("channel_key<4>", channel_key<4>{.group = 64}, dim, 64);
+    codes_alike("channel_key<2>", channel_key<2>{}, dim, 32);
+    codes_alike("token_value<8>", token_value<8>{}, dim, 4);
+    codes_alike("token_value<4>", token_value<4>{}, dim, 4);
+    codes_alike("token_value<2>", token_value<2>{}, dim, 4);
+    for (index_t const group : {8, 16, 32})
+      if (dim % group == 0) codes_alike("token_value<4>", token_value<4>{group}, dim, 4);
+  }
+}
+
+TEST_CASE("every path makes ggml's blocks", "[isa][encode][ggml]") {
+  codes_alike("q8_0", ggml_rows<ggml_block::q8_0>{}, 96, 5);
+  codes_alike("q4_0", ggml_rows<ggml_block::q4_0>{}, 96, 5);
+  codes_alike("q4_1", ggml_rows<ggml_block::q4_1>{}, 96, 5);
+  codes_alike("q5_0", ggml_rows<ggml_block::q5_0>{}, 96, 5);
+  codes_alike("q5_1", ggml_rows<ggml_block::q5_1>{}, 96, 5);
+}
+
+TEST_CASE("every path stores the same caches", "[isa][encode]") {
+  for (index_t const dim : {64, 80, 128}) {
+    stores_alike("int8", int_per_token<8>{}, dim);
+    stores_alike("int4", int_per_token<4>{}, dim);
+    stores_alike("KIVI", kivi<4, 2>{{.residual = 32, .value_group = dim / 2}}, dim);
+    stores_alike("f16", dense<f16>{}, dim);
+  }
+  stores_alike("bf16", dense<bf16>{}, 96);
+  stores_alike("f32", dense<float>{}, 96);
+}
+
+TEST_CASE("a bad channel anywhere is refused on every path", "[isa][encode][bad_input]") {
+  data::cache c({.kv_heads = 2, .tokens = 70, .head_dim = 80});
+  auto const refuses = [&](auto const& policy, float poison, errc code) {
+    for (std::size_t const at : {std::size_t{0}, std::size_t{79}, c.k.size() - 1, c.k.size() / 2}) {
+      for (auto* const plane : {&c.k, &c.v}) {
+        float const was = (*plane)[at];
+        (*plane)[at] = poison;
+        std::vector<f16> k, v;
+        for (float const x : c.k) k.push_back(from_float<f16>(x));
+        for (float const x : c.v) v.push_back(from_float<f16>(x));
+        same_on_each_path([&] {
+          data::compressed const floats(policy, c.view());
+          data::compressed const halves(
+              policy,
+              dense_cache(std::as_const(k).data(), std::as_const(v).data(), c.shape.extents()));
+          CHECK(floats.result.code == code);
+          CHECK((floats.result.ok() || floats.storage.untouched()));
+          CHECK((halves.result.ok() || halves.storage.untouched()));
+          return std::pair{floats.result.code, halves.result.code};
+        });
+        (*plane)[at] = was;
+      }
+    }
+  };
+  refuses(dense<f16>{}, NAN, errc::non_finite);
+  refuses(dense<f16>{}, -INFINITY, errc::non_finite);
+  refuses(dense<f16>{}, 65504.0f, errc::ok);
+  refuses(dense<f16>{}, 65505.0f, errc::non_finite);
+  refuses(dense<float>{}, std::numeric_limits<float>::max(), errc::ok);
+  refuses(int_per_token<4>{}, NAN, errc::non_finite);
+}
