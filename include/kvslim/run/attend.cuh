@@ -263,10 +263,10 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
       float logit[Heads] = {};
       if (thread < n) {
         index_t const slot = step + thread;
-        keys.visit(slot, 1, [&](auto const& codec, std::byte const* block, site const& at) {
+        keys.visit(slot, 1, [&](auto const& codec, std::byte const* stored, site const& at) {
           using form = std::remove_cvref_t<decltype(codec)>;
           float const* const mine = in_own_basis<form> ? own_q : q;
-          warp_codec<form>::each_channel(codec, block, at, [&](index_t d, float k) {
+          warp_codec<form>::each_channel(codec, stored, at, [&](index_t d, float k) {
             unrolled<Heads>([&](int h) { logit[h] += mine[d * Heads + h] * k; });
           });
         });

@@ -242,8 +242,8 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
           }
           part *= shrink;
           for (float& y : base) y *= shrink;
-          for (auto& row : o)
-            for (float& y : row) y *= shrink_sums;
+          for (auto& tile : o)
+            for (float& y : tile) y *= shrink_sums;
         }
         float w[4];
         unrolled<4>([&](int j) {
@@ -267,9 +267,9 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
         int const u = tile / 2, m = tile % 2;
         if (walk.first_unit + u >= walk.units) return;
         unrolled<2>([&](int half) {
-          float* const to = mine + u * 32 + vf::channel(m, half, walk.g);
+          float* const place = mine + u * 32 + vf::channel(m, half, walk.g);
           float const sum = o[tile][2 * half] + o[tile][2 * half + 1];
-          add_exactly(to[0], to[run_piece * slice_channels], shrink,
+          add_exactly(place[0], place[run_piece * slice_channels], shrink,
                       sum * (inverse * power_of_two(-vf::shift(m, half))) +
                           base[walk_type::groups == 4 ? u : 0]);
         });
