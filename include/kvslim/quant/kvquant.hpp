@@ -47,7 +47,7 @@ KVSLIM_BEGIN_NAMESPACE
 /// two bytes); per row 4 * sinks * head_dim bytes and, from the prompt, its records. One thread a
 /// row encodes on CUDA.
 /// 4096 tokens of 8 KV heads of 128 took kvquant<4> with levels of the prompt 2.4 s to encode and
-/// 6.3 ms to attend to with 32 query heads (31 ms key by key; plain loops 21), kivi<4> 0.2 s and
+/// 4.9 ms to attend to with 32 query heads (27 ms key by key; plain loops 22), kivi<4> 0.2 s and
 /// 0.7 ms (one thread of a busy machine with AVX-512, -O2).
 /// Source: arXiv:2401.18079; one percent and one exact token are the authors' released settings.
 template <int KeyBits, int ValueBits = KeyBits, codebook_from From = codebook_from::table,

@@ -226,11 +226,7 @@ void soften_pages(float* logits, index_t ranked, float scale, Skip const& skip) 
     index_t const n = min(run_tokens, ranked - p);
     float x[run_tokens], sum = 0.0f;
     for (index_t i = 0; i < n; ++i) x[i] = logits[p + i];
-    if (!soften(x, 1, 1, &n, &high, &sum)) {
-      for (index_t i = 0; i < n; ++i)
-        x[i] = high == -INFINITY ? 0.0f : ops::exp_nonpositive(x[i] - high);
-      sum = ops::sum_run(x, n);
-    }
+    if (!soften(x, 1, 1, &n, &high, &sum)) soften_plainly(x, 1, 1, &n, &high, &sum);
     for (index_t i = 0; i < n; ++i) logits[p + i] = x[i];
     total += sum;
   }

@@ -145,6 +145,11 @@ TEST_CASE("landmarks follow a cache that lives", "[landmarks]") {
   lives({.kv_heads = 1, .group = 2, .tokens = 40, .head_dim = 16},
         {.budget = 4000, .page = 8, .local = 1, .outliers = 100}, 2);
   lives({.kv_heads = 1, .group = 2, .tokens = 1, .head_dim = 4}, {}, 1);
+  isa::path const before = isa::current();
+  isa::use(isa::path::portable);
+  lives({.kv_heads = 2, .group = 3, .tokens = 90, .head_dim = 37},
+        {.budget = 20, .page = 5, .local = 1, .outliers = 2}, 2);
+  isa::use(before);
 }
 
 TEST_CASE("landmarks take as many bytes as they say, and read as they are stored", "[landmarks]") {
