@@ -228,9 +228,9 @@ void list_stage(table<Stage> const& all, char const* stage, std::string& text) {
 
 json described(method const* m) {
   if (m == nullptr) return nullptr;
-  json options = json::object();
-  for (option const& o : m->options) options[o.name] = value_of(o);
-  return {{"name", m->name}, {"options", options}};
+  json all = json::object();
+  for (option const& o : m->options) all[o.name] = value_of(o);
+  return {{"name", m->name}, {"options", all}};
 }
 json described(sharing by) {
   json out = json::object();
