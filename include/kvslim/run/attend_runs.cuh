@@ -51,7 +51,7 @@ template <class Keys>
   }
   most = over_warp(most, [](float a, float b) { return fmaxf(a, b); });
   sum = over_warp(sum, [](float a, float b) { return a + b; });
-  int const exponent = max(exponent_of(most), -largest_query);
+  int const exponent = static_cast<int>(max(exponent_of(most), -largest_query));
   if (lane == 0) {
     back[head] = power_of_two(exponent + 1 - Keys::query_exponent);
     sums[head] = sum;
@@ -162,7 +162,7 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
             thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
             warp = thread / warp_threads, t = lane % 4;
   auto const& row = packed.raw_row(at.r);
-  int const coded = min(row.key_coded, row.value_coded) / 32 * 32;
+  int const coded = static_cast<int>(min(row.key_coded, row.value_coded) / 32 * 32);
   if (coded <= at.visible.begin) return 0;
   float* const back = memory.own + run_piece * ((dim + 31) & ~31);
   float* const warp_sums = back + 2 * run_piece;
