@@ -18,6 +18,7 @@ namespace detail {
 template <class F>
 inline bool with_encoders(index_t dim, F const& f) noexcept {
   switch (isa::current()) {
+    case isa::path::avx512_vnni:  // the same
     case isa::path::avx512:
       if (dim % avx512::width == 0) return f(avx512{}), true;
       [[fallthrough]];

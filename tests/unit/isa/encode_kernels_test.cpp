@@ -12,7 +12,7 @@ using namespace kvslim;
 
 namespace {
 
-constexpr isa::path kernels[] = {isa::path::avx2, isa::path::avx512};
+constexpr isa::path kernels[] = {isa::path::avx2, isa::path::avx512, isa::path::avx512_vnni};
 
 /// Calls f() by the plain loops, then by what kernels the processor has; what f returns is equal.
 template <class F>
