@@ -56,9 +56,9 @@ void measure(char const* name, Policy const& policy, index_t tokens, settings co
   auto const next = [&]() -> bench::run<Policy> const& { return *sets[at++ % sets.size()]; };
   std::vector<float> out(32 * 128);
   bench::buffer const scratch(attend_bytes(first.packed.layout(), 32));
-  auto const attend_share = [&] {
+  auto const attend_share = [&](attend_precision precision) {
     for (std::size_t i = 0; i < share; ++i)
-      if (!bench::attend(next().packed, c, out, scratch)) std::abort();
+      if (!bench::attend(next().packed, c, out, scratch, precision)) std::abort();
   };
   auto const read_share = [&] {
     for (std::size_t i = 0; i < share; ++i) sink = bench::plain_read(next().storage.data(), bytes);
@@ -73,16 +73,21 @@ void measure(char const* name, Policy const& policy, index_t tokens, settings co
     if (!first.compress(c)) std::abort();
   };
   std::vector<isa::path> paths;
-  for (auto wanted : {isa::path::portable, isa::path::avx2, isa::path::avx512})
+  for (auto wanted :
+       {isa::path::portable, isa::path::avx2, isa::path::avx512, isa::path::avx512_vnni})
     if (isa::use(wanted) == wanted) paths.push_back(wanted);
   std::vector<bench::floor_rounds> results(paths.size());
   for (int i = 0; i < how.rounds; ++i) {
     for (std::size_t p = 0; p < paths.size(); ++p) {
       isa::use(paths[p]);
       double const m = seconds(copy_source), e = seconds(encode), again = seconds(copy_source);
-      double const before = seconds(read_share), a = seconds(attend_share),
+      double const before = seconds(read_share),
+                   a = seconds([&] { attend_share(attend_precision::tight); }),
+                   between = seconds(read_share),
+                   fast = seconds([&] { attend_share(attend_precision::fast); }),
                    after = seconds(read_share);
-      results[p].attend.push_back((before + after) / 2 / a);
+      results[p].attend.push_back((before + between) / 2 / a);
+      results[p].fast.push_back((between + after) / 2 / fast);
       results[p].encode.push_back((m + again) / 2 / e);
       results[p].gigabytes.push_back(static_cast<double>(share * bytes) / a * 1e-9);
     }

@@ -152,13 +152,16 @@ struct run {
 /// pass.
 template <class Packed>
 [[nodiscard]] bool attend(Packed const& packed, cache const& c, std::vector<float>& out,
-                          kvslim::workspace scratch) {
+                          kvslim::workspace scratch,
+                          kvslim::attend_precision precision = kvslim::attend_precision::tight) {
   std::vector<float> lse(static_cast<std::size_t>(c.extent.sequences * c.q_heads));
   kvslim::rows_shape const shape{c.extent.sequences, c.q_heads, 1, c.extent.value_width()};
-  return kvslim::attend(
-             kvslim::cpu{}, packed,
-             {.q = c.queries(1), .out = kvslim::dense_rows(out.data(), shape), .lse = lse.data()},
-             scratch)
+  return kvslim::attend(kvslim::cpu{}, packed,
+                        {.q = c.queries(1),
+                         .out = kvslim::dense_rows(out.data(), shape),
+                         .lse = lse.data(),
+                         .precision = precision},
+                        scratch)
       .ok();
 }
 
