@@ -211,9 +211,12 @@ template <int Bits, class Param>
     rest.first = 0;
     rest.n = n - head.n;
     float const* const weights = p + begin / run_tokens * at.apart;
+    site ahead = at;  // its share of what is read next
+    ahead.next_bytes = at.next_bytes * n / v.n;
+    if (at.next != nullptr) ahead.next += at.next_bytes * begin / v.n;
     if (!with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
           using isa = decltype(kernels);
-          lookahead const next(at, (v.n + 3) / 4 * (v.dim / 32 + 1));
+          lookahead const next(ahead, (n + 3) / 4 * (v.dim / 32 + 1));
           isa::template accumulate_planar<Bits, Param>(head, weights + h * run_tokens, m,
                                                        out + h * v.dim, next);
           if (rest.n > 0)
