@@ -30,7 +30,8 @@ template <class Layout>
   using value = typename Layout::value_codec_type;
   if constexpr (reads_runs<key, value>()) {
     auto const& e = layout.extent;
-    return e.head_dim % 16 == 0 && max(e.head_dim, e.value_width()) <= most_run_dim &&
+    return e.head_dim % (key_runs<key>::by_channel ? 32 : 16) == 0 &&
+           max(e.head_dim, e.value_width()) <= most_run_dim &&
            value_runs<value>::serves(layout.value, e.value_width(), !key_runs<key>::by_channel);
   }
   return false;

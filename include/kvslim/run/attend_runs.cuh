@@ -20,12 +20,10 @@ inline constexpr int largest_query = 100;    // exponent; rows of larger ones go
 [[nodiscard]] __device__ inline int exponent_of(float x) {
   return static_cast<int>(bit_cast<std::uint32_t>(x) >> 23 & 255u) - 127;
 }
-/// The power of two that keeps weights times V's scales, which are below a limit, below 2^15.
-[[nodiscard]] __device__ inline float guard_of(float limit) {
-  return bit_cast<float>(((254u + 15u) << 23) - bit_cast<std::uint32_t>(limit));
+/// e^x for x <= 0, to the 22 bits or so that hi_lo keeps of it, times a power of two.
+[[nodiscard]] __device__ inline float weight_of(float x, float exponent = 0.0f) {
+  return exp2_fast(x * 1.44269504f + exponent);
 }
-/// e^x for x <= 0, to the 22 bits or so that hi_lo keeps of it.
-[[nodiscard]] __device__ inline float weight_of(float x) { return exp2_fast(x * 1.44269504f); }
 
 /// Shared memory of a block: queries [head_dim, 4], positions that heads see, and run_floats.
 struct run_memory {
@@ -185,13 +183,14 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
   float* const mine = warp_sums + warp * 2 * run_piece * slice_channels + t * slice_channels;
 
   // Of head t: the largest logit; in shared memory (`kept`) that which the sums there are relative
-  // to, and the total. No scale of V that was met is above scale_limit.
+  // to, and the total. No scale of V that was met is above scale_limit: weights times 2^15 over
+  // that are f16 when they meet the scales.
   float &folded = kept[0], &total = kept[attend_threads], &total_lost = kept[2 * attend_threads];
   folded = no_logit;
   total = total_lost = 0.0f;
   float most = no_logit;
-  float scale_limit = power_of_two(-100);
-  typename walk_type::loaded held;
+  float scale_limit = power_of_two(-60);
+  typename walk_type::loaded held = {};
   for (int n = 0; n < rules.block.visible.count(); ++n) {
     auto const span = rules.block.visible[n];
     int const from = static_cast<int>(span.from), to = static_cast<int>(min(span.to, rules.whole));
@@ -200,7 +199,6 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
     if (from >= to || run >= last) continue;
     bool const odd = !plain || from % 32 != 0 || to % 32 != 0;
     walk.load_keys(run, 0, held);
-    walk.load_key_parameters(run, 0, held);
     walk.load_values(run, held);
     if constexpr (!keys_type::by_channel) walk.load_value_parameters(run, held);
     while (run < last) {
@@ -220,10 +218,7 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
         });
         int const next = run + stride < last ? run + stride : run;
         walk.load_keys(next, 0, held);
-        if constexpr (keys_type::by_channel)
-          walk.load_value_parameters(run, held);
-        else
-          walk.load_key_parameters(next, 0, held);
+        if constexpr (keys_type::by_channel) walk.load_value_parameters(run, held);
         if (odd) finish_scores(walk, rules, n, run, memory.limit[t], memory.earliest[t], score);
         float high = fmaxf(fmaxf(score[0], score[1]), fmaxf(score[2], score[3]));
         high = over_rows(high, [](float one, float other) { return fmaxf(one, other); });
@@ -234,34 +229,31 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
           most = high;
           float const scale =
               over_rows(largest, [](float one, float other) { return fmaxf(one, other); });
-          float shrink_sums = shrink;
+          float by = shrink;
           if (scale > scale_limit) {
             float const limit = power_of_two(exponent_of(scale) + 4);
-            shrink_sums *= scale_limit / limit;
+            by *= scale_limit / limit;
             scale_limit = limit;
           }
-          part *= shrink;
-          for (float& y : base) y *= shrink;
+          part *= by;
+          for (float& y : base) y *= by;
           for (auto& tile : o)
-            for (float& y : tile) y *= shrink_sums;
+            for (float& y : tile) y *= by;
         }
+        auto const exponent = static_cast<float>(15 - exponent_of(scale_limit));
         float w[4];
         unrolled<4>([&](int j) {
-          w[j] = weight_of(score[j] - most);
+          w[j] = weight_of(score[j] - most, exponent);
           part += w[j];
         });
-        walk.add(held, w, guard_of(scale_limit), scale_limit * 0x1p-15f, o, base);
+        walk.add(held, w, o, base);
         walk.load_values(next, held);
-        if constexpr (keys_type::by_channel)
-          walk.load_key_parameters(next, 0, held);
-        else
-          walk.load_value_parameters(next, held);
+        if constexpr (!keys_type::by_channel) walk.load_value_parameters(next, held);
         run += stride;
       }
-      float const shrink = weight_of(folded - most),
-                  inverse = power_of_two(24) / guard_of(scale_limit);
+      float const shrink = weight_of(folded - most), unit = scale_limit * 0x1p-15f;
       folded = most;
-      add_exactly(total, total_lost, shrink, part);
+      add_exactly(total, total_lost, shrink, part * unit);
       for (float& y : base) y = over_rows(y, [](float one, float other) { return one + other; });
       unrolled<8>([&](int tile) {
         int const u = tile / 2, m = tile % 2;
@@ -270,8 +262,8 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
           float* const place = mine + u * 32 + vf::channel(m, half, walk.g);
           float const sum = o[tile][2 * half] + o[tile][2 * half + 1];
           add_exactly(place[0], place[run_piece * slice_channels], shrink,
-                      sum * (inverse * power_of_two(-vf::shift(m, half))) +
-                          base[walk_type::groups == 4 ? u : 0]);
+                      unit * (sum * power_of_two(24 - vf::shift(m, half)) +
+                              base[walk_type::groups == 4 ? u : 0]));
         });
       });
     }

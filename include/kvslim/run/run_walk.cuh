@@ -86,32 +86,29 @@ struct run_walk {
       return read_only<std::uint32_t>(from + offset(2 * i));
   }
 
-  /// Channels [128 part, 128 part + 128) of K: codes, and what scales them.
+  /// Channels [128 part, 128 part + 128) of K, and what scales them.
   __device__ void load_keys(int run, int part, loaded& to) const {
-    std::uint8_t const* const codes =
-        settled(keys.at(run).codes + key_lane + part * (32 * key_unit_bytes));
+    auto const from = keys.at(run);
+    std::uint8_t const* const codes = settled(from.codes + key_lane + part * (32 * key_unit_bytes));
+    std::uint8_t const* const scale = settled(from.scale + scale_lane + part * 256);
     int const steps = dim / 16 - part * 8;
     unrolled<8>([&](int s) {
-      if (s / together * together < steps) kf::load(codes + s * (4 * key_unit_bytes), to.k[s]);
-    });
-  }
-  __device__ void load_key_parameters(int run, int part, loaded& to) const {
-    std::uint8_t const* const scale = settled(keys.at(run).scale + scale_lane + part * 256);
-    if constexpr (by_channel) {
-      if (part == 0) to.key_low = settled(scale + dim * 2 + g % 2 * 4);
-      int const steps = dim / 16 - part * 8;
-      unrolled<8>([&](int s) {
-        if (s / together * together >= steps) return;
+      if (s / together * together >= steps) return;
+      kf::load(codes + s * (4 * key_unit_bytes), to.k[s]);
+      if constexpr (by_channel) {
         auto const two = read_only<uint2>(scale + s * 32);
         to.scale[s][0] = two.x;
         to.scale[s][1] = two.y;
-      });
-    } else {
+      }
+    });
+    if (part != 0) return;
+    if constexpr (by_channel)
+      to.key_low = settled(scale + dim * 2 + g % 2 * 4);
+    else
       unrolled<2>([&](int i) {
         to.scale[i][0] = pair(scale, i, [](int j) { return 2 * token_step(j); });
         to.low[i] = pair(scale, i, [](int j) { return 64 + 2 * token_step(j); });
       });
-    }
   }
   __device__ void load_values(int run, loaded& to) const {
     auto const* const begin = values.run(run);
@@ -188,13 +185,8 @@ struct run_walk {
           // The two lanes of a head take two of the four channels each.
           auto const half = reinterpret_cast<float2 const*>(q)[(unit * 4 + g / 2) * 2 + g % 2];
           auto const lows = read_only<std::uint32_t>(low + step * 32);
-          if (s % 2 == 0) {
-            base += half.x * low_half(lows);
-            base += half.y * high_half(lows);
-          } else {  // behind K lie any bytes
-            float const product = half.x * low_half(lows) + half.y * high_half(lows);
-            base += step * 16 < dim ? product : 0.0f;
-          }
+          base += half.x * low_half(lows);
+          base += half.y * high_half(lows);
           // Of four products either lane keeps what f16 holds, or the rest.
           std::uint32_t const upper = g % 2 == 0 ? 0u : 0xffffe000u;
           auto const kept = [&](float y) {
@@ -217,7 +209,6 @@ struct run_walk {
       });
       if (++part * 128 >= dim) break;
       load_keys(run, part, x);
-      if constexpr (by_channel) load_key_parameters(run, part, x);
     }
     if constexpr (by_channel) {  // lane (g, t) has head g / 2; lane t of a quad wants head t
       base += __shfl_xor_sync(0xffffffffu, base, 1);
@@ -227,10 +218,10 @@ struct run_walk {
     }
   }
 
-  /// Adds V's codes, weighted: w[j] of head t, times V's scales and `guard`. Codes count from their
+  /// Adds V's codes, weighted: w[j] of head t, times V's scales. Codes count from their
   /// middle, so that sums stay small: matrix units cut them, which would be a bias.
-  __device__ void add(loaded const& x, float const (&w)[4], float guard, float inverse_guard,
-                      float (&o)[8][4], float (&base)[groups]) const {
+  __device__ void add(loaded const& x, float const (&w)[4], float (&o)[8][4],
+                      float (&base)[groups]) const {
     constexpr float middle = 0.5f * static_cast<float>((1 << values_type::bits) - 1);
     auto const weigh = [&](int group, std::uint32_t(&p)[2][2]) {
       float sum = 0.0f;
@@ -238,19 +229,19 @@ struct run_walk {
         std::uint32_t const s = groups == 4 ? x.value_scale[j][group / 2] : x.value_scale[j / 2][0],
                             l = groups == 4 ? x.value_low[j][group / 2] : x.value_low[j / 2][0];
         int const i = groups == 4 ? group % 2 : j % 2;
-        float const y = w[j] * guard * of_pair(s, i);
+        float const y = w[j] * of_pair(s, i);
         base[group] += w[j] * of_pair(l, i);
         sum = j == 0 ? y : sum + y;
         p[tile(j)][half(j)] = transposed(hi_lo(y));
       });
-      base[group] += sum * (middle * inverse_guard);
+      base[group] += sum * middle;
       return over_rows(sum, [](float one, float other) { return one + other; });
     };
     float sum = 0.0f;
     std::uint32_t p[2][2];
     if constexpr (groups == 1) sum = weigh(0, p);
     unrolled<4>([&](int u) {
-      if (first_unit + u >= units) return;
+      if (first_unit + u / 2 * 2 >= units) return;  // what is behind the last unit goes nowhere
       if constexpr (groups == 4) sum = weigh(u, p);
       unrolled<2>([&](int m) {
         unrolled<2>([&](int part) {
