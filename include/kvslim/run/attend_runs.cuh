@@ -173,10 +173,10 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
   if (thread == 0) load_rules(packed, a, x, at, coded, rules);
   if (!prepare_run_queries<keys_type>(memory, dim)) return 0;
 
-  int const slices = width > slice_channels ? 2 : 1, stride = attend_warps / slices;
+  int const pairs = width > slice_channels ? 1 : 0, stride = attend_warps >> pairs;
   walk_type const walk({packed.layout().key, packed.keys(at.r).blocks, dim},
                        {packed.layout().value, packed.values(at.r).blocks, width}, memory.own, dim,
-                       (width + 31) / 32, warp % slices * (slice_channels / 32));
+                       (width + 31) / 32, (warp & pairs) * (slice_channels / 32));
   bool const plain =
       rules.soft_cap <= 0.0f && rules.biases == nullptr && a.logits == nullptr && !at.masked;
   float const back_mine = back[t], query_sum = back[run_piece + t];
@@ -195,7 +195,7 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
     auto const span = rules.block.visible[n];
     int const from = static_cast<int>(span.from), to = static_cast<int>(min(span.to, rules.whole));
     int const last = (to + 31) / 32;
-    int run = from / 32 + warp / slices;
+    int run = from / 32 + (warp >> pairs);
     if (from >= to || run >= last) continue;
     bool const odd = !plain || from % 32 != 0 || to % 32 != 0;
     walk.load_keys(run, 0, held);
@@ -286,12 +286,12 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
     for (int w = 0; w < attend_warps; ++w) {
       float const* const state = states + w * 3 * run_piece + h;
       float const shrink = ops::exp_nonpositive(state[0] - high);
-      if (thread == 0 && w % slices == 0) {
+      if (thread == 0 && (w & pairs) == 0) {
         add_exactly(total_of[h], total_lost_of[h], 1.0f, state[run_piece] * shrink);
         total_lost_of[h] += state[2 * run_piece] * shrink;
       }
       for (int d = thread; d < slice_channels; d += attend_threads) {
-        int const channel = w % slices * slice_channels + d, to = h * parts * width + channel;
+        int const channel = (w & pairs) * slice_channels + d, to = h * parts * width + channel;
         float const* const from = warp_sums + (w * 2 * run_piece + h) * slice_channels + d;
         if (channel < width) {
           add_exactly(sums[to], lost[to], 1.0f, from[0] * shrink);
