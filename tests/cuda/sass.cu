@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+
+// The kernels that sass.sh counts.
+
+#include <kvslim/run/attend.cuh>
+
+using namespace kvslim;
+
+template <class Key, class Value>
+using cache = packed_cache<Key, Value, cuda_space>;
+using request = attend_request<cuda_space>;
+
+template status kvslim::attend(cuda, cache<token_key<4>, token_value<4>> const&, request const&,
+                               workspace);
+template status kvslim::attend(cuda, cache<channel_key<4>, token_value<4>> const&, request const&,
+                               workspace);

@@ -1,0 +1,80 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# SPDX-FileCopyrightText: The kvslim authors
+# sass.sh NVCC INCLUDE SOURCE: what attention by matrix units costs on sm_90: no register is spilled, twelve warps fit a multiprocessor, and
+# one run of 32 tokens (four query heads of one KV head, 128 channels) takes at most 450 instructions over int 4 and 850 over KIVI 4. Those
+# are counted along one turn of the loop that holds all matrix instructions: of all ways through it that execute every one of them the
+# shortest, which is that of a plain request. Skipped (77) where there is no cuobjdump; registers are checked all the same.
+set -eu
+nvcc=$1 include=$2 source=$3
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+"$nvcc" -std=c++20 -arch=sm_90 -Xptxas -v -I"$include" -cubin "$source" -o "$work/cubin" 2>"$work/log"
+awk '
+  /Compiling entry function/ { kernel = /attend_kernel/ }
+  kernel && /spill stores/ { print; if ($0 !~ / 0 bytes spill stores, 0 bytes spill loads/) bad = 1 }
+  kernel && /Used [0-9]+ registers/ {
+    for (i = 1; i < NF; ++i) if ($i == "Used") { print "    " $(i + 1) " registers"; if ($(i + 1) > 168) bad = 1; ++kernels }
+  }
+  END { if (kernels != 2) print "expected two kernels, not " kernels + 0; exit bad || kernels != 2 }' "$work/log"
+dump=${KVSLIM_CUOBJDUMP:-$(dirname "$nvcc")/cuobjdump}
+command -v "$dump" >/dev/null 2>&1 || dump=cuobjdump
+command -v "$dump" >/dev/null 2>&1 || {
+  echo "skipped: no cuobjdump to count instructions with (KVSLIM_CUOBJDUMP names one)"
+  exit 77
+}
+"$dump" -sass "$work/cubin" | awk '
+  function finish(  i, j, k, t, first, last, best, matrices, cost, found, limit) {
+    if (kernel == "") return
+    for (i = 0; i < n; ++i) all += text[i] ~ /HMMA/
+    best = n + 1
+    for (i = 0; i < n; ++i) {  # the shortest loop around all matrix instructions
+      target[i] = -1
+      if (text[i] !~ /BRA/ || text[i] ~ /BRA\.DIV/) continue
+      k = text[i]
+      sub(/^.*0x/, "", k)
+      sub(/[^0-9a-f].*$/, "", k)
+      if (!(k in place)) continue
+      target[i] = place[k]
+      if (target[i] > i || i - target[i] >= best) continue
+      t = 0
+      for (j = target[i]; j <= i; ++j) t += text[j] ~ /HMMA/
+      if (t == all) { best = i - target[i]; first = target[i]; last = i }
+    }
+    split("", cost); split("", found)
+    cost[first] = 0; found[first] = 0
+    for (i = first; i <= last && best <= n; ++i) {
+      if (!(i in cost)) continue
+      k = cost[i] + 1
+      t = found[i] + (text[i] ~ /HMMA/)
+      if (i == last) { cost[i] = k; found[i] = t; break }
+      if (target[i] > i && target[i] <= last) step(target[i], k, t, cost, found)
+      if (target[i] < 0 || text[i] ~ /^@/ || text[i] ~ /BRA[.A-Z]* !?U?P[0-9]/) step(i + 1, k, t, cost, found)
+    }
+    limit = kernel ~ /channel_key/ ? 850 : 450
+    print (limit == 850 ? "KIVI 4: " : "int 4: ") cost[last] " instructions a run (at most " limit "), " found[last] " of them matrix products"
+    if (best > n || found[last] != all || all < 32 || cost[last] > limit || spilt) bad = 1
+    ++kernels
+  }
+  function step(to, k, t, cost, found) {
+    if (to in cost && (found[to] > t || (found[to] == t && cost[to] <= k))) return
+    cost[to] = k; found[to] = t
+  }
+  /Function :/ {
+    finish()
+    kernel = /attend_kernel/ ? $0 : ""
+    n = all = spilt = 0
+    split("", place); split("", text); split("", target)
+  }
+  kernel != "" && match($0, /^ *\/\*[0-9a-f]+\*\//) {
+    address = substr($0, RSTART, RLENGTH)
+    gsub(/[^0-9a-f]/, "", address)
+    sub(/^0+/, "", address)
+    line = substr($0, RSTART + RLENGTH)
+    sub(/^ */, "", line)
+    sub(/;.*$/, "", line)
+    place[address] = n
+    text[n++] = line
+    spilt += line ~ /(LDL|STL)/
+  }
+  END { finish(); if (kernels != 2) print "expected two kernels, not " kernels + 0; exit bad || kernels != 2 }'
