@@ -6,7 +6,7 @@
 // Restoring gives back what llama_state_seq_set_data takes, of the types that were saved.
 // Little-endian:
 //
-//   u64 magic, u32 version, u32 caches, u64 bytes, u64 checksum (FNV-1a, of all that follows)
+//   u64 magic, u32 version, u32 caches, u64 bytes, u64 checksum (of all that follows, as kvslim's)
 //   i32 sequence, u32 0
 //   per cache   u32 streams, stream, kv heads, layers; i32 type of K, u32 channels; the same of V;
 //               u32 V is transposed, u32 runs, u64 stored bytes
@@ -30,7 +30,7 @@ namespace example {
 namespace detail {
 
 inline constexpr std::uint64_t container_magic = 0x3170636c6d697673u;  // "svimlcp1"
-inline constexpr std::uint32_t container_version = 1;
+inline constexpr std::uint32_t container_version = 2;
 inline constexpr std::size_t container_head = 32;
 
 inline void demand(kvslim::status const& s) {

@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-/// The fixed-size records of the stored form, version 2. README.md in this folder has the bytes.
+/// The fixed-size records of the stored form, version 3. README.md in this folder has the bytes.
 
 #include <kvslim/core/codec.hpp>
 #include <kvslim/core/logit.hpp>
@@ -86,6 +86,6 @@ struct packed_header {
 static_assert(sizeof(packed_header) == 320);
 
 inline constexpr std::uint32_t packed_magic = 0x4d4c534b;  // "KSLM"
-inline constexpr std::uint32_t packed_version = 2;
+inline constexpr std::uint32_t packed_version = 3;
 
 KVSLIM_END_NAMESPACE

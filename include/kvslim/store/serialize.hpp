@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/isa/checksum.hpp>
 #include <kvslim/store/packed_cache.hpp>
 #include <kvslim/store/soundness.hpp>
 
@@ -11,32 +12,20 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-/// FNV-1a over 8-byte words, then the tail bytes: one multiply per word. Detects damage, not
-/// malice.
-[[nodiscard]] inline std::uint64_t checksum(std::byte const* data, index_t bytes,
-                                            std::uint64_t hash) noexcept {
-  constexpr std::uint64_t prime = 0x100000001b3u;
-  index_t i = 0;
-  for (; i + 8 <= bytes; i += 8) {
-    std::uint64_t word;
-    std::memcpy(&word, data + i, 8);
-    hash = (hash ^ word) * prime;
-    hash ^= hash >> 29;
-  }
-  for (; i < bytes; ++i) hash = (hash ^ static_cast<std::uint64_t>(data[i])) * prime;
-  return hash;
-}
-
-/// Checksum of a serialized cache, the checksum field itself taken as zero.
-[[nodiscard]] inline std::uint64_t cache_checksum(std::byte const* data,
-                                                  packed_header header) noexcept {
-  constexpr auto header_size = static_cast<index_t>(sizeof header);
+/// Checksum of a header, its checksum field taken as zero; that of the bytes behind goes on.
+[[nodiscard]] inline std::uint64_t header_checksum(packed_header header) noexcept {
   constexpr std::uint64_t seed = 0xcbf29ce484222325u;
   header.checksum = 0;
   std::byte bytes[sizeof header];
   std::memcpy(bytes, &header, sizeof header);
-  return checksum(data + header_size, header.used_bytes - header_size,
-                  checksum(bytes, header_size, seed));
+  return checksum(bytes, static_cast<index_t>(sizeof header), seed);
+}
+
+/// Checksum of a serialized cache.
+[[nodiscard]] inline std::uint64_t cache_checksum(std::byte const* data,
+                                                  packed_header const& header) noexcept {
+  constexpr auto header_size = static_cast<index_t>(sizeof header);
+  return checksum(data + header_size, header.used_bytes - header_size, header_checksum(header));
 }
 
 }  // namespace detail
@@ -50,7 +39,7 @@ template <class Key, class Value>
 
 /// Writes a stored cache with its codecs, shapes, version and checksum. The form is the storage
 /// itself, so reading needs no decode. Little-endian. Requires: memory that does not overlap, of at
-/// least serialized_bytes (buffer_too_small). Cost: one copy and one checksum pass.
+/// least serialized_bytes (buffer_too_small). Cost: one copy.
 template <class Key, class Value>
 status serialize(packed_cache<Key, Value, host_space> const& packed, std::byte* out,
                  std::size_t bytes) {
@@ -64,8 +53,9 @@ status serialize(packed_cache<Key, Value, host_space> const& packed, std::byte* 
   if (detail::overlap(out, size, packed.storage(), size))
     return detail::fail(errc::invalid_pointer, "kvslim: serialize's buffer overlaps the cache");
   packed_header header = packed.raw_header();
-  std::memcpy(out, packed.storage(), size);
-  header.checksum = detail::cache_checksum(packed.storage(), header);
+  header.checksum = detail::copy_with_checksum(
+      packed.storage() + sizeof header, static_cast<index_t>(size - sizeof header),
+      detail::header_checksum(header), out + sizeof header);
   std::memcpy(out, &header, sizeof header);
   return {};
 }
@@ -73,8 +63,8 @@ status serialize(packed_cache<Key, Value, host_space> const& packed, std::byte* 
 /// Reads a cache written by serialize() under the same layout into `packed`'s storage.
 /// Returns: foreign (not kvslim's, other version, other codecs, shapes or options), corrupt
 /// (truncated, damaged, or a row table that does not add up), invalid_pointer (misaligned or
-/// overlapping memory), buffer_too_small; then `packed` was not written. Cost: one checksum pass
-/// and one copy.
+/// overlapping memory), buffer_too_small; then `packed` was not written. Cost: one read and one
+/// copy.
 template <class Key, class Value>
 status deserialize(std::byte const* data, std::size_t bytes,
                    packed_cache<Key, Value, host_space> const& packed) {
