@@ -4,6 +4,7 @@
 // The main job: a real model's cache, compressed by each of two dozen pipelines and attended as
 // stored. Prints one table and writes report.json and report.dat (for the plot).
 
+#include "compare/calibration.hpp"
 #include "compare/pass_keys.hpp"
 #include "compare/report.hpp"
 #include "inference/tokenizer.hpp"
@@ -107,8 +108,17 @@ int main(int argc, char** argv) try {
                static_cast<long long>(shape.head_dim), static_cast<long long>(context));
 
   index_t const pool = snapkv_pool(shape.vocabulary == 256);
+  // Tables are made of text that lies between the first two that are scored.
+  std::shared_ptr<calibration const> other_text;
+  if (index_t const apart = (std::ssize(whole) - context) / std::max(texts, 2);
+      apart >= 2 * context) {
+    auto const begin = whole.begin() + (apart + context) / 2 - context / 2;
+    std::vector<index_t> tokens{words.opening_token()};
+    tokens.insert(tokens.end(), begin, begin + context - 1);
+    other_text = std::make_shared<calibration>(model, tokens);
+  }
   auto const list = rows_of(heads ? head_methods(model, shape.vocabulary == 256)
-                                  : methods(model, shape.vocabulary == 256),
+                                  : methods(model, shape.vocabulary == 256, other_text),
                             only);
   if (list.size() == 1 && !only.empty()) throw std::runtime_error("no row is called " + only);
   if (heads && shape.kv_heads == 1)

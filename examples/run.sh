@@ -5,7 +5,7 @@
 # go to the program (see --help): for example --model other.gguf --context 1024.
 set -eu
 cd "$(dirname "$0")/.."
-sh cmake/packages.sh g++ cmake ninja-build nlohmann-json3-dev libcli11-dev gnuplot-nox
+sh cmake/packages.sh g++ cmake ninja-build nlohmann-json3-dev libcli11-dev libeigen3-dev gnuplot-nox
 cmake -S . -B build/demo-build -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_BENCHMARKS=OFF \
   -DKVSLIM_CUDA=OFF
 cmake --build build/demo-build --target compare

@@ -32,6 +32,8 @@ inline auto one(double fraction, index_t tokens, model_shape const& s) {
                              .recent = 32}};
 }
 
+class calibration;
+
 void add_quantized(std::vector<method>& list, kvslim::rope const& rotation);
 void add_evicted(std::vector<method>& list, model const& m, kvslim::snapkv const& snap);
 /// Who decides how much each head and layer keeps.
@@ -39,6 +41,9 @@ void add_shared_budgets(std::vector<method>& list, model_shape const& s,
                         kvslim::snapkv const& snap);
 /// A fixed budget while decoding: as many tokens leave as come.
 void add_while_decoding(std::vector<method>& list, model_shape const& s);
+/// Low rank by tables that were made of another text.
+void add_loaded(std::vector<method>& list, model const& m,
+                std::shared_ptr<calibration const> const& text);
 /// Merged tokens, merged layers, and policies of several stages.
 void add_combined(std::vector<method>& list, model_shape const& s, kvslim::snapkv const& snap);
 

@@ -22,9 +22,12 @@ struct method {
   std::string against = {};  ///< the row that this one is compared with, text by text
 };
 
+class calibration;
+
 /// Every pipeline keeps the last 32 tokens and, where it evicts, 4 sinks. `bytes`: the model's
-/// tokens are bytes.
-std::vector<method> methods(model const& m, bool bytes);
+/// tokens are bytes. Without a text to calibrate on, methods that load tables are left out.
+std::vector<method> methods(model const& m, bool bytes,
+                            std::shared_ptr<calibration const> const& text);
 
 /// Who chooses what a KV head keeps: the head itself, the heads of its layer together (one set, by
 /// the mean or the maximum of their scores) or the layer's next head; and equal budgets against

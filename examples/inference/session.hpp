@@ -128,6 +128,11 @@ class session {
   sizes sizes_;
 };
 
+/// Tables of a model's, [layer] and then as a method documents them for one layer.
+struct loaded_tables {
+  std::vector<float> key, value;
+};
+
 /// How a policy is run.
 struct session_options {
   bool layers_together = false;  ///< all layers in one call: for quotas and scores across layers
@@ -138,6 +143,7 @@ struct session_options {
   /// Scores [layer, kv_head, length] for policies that take them as given; may be null.
   std::vector<float> (*scores)(prefilled const&, index_t layer, index_t layers,
                                index_t length) = nullptr;
+  std::function<loaded_tables const&()> tables = {};  ///< for codecs that load theirs
 };
 
 template <class Policy>
@@ -191,6 +197,12 @@ class policy_session final : public session {
           require(kvslim::ops::query_energy(
               exec, text.window(l, per_cache_, length, options.window), s.kv_heads, said.data()));
         caches_.back().bind({.key = said.data()});
+      } else if (options.tables) {
+        auto const& of = options.tables();
+        auto const begins = [&](std::vector<float> const& table) {
+          return table.data() + std::ssize(table) / s.layers * l;
+        };
+        caches_.back().bind({.key = begins(of.key), .value = begins(of.value)});
       }
       require(kvslim::compress(kvslim::cpu{}, plan_, text.cache(l, per_cache_, length), evidence,
                                caches_.back(), scratch));

@@ -32,7 +32,7 @@ out=$PWD/build/llama_cpp
 mkdir -p "$out/saved"
 if [ -z "$engine" ]; then
   engine=$out/engine
-  sh cmake/packages.sh g++ cmake ninja-build nlohmann-json3-dev libcli11-dev python3-pip \
+  sh cmake/packages.sh g++ cmake ninja-build nlohmann-json3-dev libcli11-dev libeigen3-dev python3-pip \
     python3-venv pkg-config libzstd-dev
   if [ ! -e "$engine/lib/cmake/llama/llama-config.cmake" ]; then
     if [ ! -e "$out/llama_cpp_python-$version.tar.gz" ]; then
