@@ -10,6 +10,74 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
+namespace detail {
+
+inline constexpr index_t few_keys = 1024;  ///< sorted where they are all that is left
+
+/// Appends the keys whose bits under `mask` are `settled`; `out` has room for one more than those.
+inline void gather_keys(std::uint64_t const* keys, index_t count, std::uint64_t mask,
+                        std::uint64_t settled, std::uint64_t* out, index_t& found) noexcept {
+  index_t i = 0;
+  static_cast<void>(with_score_kernels([&](auto kernels) {
+    i = decltype(kernels)::gather_keys(keys, count, mask, settled, out, found);
+  }));
+  for (; i < count; ++i)
+    if ((keys[i] & mask) == settled) out[found++] = keys[i];
+}
+
+/// The keys whose bits under `mask` are `settled`; at most few_keys. The keep-th largest of them.
+[[nodiscard]] KVSLIM_DETAIL_APART inline std::uint64_t nth_of_few(std::uint64_t const* keys,
+                                                                  index_t count, index_t keep,
+                                                                  std::uint64_t mask,
+                                                                  std::uint64_t settled) noexcept {
+  std::uint64_t left[few_keys + 1];
+  index_t found = 0;
+  gather_keys(keys, count, mask, settled, left, found);
+  std::nth_element(left, left + keep - 1, left + found,
+                   [](std::uint64_t a, std::uint64_t b) { return a > b; });
+  return left[keep - 1];
+}
+
+/// Of the keys whose bits under `mask` are `settled`: the digit, `Bits` wide from bit `shift` on,
+/// of the keep-th largest. Leaves in `keep` its place among those of that digit, in `here` their
+/// count.
+template <int Bits>
+[[nodiscard]] KVSLIM_DETAIL_APART inline std::uint64_t nth_digit(std::uint64_t const* keys,
+                                                                 index_t count, std::uint64_t mask,
+                                                                 std::uint64_t settled, int shift,
+                                                                 index_t& keep,
+                                                                 index_t& here) noexcept {
+  constexpr std::size_t digits = 1u << Bits;
+  // Two tables take turns, because equal digits wait for each other.
+  std::uint32_t counts[2][digits] = {};
+  auto const digit_of = [&](std::uint64_t key) {
+    return static_cast<std::size_t>(key >> shift & (digits - 1));
+  };
+  index_t i = 0;
+  for (; mask == 0 && i + 2 <= count; i += 2) {
+    ++counts[0][digit_of(keys[i])];
+    ++counts[1][digit_of(keys[i + 1])];
+  }
+  if (mask == 0 && i < count) ++counts[0][digit_of(keys[i++])];
+  while (i < count) {  // few of many: those of a piece are gathered first
+    constexpr index_t piece = 128;
+    std::uint64_t left[piece + 1];
+    index_t found = 0;
+    index_t const n = std::min(piece, count - i);
+    gather_keys(keys + i, n, mask, settled, left, found);
+    for (index_t j = 0; j < found; ++j) ++counts[j & 1][digit_of(left[j])];
+    i += n;
+  }
+  std::size_t d = digits - 1;
+  for (;; --d) {
+    here = static_cast<index_t>(counts[0][d] + counts[1][d]);
+    if (here >= keep) return d;
+    keep -= here;
+  }
+}
+
+}  // namespace detail
+
 namespace ops {
 
 /// Larger key means earlier in the order; keys with different indices are distinct. -0 and +0 are
@@ -36,25 +104,13 @@ inline void order_keys(float const* scores, index_t first, index_t n,
 }
 
 /// The keep-th largest of `count` keys, 1 <= keep <= count; keys stay where they are. Digits from
-/// the highest bit that differs on, eleven bits at a time, until few keys are left. Cost: three
-/// passes, two more where over 3072 keys share the digit that decides; 56 KiB of stack.
-[[nodiscard]] KVSLIM_DETAIL_APART inline std::uint64_t nth_key(std::uint64_t const* keys,
-                                                               index_t count,
-                                                               index_t keep) noexcept {
-  constexpr int digit = 11;
-  constexpr std::size_t digits = 1u << digit, room = 3072;
-  std::uint64_t left[room + 1];  // gathering writes one more than it counts
-  auto const best_left = [&](index_t n) {
-    std::nth_element(left, left + keep - 1, left + n,
-                     [](std::uint64_t a, std::uint64_t b) { return a > b; });
-    return left[keep - 1];
-  };
-  if (count <= static_cast<index_t>(room)) {
-    std::copy(keys, keys + count, left);
-    return best_left(count);
-  }
+/// the highest bit that differs on, ten bits at a time, until few keys are left. Cost: three
+/// passes, two more wherever over 1024 keys share the digit that decides; 10 KiB of stack.
+[[nodiscard]] inline std::uint64_t nth_key(std::uint64_t const* keys, index_t count,
+                                           index_t keep) noexcept {
+  constexpr int digit = 10;
   std::uint64_t mask = 0, settled = 0;  // leading bits that are settled, and what they are
-  for (;;) {
+  for (index_t here = count; here > detail::few_keys;) {
     std::uint64_t any = 0, all = ~any;
     index_t i = 0;
     static_cast<void>(detail::with_score_kernels([&](auto kernels) {
@@ -66,44 +122,14 @@ inline void order_keys(float const* scores, index_t first, index_t n,
       any |= keys[i] & ~other;
     }
     if (all == any) return all;
-    // Bits above the highest that differs are common.
+    // Bits above the highest that differs are common; below, as many as a digit has.
     int const wide = 64 - __builtin_clzll(all ^ any), shift = std::max(0, wide - digit);
-    std::uint64_t const digit_mask = (std::uint64_t{1} << (wide - shift)) - 1;
-    // Four tables take turns, because equal digits wait for each other; what is out lies behind.
-    std::uint32_t counts[4][digits + 4] = {};
-    auto const digit_of = [&](index_t at) {
-      return static_cast<std::size_t>(keys[at] >> shift & digit_mask);
-    };
-    i = 0;
-    for (; mask == 0 && i + 4 <= count; i += 4) {
-      ++counts[0][digit_of(i)];
-      ++counts[1][digit_of(i + 1)];
-      ++counts[2][digit_of(i + 2)];
-      ++counts[3][digit_of(i + 3)];
-    }
-    for (; i < count; ++i)
-      ++counts[i & 3][(keys[i] & mask) == settled ? digit_of(i)
-                                                  : digits + static_cast<std::size_t>(i >> 2 & 3)];
-    std::uint64_t d = digit_mask;
-    index_t here = 0;
-    for (;; --d) {
-      here = static_cast<index_t>(counts[0][d] + counts[1][d] + counts[2][d] + counts[3][d]);
-      if (here >= keep) break;
-      keep -= here;
-    }
-    settled = (all & ~(digit_mask << shift)) | d << shift;
+    std::uint64_t const d = detail::nth_digit<digit>(keys, count, mask, settled, shift, keep, here);
+    std::uint64_t const digit_mask = ((std::uint64_t{1} << digit) - 1) << shift;
     mask = ~((std::uint64_t{1} << shift) - 1);
-    settled &= mask;
-    if (here > static_cast<index_t>(room)) continue;
-    index_t found = 0;
-    i = 0;
-    static_cast<void>(detail::with_score_kernels([&](auto kernels) {
-      i = decltype(kernels)::gather_keys(keys, count, mask, settled, left, found);
-    }));
-    for (; i < count; ++i)
-      if ((keys[i] & mask) == settled) left[found++] = keys[i];
-    return best_left(found);
+    settled = ((all & ~digit_mask) | d << shift) & mask;
   }
+  return detail::nth_of_few(keys, count, keep, mask, settled);
 }
 
 /// out[i] = 1 where keys[i] >= least, 0 elsewhere.
