@@ -7,6 +7,7 @@
 #include "reference/mikv.hpp"
 
 #include "support/catch.hpp"
+#include "support/classes.hpp"
 #include "support/life.hpp"
 #include "support/matrix.hpp"
 #include "support/oracle.hpp"
@@ -41,39 +42,6 @@ data::room<Policy> filled(Policy const& policy, data::cache const& c, float cons
   REQUIRE(done.ok());
   CHECK(room.intact());
   return room;
-}
-
-/// A stored value is the reference's, or as near to what was given: rounding may decide between
-/// two codes.
-void check_near(double got, double expected, double given) {
-  double const size = 10 * tolerance::accumulated * std::max({1.0, std::abs(given)});
-  CAPTURE(got, expected, given);
-  REQUIRE((std::abs(got - expected) <= size ||
-           std::abs(std::abs(got - given) - std::abs(expected - given)) <= size));
-}
-
-/// Two caches of one view: their attention is that of all their decoded tokens.
-template <class One, class Other>
-double segments_error(One const& one, Other const& other, data::cache const& c) {
-  oracle::asked both(one, c.queries(1));
-  auto const& q = both.request.q;
-  data::buffer scratch(segments_bytes(q.heads, 1, 1, one.layout(), other.layout()));
-  REQUIRE(attend_segments(cpu{}, both.request, scratch, one, other).ok());
-  CHECK(scratch.intact());
-  double apart = 0, size = 0;
-  for (index_t s = 0; s < q.sequences; ++s)
-    for (index_t head = 0; head < q.heads; ++head) {
-      auto const a = oracle::attend(one, both.request, s, head, 0),
-                 b = oracle::attend(other, both.request, s, head, 0);
-      double const part = 1 / (1 + std::exp(b.lse - a.lse));
-      for (index_t d = 0; d < both.request.out.head_dim; ++d) {
-        auto const i = static_cast<std::size_t>(d);
-        double const x = part * a.out[i] + (1 - part) * b.out[i];
-        apart += std::pow(both.request.out.at(s, head, 0, d) - x, 2);
-        size += x * x;
-      }
-    }
-  return std::sqrt(apart / size);
 }
 
 /// Root of the mean squared error of q . k over all rows, queries and tokens.
@@ -125,7 +93,7 @@ TEST_CASE("mikv keeps what a policy would evict, as the paper's formulas give", 
   };
   auto const high = encoded(mikv<8, f16, float>{}, keep);
   auto const low = encoded(mikv<2, f16, float>{}, rest);
-  CHECK(segments_error(high.packed, low.packed, at.c) <= tolerance::attend);
+  CHECK(classes::segments_error(high.packed, low.packed, at.c) <= tolerance::attend);
   index_t tokens = 0;
   auto const check = [&](auto const& packed, int bits) {
     for (index_t r = 0; r < e.rows(); ++r) {
@@ -144,8 +112,8 @@ TEST_CASE("mikv keeps what a policy would evict, as the paper's formulas give", 
       for (std::size_t i = 0; i < k.size(); ++i)
         for (std::size_t d = 0; d < 32; ++d) {
           auto const slot = static_cast<index_t>(i), channel = static_cast<index_t>(d);
-          check_near(packed.key(r, slot, channel), keys[i][d], k[i][d]);
-          check_near(packed.value(r, slot, channel), values[i][d], v[i][d]);
+          classes::check_near(packed.key(r, slot, channel), keys[i][d], k[i][d]);
+          classes::check_near(packed.value(r, slot, channel), values[i][d], v[i][d]);
         }
     }
   };
@@ -227,10 +195,10 @@ TEST_CASE("mikv takes factors of any kind, and tokens far outside", "[mikv]") {
                   endless = std::numeric_limits<float>::infinity();
   float const given[] = {none, -2.0f, 0.0f, endless, 1e9f, 1e-9f, 3.0f, -endless};
   float const held[] = {1.0f, 1.0f, 1.0f, 100.0f, 100.0f, 0.01f, 3.0f, 1.0f};
-  float state[8] = {}, own[8] = {};
+  float state[8] = {}, own[8] = {}, work[16];
   float const ones[] = {1, 1, 1, 1, 1, 1, 1, 1};
   site at{.dim = 8, .table = given};
-  codec.fit([](index_t, index_t, float*) {}, 0, at, reinterpret_cast<std::byte*>(state), nullptr);
+  codec.fit([](index_t, index_t, float*) {}, 0, at, reinterpret_cast<std::byte*>(state), work);
   at.state = reinterpret_cast<std::byte const*>(state);
   codec.prepare(ones, at, own);
   for (int d = 0; d < 8; ++d) CHECK(own[d] == held[d]);

@@ -7,6 +7,7 @@
 #include "reference/zipcache.hpp"
 
 #include "support/catch.hpp"
+#include "support/classes.hpp"
 #include "support/golden.hpp"
 #include "support/life.hpp"
 #include "support/matrix.hpp"
@@ -33,39 +34,6 @@ struct tokens {
         ranks(static_cast<std::size_t>(room)),
         set{.begins = begins.data(), .cells = cells.data(), .ranks = ranks.data(), .room = room} {}
 };
-
-/// A stored value is the reference's, or as near to what was given: rounding may decide between
-/// two codes.
-void check_near(double got, double expected, double given) {
-  double const size = 10 * tolerance::accumulated * std::max({1.0, std::abs(given)});
-  CAPTURE(got, expected, given);
-  REQUIRE((std::abs(got - expected) <= size ||
-           std::abs(std::abs(got - given) - std::abs(expected - given)) <= size));
-}
-
-/// Attention over two caches is that of their decoded tokens.
-template <class One, class Other>
-void check_segments(One const& one, Other const& other, data::cache const& c) {
-  oracle::asked both(one, c.queries(1));
-  auto const& q = both.request.q;
-  data::buffer scratch(segments_bytes(q.heads, 1, 1, one.layout(), other.layout()));
-  REQUIRE(attend_segments(cpu{}, both.request, scratch, one, other).ok());
-  CHECK(scratch.intact());
-  double apart = 0, size = 0;
-  for (index_t s = 0; s < q.sequences; ++s)
-    for (index_t head = 0; head < q.heads; ++head) {
-      auto const a = oracle::attend(one, both.request, s, head, 0),
-                 b = oracle::attend(other, both.request, s, head, 0);
-      double const part = 1 / (1 + std::exp(b.lse - a.lse));
-      for (index_t d = 0; d < both.request.out.head_dim; ++d) {
-        auto const i = static_cast<std::size_t>(d);
-        double const x = part * a.out[i] + (1 - part) * b.out[i];
-        apart += std::pow(both.request.out.at(s, head, 0, d) - x, 2);
-        size += x * x;
-      }
-    }
-  CHECK(std::sqrt(apart) <= tolerance::attend * std::sqrt(size));
-}
 
 template <int Bits, class View>
 auto encoded(View const& view, keep_set const& keep) {
@@ -94,13 +62,13 @@ TEST_CASE("zipcache stores what the authors' functions give", "[golden][zipcache
     for (index_t i = 0; i < packed.slots(0, 0); ++i)
       for (index_t d = 0; d < dim; ++d) {
         auto const at = static_cast<std::size_t>(packed.position(0, 0, i) * dim + d);
-        check_near(packed.key(0, i, d), g["k_value"][at], c.k[at]);
-        check_near(packed.value(0, i, d), g["v_value"][at], c.v[at]);
+        classes::check_near(packed.key(0, i, d), g["k_value"][at], c.k[at]);
+        classes::check_near(packed.value(0, i, d), g["v_value"][at], c.v[at]);
       }
   };
   check(high.packed);
   check(low.packed);
-  check_segments(high.packed, low.packed, c);
+  CHECK(classes::segments_error(high.packed, low.packed, c) <= tolerance::attend);
 }
 
 TEST_CASE("zipcache's classes come from any scorer, over any cells", "[zipcache]") {
@@ -135,7 +103,7 @@ TEST_CASE("zipcache's classes come from any scorer, over any cells", "[zipcache]
   }
   auto const high = encoded<8>(view, keep);
   auto const low = encoded<4>(view, rest.set);
-  check_segments(high.packed, low.packed, at.c);
+  CHECK(classes::segments_error(high.packed, low.packed, at.c) <= tolerance::attend);
   auto const check = [&](auto const& packed, int bits) {
     for (index_t r = 0; r < e.rows(); ++r) {
       reference::matrix k, v;
@@ -152,8 +120,8 @@ TEST_CASE("zipcache's classes come from any scorer, over any cells", "[zipcache]
       for (std::size_t i = 0; i < k.size(); ++i)
         for (std::size_t d = 0; d < 32; ++d) {
           auto const slot = static_cast<index_t>(i), channel = static_cast<index_t>(d);
-          check_near(packed.key(r, slot, channel), keys[i][d], k[i][d]);
-          check_near(packed.value(r, slot, channel), values[i][d], v[i][d]);
+          classes::check_near(packed.key(r, slot, channel), keys[i][d], k[i][d]);
+          classes::check_near(packed.value(r, slot, channel), values[i][d], v[i][d]);
         }
     }
   };
