@@ -341,7 +341,7 @@ KVSLIM_DETAIL_APART inline void attend_on_stack(Packed const& packed,
                                                 attend_request<host_space> const& a,
                                                 attend_shape const& x, index_t first_row,
                                                 float scale, index_t item, bool carries) {
-  float memory[attend_stack_floats + run_heads * run_tokens];
+  float memory[attend_stack_floats + run_tokens];
   attend_item(packed, a, x, first_row, scale, item, memory, carries, nullptr);
 }
 

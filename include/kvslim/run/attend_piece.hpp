@@ -18,7 +18,7 @@ namespace detail {
 inline constexpr index_t attend_stretch = 1024;
 /// Rows up to this many slots need no carry.
 inline constexpr index_t attend_short = 32 * attend_stretch;
-inline constexpr index_t attend_stack_floats = 1536;  // 6 KiB
+inline constexpr index_t attend_stack_floats = 1536;  // 6 KiB, and a row of scores
 inline constexpr index_t attend_any_floats = index_t{1} << 40;
 
 /// Weighted sums of values, [heads, width] each: in channels, or in a codec's own basis.
@@ -151,7 +151,9 @@ template <class Layout>
                                                   index_t q_tokens, index_t splits, bool carries,
                                                   index_t floats) noexcept {
   attend_shape x{};
-  index_t const head_floats = attend_head_floats(layout, carries), fit = floats / head_floats;
+  index_t const head_floats = attend_head_floats(layout, carries),
+                room = min(floats, attend_any_floats - run_tokens) + run_tokens,
+                fit = room / (head_floats + run_tokens);
   x.group = q_heads / layout.extent.kv_heads;
   x.virtual_heads = x.group * q_tokens;
   x.piece_heads = max(1, min(min(x.virtual_heads, run_heads), fit));
@@ -159,7 +161,8 @@ template <class Layout>
   x.splits = splits;
   bool const roomy = floats == attend_any_floats;
   x.digits = roomy ? digit_rows_of(x.piece_heads, layout.extent.head_dim) + digit_room : 0;
-  x.step_rows = roomy ? 2 * run_heads : run_heads;
+  x.step_rows =
+      roomy ? 2 * run_heads : min(run_heads, (room - x.piece_heads * head_floats) / run_tokens);
   x.piece_floats = x.digits * digit_row_floats + x.step_rows * run_tokens +
                    round_up(x.piece_heads * head_floats, 16);
   return x;
