@@ -31,10 +31,10 @@ inline constexpr index_t checksum_words = 1;
   return hash ^ (hash >> 29);
 }
 
-/// Takes whole stripes into the lanes, copying them where asked, in vectors of `Words` words. Every
+/// Takes whole stripes into the sums, copying them where asked, in vectors of `Words` words. Every
 /// step is one to one in the lane and in the word.
 template <index_t Words, bool Copy>
-KVSLIM_DETAIL_STRIPES void take_stripes(std::byte const* data, index_t bytes, std::uint64_t* lanes,
+KVSLIM_DETAIL_STRIPES void take_stripes(std::byte const* data, index_t bytes, std::uint64_t* sums,
                                         [[maybe_unused]] std::byte* out) noexcept {
 #if defined(__GNUC__) && !defined(__CUDACC__)
   using vector [[gnu::vector_size(8 * Words)]] = std::uint64_t;
@@ -44,7 +44,7 @@ KVSLIM_DETAIL_STRIPES void take_stripes(std::byte const* data, index_t bytes, st
 #endif
   constexpr std::size_t width = 8 * Words, vectors = checksum_stripe / width;
   vector state[vectors];
-  std::memcpy(state, lanes, checksum_stripe);
+  std::memcpy(state, sums, checksum_stripe);
   for (index_t i = 0; i < bytes; i += checksum_stripe) {
 #if defined(__GNUC__) && !defined(__CUDACC__)
 #pragma GCC unroll 16
@@ -58,37 +58,37 @@ KVSLIM_DETAIL_STRIPES void take_stripes(std::byte const* data, index_t bytes, st
       state[l] = x ^ (x >> 29);
     }
   }
-  std::memcpy(lanes, state, checksum_stripe);
+  std::memcpy(sums, state, checksum_stripe);
 }
 
 #if KVSLIM_DETAIL_KERNELS
 template <bool Copy>
 [[gnu::target("avx2")]] void take_stripes_avx2(std::byte const* data, index_t bytes,
-                                               std::uint64_t* lanes, std::byte* out) noexcept {
-  take_stripes<4, Copy>(data, bytes, lanes, out);
+                                               std::uint64_t* sums, std::byte* out) noexcept {
+  take_stripes<4, Copy>(data, bytes, sums, out);
 }
 template <bool Copy>
 [[gnu::target("avx512f")]] void take_stripes_avx512(std::byte const* data, index_t bytes,
-                                                    std::uint64_t* lanes, std::byte* out) noexcept {
-  take_stripes<8, Copy>(data, bytes, lanes, out);
+                                                    std::uint64_t* sums, std::byte* out) noexcept {
+  take_stripes<8, Copy>(data, bytes, sums, out);
 }
 #endif
 
 template <bool Copy>
 [[nodiscard]] std::uint64_t checksum_and(std::byte const* data, index_t bytes, std::uint64_t hash,
                                          std::byte* out) noexcept {
-  std::uint64_t lanes[checksum_lanes];
-  for (std::uint64_t l = 0; l < checksum_lanes; ++l) lanes[l] = (l + 1) * 0x9e3779b97f4a7c15u;
+  std::uint64_t sums[checksum_lanes];
+  for (std::uint64_t l = 0; l < checksum_lanes; ++l) sums[l] = (l + 1) * 0x9e3779b97f4a7c15u;
   index_t i = bytes - bytes % checksum_stripe;
 #if KVSLIM_DETAIL_KERNELS
   if (isa::current() >= isa::path::avx512)
-    take_stripes_avx512<Copy>(data, i, lanes, out);
+    take_stripes_avx512<Copy>(data, i, sums, out);
   else if (isa::current() == isa::path::avx2)
-    take_stripes_avx2<Copy>(data, i, lanes, out);
+    take_stripes_avx2<Copy>(data, i, sums, out);
   else
 #endif
-    take_stripes<checksum_words, Copy>(data, i, lanes, out);
-  for (std::uint64_t const lane : lanes) hash = checksum_step(hash, lane);
+    take_stripes<checksum_words, Copy>(data, i, sums, out);
+  for (std::uint64_t const lane : sums) hash = checksum_step(hash, lane);
   if constexpr (Copy)
     if (bytes > i) std::memcpy(out + i, data + i, static_cast<std::size_t>(bytes - i));
   for (; i + 8 <= bytes; i += 8) {

@@ -11,9 +11,6 @@
 
 #include <limits>
 #include <string>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 
 using namespace kvslim;
 
@@ -237,10 +234,10 @@ TEST_CASE("ggml's blocks are the same with subnormals flushed", "[ggml][flush]")
         return out;
       };
       auto const expected = run();
-      unsigned const before = _mm_getcsr();
-      _mm_setcsr(before | 0x8040u);
+      unsigned const before = __builtin_ia32_stmxcsr();
+      __builtin_ia32_ldmxcsr(before | 0x8040u);
       auto const got = run();
-      _mm_setcsr(before);
+      __builtin_ia32_ldmxcsr(before);
       CHECK(got == expected);
     }
   });
