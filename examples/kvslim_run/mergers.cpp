@@ -7,6 +7,7 @@
 
 #include <kvslim/merge/cam.hpp>
 #include <kvslim/merge/chelsea.hpp>
+#include <kvslim/merge/compensation_token.hpp>
 #include <kvslim/merge/d2o.hpp>
 #include <kvslim/merge/kvmerger.hpp>
 #include <kvslim/merge/lookm.hpp>
@@ -94,6 +95,12 @@ table<merger_method> mergers() {
             {"window", &p.opt.window, "kept tokens that share one (authors)"},
             {"draws", &p.opt.draws, "all or nothing (authors); false: the expected part"},
             {"seed", &p.opt.seed, "of the draws"}};
+      });
+  add<merger_of<kvslim::compensation_token>>(
+      all, "compensation_token", "arXiv:2407.15891", "the mean of all that goes is one token",
+      [](auto& p) {
+        return options{{"mass_bias", &p.opt.mass_bias,
+                        "attends as often as tokens went (paper); false: once"}};
       });
   add<merger_of<kvslim::d2o>>(
       all, "d2o", "arXiv:2406.13035", "what is alike enough joins, the rest goes", [](auto& p) {

@@ -162,7 +162,8 @@ table<quota_method> quotas() {
             {"kv_heads", heads_to{&p.opt.kv_heads}, "of a layer"},
             {"retrieval_heads", &p.opt.retrieval_heads, "at most so many; -1: not known"},
             {"sinks", &p.opt.sinks, "of a streaming head (authors)"},
-            {"recent", &p.opt.recent, "of a streaming head (authors)"}};
+            {"recent", &p.opt.recent, "of a streaming head (authors)"},
+            {"between", &p.opt.between, "its best others; 1: for compensation_token"}};
       });
   add<quota_of<kvslim::cake>>(
       all, "cake", "arXiv:2503.12491", "layers by how spread out and unsteady their attention is",

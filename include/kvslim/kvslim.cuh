@@ -14,6 +14,7 @@
 #include <kvslim/ops/expected_attention.cuh>
 #include <kvslim/ops/following.cuh>
 #include <kvslim/ops/hidden_gate.cuh>
+#include <kvslim/ops/join_least.cuh>
 #include <kvslim/ops/key_balance.cuh>
 #include <kvslim/ops/lag_scores.cuh>
 #include <kvslim/ops/mean_direction.cuh>

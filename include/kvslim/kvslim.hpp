@@ -16,6 +16,7 @@
 #include <kvslim/keep/kvcrush.hpp>
 #include <kvslim/merge/cam.hpp>
 #include <kvslim/merge/chelsea.hpp>
+#include <kvslim/merge/compensation_token.hpp>
 #include <kvslim/merge/d2o.hpp>
 #include <kvslim/merge/kvmerger.hpp>
 #include <kvslim/merge/lookm.hpp>

@@ -173,6 +173,7 @@ void every_method(problem const& p) {
   compare(p, "chelsea",
           pipeline{given_scores{}, chelsea{{.chunk = 24, .part = 0.6f, .mass_bias = true}}},
           tokens);
+  compare(p, "compensation_token", pipeline{given_scores{}, keep, compensation_token{}}, tokens);
   for (auto const filter : {fold_filter::none, fold_filter::mean, fold_filter::places})
     compare(p, "lookm",
             pipeline{given_scores{}, keep,

@@ -36,6 +36,7 @@ parser.add_argument("--adakv", help="FFY0/AdaKV")
 parser.add_argument("--factory", help="Zefan-Cai/KVCache-Factory")
 parser.add_argument("--lookm", help="SUSTechBruce/LOOK-M")
 parser.add_argument("--cam", help="zyxxmu/cam")
+parser.add_argument("--golden-stick", help="mindspore-ai/golden-stick")
 parser.add_argument("--d2o", help="AIoT-MLSys-Lab/D2O")
 parser.add_argument("--headkv", help="FYYFU/HeadKV")
 parser.add_argument("--duo", help="mit-han-lab/duo-attention")
@@ -1168,6 +1169,27 @@ def cam():
         g.put("values_" + name, torch.cat([v[None, :, :start], recent_values], dim=2))
 
 
+def compensation_token():
+    """The company's deployed form, head by head: MindSpore's cat and mean by torch."""
+    torch.manual_seed(25)
+    G, T, D, S, capacity = 3, 30, 8, 4, 12
+    text = open(os.path.join(arguments.golden_stick, "mindspore_gs", "experimental", "long_context_compress", "razor_attention", "wrappers",
+                             "vllm_mindspore", "attention_wrappers.py")).read()
+    ops = types.SimpleNamespace(cat=lambda x, axis: torch.cat(x, dim=axis), mean=lambda x, axis, keep_dims: x.mean(dim=axis, keepdim=keep_dims))
+    scope = {"ops": ops}
+    exec(textwrap.dedent(text[text.index("    def _compress("):text.index("    def _is_empty_tensor(")]), scope)
+    k, v = torch.randn(T, G, D) + torch.randn(G, D), torch.randn(T, G, D)
+    g = Golden("compensation_token", "mindspore-ai/golden-stick a50ddc9 mindspore_gs/experimental/long_context_compress/razor_attention/wrappers/"
+               "vllm_mindspore/attention_wrappers.py DeployRACompressCell._compress, MindSpore's cat and mean by torch; "
+               f"seed 25, G={G} T={T} D={D}, {S} sinks; make.py --golden-stick")
+    g.put("k", k.transpose(0, 1))
+    g.put("v", v.transpose(0, 1))
+    for tokens in (30, 13, 12, 11):
+        cell = types.SimpleNamespace(cfg=types.SimpleNamespace(local_capacity=capacity, sink_size=S))
+        for name, x in (("keys", k), ("values", v)):
+            g.put(f"{name}_{tokens}", scope["_compress"](cell, x[:tokens], True).transpose(0, 1))
+
+
 def d2o():
     """The authors' class holds 32 heads of 128 channels in writing; here it has `heads` of `dim`."""
     torch.manual_seed(22)
@@ -1903,6 +1925,7 @@ MAKERS = [
     (arguments.factory, (minicache,)),
     (arguments.lookm and arguments.factory, (lookm,)),
     (arguments.cam, (cam,)),
+    (arguments.golden_stick, (compensation_token,)),
     (arguments.d2o, (d2o,)),
     (arguments.adakv and arguments.factory and arguments.kvpress, (adakv,)),
     (arguments.factory and arguments.kvpress, (pyramidkv,)),

@@ -67,6 +67,9 @@ status recall(Exec const& exec, Text const& text, std::uint32_t id, index_t byte
 /// Rows of keys that the CPU compares with one kept key at a time.
 inline constexpr index_t nearest_tile = 8;
 
+/// Sources that are added up at a time: a sum of thousands would lose what each one adds.
+inline constexpr index_t fold_piece = 64;
+
 /// Floats of scratch per row for the ops below.
 [[nodiscard]] KVSLIM_HD constexpr index_t assign_floats(extents const& e) noexcept {
   return (nearest_tile + 1) * e.head_dim + nearest_tile + 4;
@@ -115,8 +118,17 @@ KVSLIM_HD inline float fold_sources(Merger const& merger, keep_set const& keep, 
   for (index_t j = begin; j < end; ++j) most = bias(sources[j]) > most ? bias(sources[j]) : most;
   index_t const wide = detail::max(width.key, width.value);
   float *const row = scratch, *const keys = row + wide, *const values = keys + wide;
-  for (index_t d = 0; d < width.key; ++d) keys[d] = 0.0f;
-  for (index_t d = 0; d < width.value; ++d) values[d] = 0.0f;
+  auto const clear = [&](float* x, float* y) {
+    for (index_t d = 0; d < width.key; ++d) x[d] = 0.0f;
+    for (index_t d = 0; d < width.value; ++d) y[d] = 0.0f;
+  };
+  clear(keys, values);
+  clear(k, v);  // the sums of whole pieces
+  auto const end_piece = [&] {
+    for (index_t d = 0; d < width.key; ++d) k[d] += keys[d];
+    for (index_t d = 0; d < width.value; ++d) v[d] += values[d];
+    clear(keys, values);
+  };
   double const mine = std::exp(static_cast<double>(own) - static_cast<double>(most));
   double self = mine, count = mine, mass = mine;
   for (index_t j = begin; j < end; ++j) {
@@ -135,11 +147,15 @@ KVSLIM_HD inline float fold_sources(Merger const& merger, keep_set const& keep, 
       value(sources[j], row);
       for (index_t d = 0; d < width.value; ++d) values[d] += b * row[d];
     }
+    if ((j - begin + 1) % fold_piece == 0) end_piece();
   }
+  end_piece();
   auto const stay = static_cast<float>(self / count), part = static_cast<float>(1.0 / count);
-  if (merger.folds_keys())
-    for (index_t d = 0; d < width.key; ++d) k[d] = stay * k[d] + part * keys[d];
-  for (index_t d = 0; d < width.value; ++d) v[d] = stay * v[d] + part * values[d];
+  key(rank, row);
+  for (index_t d = 0; d < width.key; ++d)
+    k[d] = merger.folds_keys() ? stay * row[d] + part * k[d] : row[d];
+  value(rank, row);
+  for (index_t d = 0; d < width.value; ++d) v[d] = stay * row[d] + part * v[d];
   return merger.mass_bias() ? static_cast<float>(static_cast<double>(most) + std::log(mass)) : own;
 }
 

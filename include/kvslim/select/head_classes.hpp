@@ -16,9 +16,8 @@
 // Fidelity: kvpress cuts also where the prompt is shorter than sinks and recent together, and its
 // slice is then empty: nothing is cut, as here.
 // Fidelity: RazorAttention (arXiv:2407.15891) is these classes with
-// `.sinks = 4, .recent = max(4000, tokens / 5)`. The token that stands for all it drops, the mean
-// of their keys with the logarithm of their number as its bias, is not made: a merger folds runs of
-// neighbours with similar keys, not a row's whole rest.
+// `.sinks = 4, .recent = max(4000, tokens / 5), .between = 1`, and a compensation_token that holds
+// what a streaming head drops.
 
 #include <kvslim/core/concepts.hpp>
 
@@ -42,6 +41,7 @@ struct head_classes {
     index_t retrieval_heads = -1;  ///< at most so many; -1: not known, storage for all
     index_t sinks = 64;            ///< of a streaming head (authors' deployment)
     index_t recent = 256;          ///< likewise
+    index_t between = 0;           ///< its best others; 1: room for a compensation_token
   };
   options opt = {};
 
@@ -50,10 +50,11 @@ struct head_classes {
     if (!among(opt.layers, 1, extents::most_rows) ||
         !among(opt.kv_heads, 1, extents::most_rows / opt.layers) ||
         !among(opt.retrieval_heads, -1, rows()) || !among(opt.sinks, 0, extents::most_tokens) ||
-        !among(opt.recent, 0, extents::most_tokens) || opt.sinks + opt.recent < 1)
+        !among(opt.recent, 0, extents::most_tokens) ||
+        !among(opt.between, 0, extents::most_tokens) || streaming() < 1)
       return detail::fail(errc::invalid_option,
                           "kvslim: head_classes needs layers and kv_heads >= 1, retrieval_heads "
-                          "of them, and sinks and recent >= 0, not both 0");
+                          "of them, and sinks, recent and between >= 0, not all 0");
     if (opt.retrieval == nullptr)
       return detail::fail(errc::invalid_pointer, "kvslim: head_classes was given no table");
     if (opt.kv_heads != e.kv_heads)
@@ -77,13 +78,13 @@ struct head_classes {
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t total(extents const& e) const noexcept {
     index_t const whole = opt.retrieval_heads < 0 ? rows() : opt.retrieval_heads;
-    return whole * e.tokens + (rows() - whole) * detail::min(e.tokens, opt.sinks + opt.recent);
+    return whole * e.tokens + (rows() - whole) * detail::min(e.tokens, streaming());
   }
   KVSLIM_HD constexpr void allocate(slice<row_facts const> facts, slice<quota> out) const noexcept {
     for (index_t i = 0; i < out.size; ++i) {
       row_facts const& f = facts[i];
       bool const whole = opt.retrieval[f.row % rows()] != 0;
-      out[i] = {.count = whole ? extents::most_tokens : opt.sinks + opt.recent,
+      out[i] = {.count = whole ? extents::most_tokens : streaming(),
                 .sinks = opt.sinks,
                 .recent = detail::max(opt.recent, f.recent)};
     }
@@ -92,6 +93,10 @@ struct head_classes {
  private:
   [[nodiscard]] KVSLIM_HD constexpr index_t rows() const noexcept {
     return opt.layers * opt.kv_heads;
+  }
+  /// Tokens of a streaming head.
+  [[nodiscard]] KVSLIM_HD constexpr index_t streaming() const noexcept {
+    return opt.sinks + opt.recent + opt.between;
   }
 };
 static_assert(quota_policy<head_classes<>>);

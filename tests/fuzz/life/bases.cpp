@@ -90,6 +90,12 @@ std::vector<entry> bases() {
          live<float, float>(d, pipeline{knorm{}, draw_quota(d), fold, dense<float>{}},
                             {{anything, anything}, 1, 1, false});
        }},
+      {"streaming, compensation_token, float",
+       [](dice& d) {
+         compensation_token const mean{{.mass_bias = !d.one_in(4)}};
+         live<float, float>(d, pipeline{streaming_llm{}, draw_quota(d), mean, dense<float>{}},
+                            {{anything, anything}, 1, 1, false});
+       }},
       {"chelsea, kivi 4",
        [](dice& d) {
          chelsea const halves{{.chunk = d.in(2, 70),

@@ -124,6 +124,25 @@ TEST_CASE("head_classes of ragged, short and empty rows, pins and other scorers"
   }
 }
 
+TEST_CASE("a streaming head of head_classes keeps its best others between the ends",
+          "[head_classes]") {
+  data::cache const c({.kv_heads = 2, .group = 1, .tokens = 30, .head_dim = 8});
+  std::vector<std::uint8_t> const table{0, 1};
+  std::vector<float> scores(60, 0.0f);
+  scores[11] = scores[20] = 2.0f;
+  scores[17] = 1.0f;
+  head_classes<> const quota{{.retrieval = table.data(),
+                              .kv_heads = 2,
+                              .retrieval_heads = 1,
+                              .sinks = 1,
+                              .recent = 3,
+                              .between = 2}};
+  pipeline const policy{given_scores{}, quota};
+  auto const kept = data::kept_by(policy, c.view(), evidence{token_scores<>{scores.data()}});
+  CHECK(kept == data::kept_sets{{0, 11, 20, 27, 28, 29}, ends(30, 30, 0)});
+  CHECK(make_plan(policy, c.shape.extents()).total_kept() == 36);
+}
+
 TEST_CASE("head_classes refuse what makes no sense", "[head_classes]") {
   std::vector<std::uint8_t> const table{1, 0, 1, 1};
   extents const e{4, 2, 50, 8};
@@ -145,6 +164,9 @@ TEST_CASE("head_classes refuse what makes no sense", "[head_classes]") {
   bad.sinks = bad.recent = 0;
   CHECK(code(bad) == errc::invalid_option);
   bad.recent = -1;
+  CHECK(code(bad) == errc::invalid_option);
+  bad.recent = 5;
+  bad.between = -1;
   CHECK(code(bad) == errc::invalid_option);
   bad = good;
   bad.layers = 0;
