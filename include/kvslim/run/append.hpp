@@ -3,7 +3,7 @@
 #pragma once
 
 #include <kvslim/exec/cpu.hpp>
-#include <kvslim/ops/finite.hpp>
+#include <kvslim/run/given_rows.hpp>
 #include <kvslim/store/packed_cache.hpp>
 
 #include <cstring>
@@ -106,8 +106,8 @@ status append(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
     if (char const* const fault = detail::fault_of_append(packed, first + i, n); fault != nullptr)
       return detail::fail(errc::capacity_exceeded, fault);
     for (index_t t = 0; t < n; ++t)
-      if (!ops::row_within(k, i / e.kv_heads, i % e.kv_heads, t, key_limit) ||
-          !ops::row_within(v, i / e.kv_heads, i % e.kv_heads, t, value_limit))
+      if (!detail::given_within(k, i / e.kv_heads, i % e.kv_heads, t, key_limit) ||
+          !detail::given_within(v, i / e.kv_heads, i % e.kv_heads, t, value_limit))
         return detail::fail(errc::non_finite,
                             "kvslim: the new token holds NaN, infinity or a value beyond the "
                             "storage type's range");
@@ -119,8 +119,8 @@ status append(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
     if (!detail::is_active(at, e, first + i)) return;
     float* const row = all + i * floats;
     for (index_t t = 0; t < n; ++t) {
-      k.load(i / e.kv_heads, i % e.kv_heads, t, row);
-      v.load(i / e.kv_heads, i % e.kv_heads, t, row + e.head_dim);
+      detail::load_given(k, i / e.kv_heads, i % e.kv_heads, t, row);
+      detail::load_given(v, i / e.kv_heads, i % e.kv_heads, t, row + e.head_dim);
       detail::append_row(packed, first + i, row, row + e.head_dim);
     }
   });

@@ -3,9 +3,9 @@
 #pragma once
 
 #include <kvslim/ops/exp.hpp>
-#include <kvslim/ops/finite.hpp>
 #include <kvslim/ops/observe.hpp>
 #include <kvslim/run/attend_piece.hpp>
+#include <kvslim/run/given_rows.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -122,8 +122,10 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
     if (!soften(scores, runs, heads, sizes, high, sum))
       soften_plainly(scores, runs, heads, sizes, high, sum);
     for (index_t h = 0; h < heads; ++h) {
-      if (high[h] > most[h]) {
-        float const shrink = most[h] == -INFINITY ? 0.0f : std::exp(most[h] - high[h]);
+      if (high[h] > most[h] && most[h] == -INFINITY) {
+        most[h] = high[h];  // all sums are zero still
+      } else if (high[h] > most[h]) {
+        float const shrink = std::exp(most[h] - high[h]);
         total[h] *= shrink;
         for (index_t d = 0; d < dim; ++d) piece.sums.local[h * dim + d] *= shrink;
         for (index_t d = 0; d < own; ++d) piece.own.local[h * own + d] *= shrink;
@@ -244,7 +246,7 @@ KVSLIM_HD inline void begin_piece(Packed const& packed, attend_request<host_spac
   for (index_t i = 0; i < piece.heads; ++i) {
     index_t const v = first + i, token = v / x.group, q_head = h * x.group + v % x.group;
     float* const q = piece.q + i * e.head_dim;
-    a.q.load(s, q_head, token, q);
+    load_given(a.q, s, q_head, token, q);
     for (index_t d = 0; d < e.head_dim; ++d) q[d] *= scale;
     if constexpr (in_own_basis<typename Packed::key_codec_type>)
       if (auto const keys = packed.keys(r); keys.coded > 0)
@@ -287,12 +289,17 @@ KVSLIM_HD inline void write_head(attend_request<host_space> const& a, attend_sha
   float shrink = 1.0f;
   if (a.sink_logits != nullptr) shrink = state.merge({a.sink_logits[q_head], 1.0}).mine;
   double const inverse = state.total > 0.0 ? static_cast<double>(shrink) / state.total : 0.0;
-  for (index_t d = 0; d < width; ++d) {
-    double const total =
-        static_cast<double>(sum[d]) + (carry == nullptr ? 0.0 : static_cast<double>(carry[d]));
-    sum[d] = static_cast<float>(total * inverse);
-  }
-  a.out.store(s, q_head, token, sum);
+  auto const divide = [=] {
+    if (carry == nullptr)
+      for (index_t d = 0; d < width; ++d)
+        sum[d] = static_cast<float>(static_cast<double>(sum[d]) * inverse);
+    else
+      for (index_t d = 0; d < width; ++d)
+        sum[d] = static_cast<float>((static_cast<double>(sum[d]) + static_cast<double>(carry[d])) *
+                                    inverse);
+  };
+  if (!with_instructions(divide)) divide();
+  store_given(a.out, s, q_head, token, sum);
   float const lse = state.log_sum();
   a.lse[(s * a.q.heads + q_head) * a.q.tokens + token] = a.base2 ? lse * 1.44269504f : lse;
 }
@@ -406,7 +413,7 @@ status attend(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
   if (auto const s = detail::check_attend(packed, a); !s) return s;
   if (!packed.ready())
     return detail::fail(errc::corrupt, "kvslim: the packed cache was never filled");
-  if (!ops::all_within(a.q, ops::largest_float))
+  if (!detail::all_given_within(a.q, ops::largest_float))
     return detail::fail(errc::non_finite, "kvslim: the query holds NaN or infinity");
   auto const& e = packed.extents();
   index_t const longest = detail::longest_row(packed);
