@@ -222,12 +222,12 @@ struct centred_rows {
     return {dim, block_tokens};
   }
   /// Writes 5 bits wherever they lie, over what was there.
-  KVSLIM_HD static void put_scale(std::uint8_t* scales, index_t t, std::uint32_t s) noexcept {
+  KVSLIM_HD static void put_scale(std::uint8_t* out, index_t t, std::uint32_t s) noexcept {
     for (index_t bit = 0; bit < scale_bits; ++bit) {
       index_t const at = t * scale_bits + bit;
       auto const mask = 1u << (at % 8);
-      scales[at / 8] = static_cast<std::uint8_t>((scales[at / 8] & ~mask) |
-                                                 (((s >> bit) & 1u) != 0 ? mask : 0u));
+      out[at / 8] =
+          static_cast<std::uint8_t>((out[at / 8] & ~mask) | (((s >> bit) & 1u) != 0 ? mask : 0u));
     }
   }
   [[nodiscard]] static KVSLIM_HD std::uint32_t get_scale(std::byte const* block, index_t dim,
