@@ -9,6 +9,7 @@
 /// (of 40 for 20 * 2^k, k > 0) and Sylvester's. Matrices are those of spcl/QuaRot 5008669,
 /// fake_quant/hadamard_utils.py, here as Paley's two constructions over the residues of a prime.
 
+#include <kvslim/core/elements.hpp>
 #include <kvslim/core/fingerprint.hpp>
 #include <kvslim/core/layout.hpp>
 
