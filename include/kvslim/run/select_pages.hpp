@@ -39,24 +39,30 @@ namespace detail {
 /// Channels whose terms are summed at a time.
 inline constexpr index_t index_run = 64;
 
+/// Bytes of a page's numbers and grade; 0 where no index is stored.
+template <class Layout>
+[[nodiscard]] KVSLIM_HD inline index_t page_bytes(Layout const& layout) noexcept {
+  int const at = layout.find(side_kind::page);
+  return at < 0 ? 0 : layout.sides[at].bytes;
+}
+
 /// Numbers of one page: field f of channel d at [f * dim + d].
 template <class Index, class Packed>
 [[nodiscard]] KVSLIM_HD inline index_element<Index>* page_fields(Packed const& packed, index_t r,
                                                                  index_t page) noexcept {
-  auto const& layout = packed.layout();
   std::byte* const all = packed.side_of(r, side_kind::page);
   return static_cast<index_element<Index>*>(
-      static_cast<void*>(all + page * layout.sides[layout.find(side_kind::page)].bytes));
+      static_cast<void*>(all + page * page_bytes(packed.layout())));
 }
 
 /// The grade of a page, behind its numbers.
 template <class Index, class Packed>
 [[nodiscard]] KVSLIM_HD inline float& page_grade(Packed const& packed, index_t r,
                                                  index_t page) noexcept {
-  auto const& layout = packed.layout();
-  index_t const bytes = layout.sides[layout.find(side_kind::page)].bytes;
+  index_t const bytes = page_bytes(packed.layout());
   return *array_at<float>(packed.side_of(r, side_kind::page) + (page + 1) * bytes - 4);
 }
+
 /// What is stored of a page, as floats.
 template <class Index>
 struct read_fields {
@@ -203,7 +209,7 @@ KVSLIM_HD inline void fill_page_logits(Packed const& packed, index_t r, page_que
                                        index_t ranked) {
   using element_type = index_element<Index>;
   auto const& layout = packed.layout();
-  index_t const apart = layout.sides[layout.find(side_kind::page)].bytes;
+  index_t const apart = page_bytes(layout);
   std::byte const* const first = packed.side_of(r, side_kind::page);
   if (dot_spaced<element_type>(first, apart, x.dim, ranked, x.q, x.count(), x.logits, x.pages))
     return;
