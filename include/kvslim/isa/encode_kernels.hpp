@@ -52,12 +52,12 @@ template <int Bits, class Param>
   return false;
 }
 /// V of n tokens into whole blocks of four, parameters (of type Param, behind the codes) per token
-/// and `group` channels.
+/// and `group` channels, of which there is room for a block of 32.
 template <int Bits, class Param>
 [[nodiscard]] inline bool encode_values(float const* rows, site const& at, index_t group,
                                         std::byte* block, index_t code_bytes) noexcept {
   if constexpr (std::same_as<Param, f16> && Bits > 1)
-    return group >= 32 && with_encoders(group, [&](auto kernels) {
+    return group >= 32 && at.dim <= 32 * group && with_encoders(group, [&](auto kernels) {
              decltype(kernels)::template encode_values<Bits>(
                  rows, at.n, at.dim, group, block, code_bytes,
                  lookahead(at, at.n * (at.dim / group + at.dim / 128 + 1)));
