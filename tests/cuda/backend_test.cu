@@ -64,6 +64,8 @@ void every_method(problem const& p) {
   compare(p, "kivi 4", kivi<4>{{.residual = 32}}, bytes);
   compare(p, "kivi 2, blocks beyond shared memory",
           kivi<2>{{.group = 128, .residual = 128, .value_group = 32}}, bytes);
+  compare(p, "kivi 2, groups across runs",
+          kivi<2>{{.group = 24, .residual = 96, .value_group = 32}}, bytes);
   compare(p, "gear 4", gear<4>{{.group = 32, .outliers = 0.05f, .value_group = 16}}, tokens, 70);
   compare(p, "gear_l 2", gear_l<2>{{.group = 32, .residual = 32, .rank = 3, .value_group = 16}},
           tokens, 40);

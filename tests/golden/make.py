@@ -103,23 +103,24 @@ class Golden:
 def kivi():
     m = load("kivi")
     g = Golden("kivi", "minference 0.1.6.0 minference/modules/kivi.py (routines of jy-yuan/KIVI quant/new_pack.py): quant_and_pack_kcache, "
-               "quant_and_pack_vcache, unpack_tensor, unpack_and_dequant_*; seed 0, f16 [1,1,64,32], group 32")
+               "quant_and_pack_vcache, unpack_tensor, unpack_and_dequant_*; seed 0, f16 [1,1,64,32], group 32, and where named 16 and 8")
     torch.manual_seed(0)
     k = (torch.randn(1, 1, 64, 32) * (1 + 4 * (torch.arange(32) % 7 == 2))).half()
     v = torch.randn(1, 1, 64, 32).half()
     g.put("k", k)
     g.put("v", v)
-    for bits in (2, 4, 8):
-        code, scale, mn = m.quant_and_pack_kcache(k, 32, bits)
-        g.put(f"k_code_{bits}", m.unpack_tensor(code, bits, pack_dim=2))
-        g.put(f"k_scale_{bits}", scale)
-        g.put(f"k_min_{bits}", mn)
-        g.put(f"k_value_{bits}", m.unpack_and_dequant_kcache(code, scale, mn, 32, bits))
-        code, scale, mn = m.quant_and_pack_vcache(v, 32, bits)
-        g.put(f"v_code_{bits}", m.unpack_tensor(code, bits, pack_dim=3))
-        g.put(f"v_scale_{bits}", scale)
-        g.put(f"v_min_{bits}", mn)
-        g.put(f"v_value_{bits}", m.unpack_and_dequant_vcache(code, scale, mn, 32, bits))
+    for bits, group in ((2, 32), (4, 32), (8, 32), (2, 16), (4, 8)):
+        name = str(bits) if group == 32 else f"{bits}_{group}"
+        code, scale, mn = m.quant_and_pack_kcache(k, group, bits)
+        g.put(f"k_code_{name}", m.unpack_tensor(code, bits, pack_dim=2))
+        g.put(f"k_scale_{name}", scale)
+        g.put(f"k_min_{name}", mn)
+        g.put(f"k_value_{name}", m.unpack_and_dequant_kcache(code, scale, mn, group, bits))
+        code, scale, mn = m.quant_and_pack_vcache(v, group, bits)
+        g.put(f"v_code_{name}", m.unpack_tensor(code, bits, pack_dim=3))
+        g.put(f"v_scale_{name}", scale)
+        g.put(f"v_min_{name}", mn)
+        g.put(f"v_value_{name}", m.unpack_and_dequant_vcache(code, scale, mn, group, bits))
 
 
 def snapkv_authors():

@@ -8,13 +8,17 @@ KVSLIM_BEGIN_NAMESPACE
 
 /// K quantized per channel over `group` tokens, with an exact tail of up to `residual` tokens.
 ///
-/// Byte layout of a block of `group` tokens: codes (group * dim * Bits / 8 bytes), Param
-/// scale[dim], Param low[dim]. Requires: group 32, 64, 96 or 128; residual a positive multiple of
-/// group, at most 2^20; dim a multiple of 4 (invalid_option, invalid_shape). Error:
-/// codec/affine.hpp.
+/// A block is the fewest tokens that are whole groups and, because units hold 32 tokens, whole runs
+/// of 32: `group` where that is a multiple of 32, 32 for a group of 16, 96 for one of 48. Byte
+/// layout: codes (tokens * dim * Bits / 8 bytes), Param scale[groups][dim], Param low[groups][dim].
+/// Requires: a group whose block holds at most 1024 tokens, so that blocks waiting to be coded stay
+/// small (multiples of 32 to 1024, of 16 to 512, of 8 to 256, and so on); residual a positive
+/// multiple of a block, at most 2^20; dim a multiple of 4 (invalid_option, invalid_shape). Error:
+/// codec/affine.hpp. Cost: dot reads a run once for every group that has tokens in it.
 template <int Bits, element Tail = f16, affine_parameter Param = f16>
 struct channel_key {
   using tail_type = Tail;
+  static constexpr index_t most_tokens = 1024;  ///< of a block
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::channel_key, Bits),
       .whole_blocks = true};
@@ -28,7 +32,7 @@ struct channel_key {
     return detail::check_key_channels(dim);
   }
   [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t) const noexcept {
-    return {.block_tokens = group, .block_bytes = block_bytes(dim), .settle_by = residual};
+    return {.block_tokens = block_tokens(), .block_bytes = block_bytes(dim), .settle_by = residual};
   }
   [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
     return detail::largest_affine<Tail, Param>(Bits, rounding);
@@ -47,42 +51,51 @@ struct channel_key {
   }
 
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
-    index_t const dim = at.dim;
+    index_t const dim = at.dim, tokens = block_tokens();
     auto const stored = parameters(block, dim);
-    if (rounding == kvslim::rounding::precise &&
+    if (group == tokens && rounding == kvslim::rounding::precise &&
         detail::encode_channels<Bits>(rows, group, at, detail::codes_of(block), stored.scale,
                                       stored.low))
       return;
-    detail::by_channels(dim, [&](auto channels, index_t d) {
-      constexpr index_t n = decltype(channels)::value;
-      detail::local<float, n> least, most;
-      for (index_t i = 0; i < n; ++i) least[i] = most[i] = rows[d + i];
-      for (index_t t = 1; t < group; ++t) ops::widen_ranges<n>(rows + t * dim + d, least, most);
-      for (index_t i = 0; i < n; ++i)
-        stored.set(d + i, detail::fit_affine<Param>({least[i], most[i]}, Bits, rounding));
-    });
-    auto const params = [&](index_t, index_t d, auto channels, float* scale, float* low) {
-      constexpr index_t n = decltype(channels)::value;
-      detail::widen_all<n>(stored.scale + d, scale);
-      detail::widen_all<n>(stored.low + d, low);
-    };
-    for (index_t t = 0; t < group; t += detail::unit_tokens)
-      detail::encode_key_run<Bits>(rows + t * dim, dim, rounding, params,
-                                   detail::codes_of(block) + detail::key_unit<Bits>(t, 0, dim));
+    for (index_t t0 = 0; t0 < tokens; t0 += group)
+      detail::by_channels(dim, [&](auto channels, index_t d) {
+        constexpr index_t n = decltype(channels)::value;
+        float const* const x = rows + t0 * dim + d;
+        detail::local<float, n> least, most;
+        for (index_t i = 0; i < n; ++i) least[i] = most[i] = x[i];
+        for (index_t t = 1; t < group; ++t) ops::widen_ranges<n>(x + t * dim, least, most);
+        for (index_t i = 0; i < n; ++i)
+          stored.set(t0 / group * dim + d + i,
+                     detail::fit_affine<Param>({least[i], most[i]}, Bits, rounding));
+      });
+    for (index_t t0 = 0; t0 < tokens; t0 += detail::unit_tokens) {
+      auto const params = [&](index_t t, index_t d, auto channels, float* scale, float* low) {
+        constexpr index_t n = decltype(channels)::value;
+        auto const mine = stored.from((group == tokens ? 0 : (t0 + t) / group) * dim + d);
+        detail::widen_all<n>(mine.scale, scale);
+        detail::widen_all<n>(mine.low, low);
+      };
+      detail::encode_key_run<Bits>(rows + t0 * dim, dim, rounding, params,
+                                   detail::codes_of(block) + detail::key_unit<Bits>(t0, 0, dim));
+    }
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, site const& at,
                                              index_t d) const noexcept {
     return detail::get_key<Bits>(detail::codes_of(block), at.first, d, at.dim);
   }
-  /// The parameters of all channels.
+  /// Tokens of a block.
+  [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept {
+    return detail::unit_tokens * (group / detail::min(group & -group, detail::unit_tokens));
+  }
+  /// The parameters of all channels, [group][dim].
   template <class Byte>
   [[nodiscard]] KVSLIM_HD auto parameters(Byte* block, index_t dim) const noexcept {
-    return detail::parameters_at<Param>(block + code_bytes(dim), dim);
+    return detail::parameters_at<Param>(block + code_bytes(dim), block_tokens() / group * dim);
   }
   /// The parameters of one value.
   [[nodiscard]] KVSLIM_HD affine<Param> parameters(std::byte const* block, site const& at,
                                                    index_t d) const noexcept {
-    return parameters(block, at.dim)[d];
+    return parameters(block, at.dim)[at.first / group * at.dim + d];
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
@@ -90,9 +103,22 @@ struct channel_key {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
+    site part = at;
+    for (index_t done = 0; done < at.n; done += part.n) {
+      part.first = at.first + done;
+      part.n = detail::min(at.n - done, group - part.first % group);
+      dot_group(block, part, q, heads, scores + done);
+      part.next_bytes = 0;  // fetched by now
+    }
+  }
+
+ private:
+  /// dot of tokens of one group.
+  KVSLIM_HD void dot_group(std::byte const* block, site const& at, float const* q, index_t heads,
+                           float* scores) const noexcept {
     index_t const dim = at.dim, t0 = at.first % detail::unit_tokens;
     auto const* const codes = detail::codes_of(block) + detail::key_unit<Bits>(at.first, 0, dim);
-    auto const stored = parameters(block, dim);
+    auto const stored = parameters(block, dim).from(at.first / group * dim);
     if (detail::dot_channels<Bits>(codes, stored.scale, stored.low, at, q, heads, scores)) return;
     detail::by_heads(heads, [&](auto count, index_t h0) {
       constexpr index_t n = decltype(count)::value;
@@ -109,22 +135,22 @@ struct channel_key {
           scores[(h0 + h) * run_tokens + i] += sums[h][t0 + i] + base[h];
     });
   }
-
- private:
   [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
-    if (group < 32 || group % 32 != 0 || group > 128)
+    if (group < 1 || group > most_tokens || block_tokens() > most_tokens)
       return detail::fail(errc::invalid_option,
-                          "kvslim: a per-channel key group must be 32, 64, 96 or 128 tokens");
-    if (residual < group || residual % group != 0 || residual > detail::most_residual)
+                          "kvslim: whole groups of keys must fill whole runs of 32 tokens within "
+                          "1024: take a multiple of 32 to 1024, of 16 to 512 or of 8 to 256");
+    if (residual < block_tokens() || residual % block_tokens() != 0 ||
+        residual > detail::most_residual)
       return detail::fail(errc::invalid_option,
-                          "kvslim: residual must be a positive multiple of group");
+                          "kvslim: residual must be a positive multiple of group and of 32 tokens");
     return detail::check_rounding<Param>(rounding);
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept {
-    return group * dim * Bits / 8;
+    return block_tokens() * dim * Bits / 8;
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept {
-    return code_bytes(dim) + detail::parameter_array<Param>::bytes(dim);
+    return code_bytes(dim) + detail::parameter_array<Param>::bytes(block_tokens() / group * dim);
   }
 };
 

@@ -11,7 +11,7 @@ KVSLIM_BEGIN_NAMESPACE
 /// channel of a block of `residual` tokens kept aside as f16. Codes are made of the channel with
 /// its mean over the block in their places.
 ///
-/// Byte layout of a block of `residual` tokens: residual / group blocks of channel_key, then f16
+/// Byte layout of a block of `residual` tokens: blocks of channel_key, then f16
 /// value[dim][2 * each], token[dim][2 * each] (u8, or u16 where residual is above 256), each =
 /// max(1, residual * outliers / 2), padded to 4 bytes. Requires: what channel_key does; residual at
 /// most 1024; outliers in [0, 0.5] (invalid_option). Error: that of channel_key over what is left,
@@ -61,7 +61,7 @@ struct outlier_key {
 
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     constexpr index_t quad = detail::unit_quad, run = detail::unit_tokens;
-    index_t const dim = at.dim, group = codes.group;
+    index_t const dim = at.dim, group = codes.group, inner_tokens = codes.block_tokens();
     detail::outlier_lists<std::byte> const aside = lists_of(block, dim);
     for (index_t d = 0; d < dim; d += quad) {
       float mean[quad];
@@ -74,25 +74,29 @@ struct outlier_key {
         for (index_t c = 0; c < quad; ++c)
           x[c] = aside.find(d + c, t) >= 0 ? mean[c] : rows[t * dim + d + c];
       };
-      for (index_t begin = 0; begin < codes.residual; begin += group) {
-        std::byte* const inner = block + begin / group * inner_bytes(dim);
-        auto const stored = codes.parameters(inner, dim);
+      for (index_t begin = 0; begin < codes.residual; begin += inner_tokens) {
+        std::byte* const inner = block + begin / inner_tokens * inner_bytes(dim);
+        auto const stored = codes.parameters(inner, dim).from(d);
         float least[quad], most[quad], x[quad], scale[quad], low[quad];
-        read(begin, least);
-        for (index_t c = 0; c < quad; ++c) most[c] = least[c];
-        for (index_t t = 1; t < group; ++t) {
-          read(begin + t, x);
-          ops::widen_ranges<quad>(x, least, most);
+        for (index_t t0 = 0; t0 < inner_tokens; t0 += group) {
+          read(begin + t0, least);
+          for (index_t c = 0; c < quad; ++c) most[c] = least[c];
+          for (index_t t = 1; t < group; ++t) {
+            read(begin + t0 + t, x);
+            ops::widen_ranges<quad>(x, least, most);
+          }
+          for (index_t c = 0; c < quad; ++c)
+            stored.set(t0 / group * dim + c,
+                       detail::fit_affine<Param>({least[c], most[c]}, Bits, codes.rounding));
         }
-        for (index_t c = 0; c < quad; ++c) {
-          auto const a = detail::fit_affine<Param>({least[c], most[c]}, Bits, codes.rounding);
-          stored.set(d + c, a);
-          scale[c] = detail::widen(a.scale);
-          low[c] = detail::widen(a.low);
-        }
-        for (index_t t0 = 0; t0 < group; t0 += run) {
+        for (index_t t0 = 0; t0 < inner_tokens; t0 += run) {
           detail::local<std::uint32_t, run> words;
           for (index_t t = 0; t < run; ++t) {
+            auto const mine = stored.from((t0 + t) / group * dim);
+            for (index_t c = 0; c < quad; ++c) {
+              scale[c] = detail::widen(mine.scale[c]);
+              low[c] = detail::widen(mine.low[c]);
+            }
             std::uint8_t code[quad];
             read(begin + t0 + t, x);
             detail::encode_affine<quad>(x, scale, low, Bits, codes.rounding, code);
@@ -114,8 +118,8 @@ struct outlier_key {
                      float* scores) const noexcept {
     index_t const dim = at.dim;
     site inside = at;
-    inside.first = at.first % codes.group;
-    codes.dot(block + at.first / codes.group * inner_bytes(dim), inside, q, heads, scores);
+    inside.first = at.first % codes.block_tokens();
+    codes.dot(block + at.first / codes.block_tokens() * inner_bytes(dim), inside, q, heads, scores);
     auto const aside = lists_of(block, dim);
     for (index_t d = 0; d < dim; ++d)
       for (index_t i = 0; i < 2 * aside.each; ++i) {
@@ -144,12 +148,13 @@ struct outlier_key {
     return codes.sizes(dim, 0).block_bytes;
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept {
-    return codes.residual / codes.group * inner_bytes(dim);
+    return codes.residual / codes.block_tokens() * inner_bytes(dim);
   }
   [[nodiscard]] KVSLIM_HD float decode_code(std::byte const* block, index_t dim, index_t t,
                                             index_t d) const noexcept {
-    return codes.decode(block + t / codes.group * inner_bytes(dim),
-                        {.first = t % codes.group, .dim = dim}, d);
+    index_t const tokens = codes.block_tokens();
+    return codes.decode(block + t / tokens * inner_bytes(dim), {.first = t % tokens, .dim = dim},
+                        d);
   }
 };
 

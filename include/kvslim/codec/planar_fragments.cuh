@@ -131,6 +131,13 @@ struct planar_key_runs {
     code_bytes = runs * run_bytes;
     inverse = (0x80000000u + runs - 1) / runs;
   }
+  /// Whether all tokens of a run have one scale a channel, or one each.
+  [[nodiscard]] static constexpr bool serves(Codec const& codec) {
+    if constexpr (by_channel)
+      return codec.group % 32 == 0;
+    else
+      return true;
+  }
   [[nodiscard]] __device__ run_place at(int run) const {
     auto const i = static_cast<std::uint32_t>(run);
     std::uint32_t const block =

@@ -35,9 +35,9 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Requires: group 32, 64, 96 or 128 and a divisor of residual and of head_dim (or `value_group`
-/// one); residual at most 1024; ranks 0 to 16; rounds 1 to 16; outliers in [0, 0.5]; head_dim a
-/// multiple of 4, at most 65536 (invalid_option, invalid_shape).
+/// Requires: groups as kivi; residual a multiple of group and of 32, at most 1024; ranks 0 to 16;
+/// rounds 1 to 16; outliers in [0, 0.5]; head_dim a multiple of 4, at most 65536 (invalid_option,
+/// invalid_shape).
 /// Cost: encoding reads the prompt 2 + rounds times and quantizes it 1 + rounds times, one thread a
 /// row on CUDA. Bytes per token, head and half: those of kivi, 6 * head_dim * outliers (GEAR), and
 /// 2 * max(rank, (1 + head_dim / residual) * grown_rank); per head and half 2 * rank * head_dim.

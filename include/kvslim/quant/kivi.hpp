@@ -23,8 +23,10 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Requires: group 32, 64, 96 or 128 and a divisor of head_dim (or `value_group` one); residual a
-/// multiple of group, at most 2^20; head_dim a multiple of 4 (invalid_option, invalid_shape).
+/// Requires: a group of keys that fills runs of 32 tokens within 1024 (codec/channel_key.hpp), such
+/// as 16, 32, 48, 160 or 256; a divisor of head_dim in `value_group`, or in group; residual a
+/// multiple of group and of 32, at most 2^20; head_dim a multiple of 4 (invalid_option,
+/// invalid_shape).
 /// Cost: encode one read and one write; per token and head head_dim * (KeyBits / 8 + ValueBits / 8
 /// + 4 * sizeof(Param) / group) bytes plus the tail.
 /// Source: arXiv:2402.02750; defaults from the paper (group 32, residual 128).

@@ -31,7 +31,7 @@ template <class Layout>
   if constexpr (reads_runs<key, value>()) {
     auto const& e = layout.extent;
     return e.head_dim % (key_runs<key>::by_channel ? 32 : 16) == 0 &&
-           max(e.head_dim, e.value_width()) <= most_run_dim &&
+           max(e.head_dim, e.value_width()) <= most_run_dim && key_runs<key>::serves(layout.key) &&
            value_runs<value>::serves(layout.value, e.value_width(), !key_runs<key>::by_channel);
   }
   return false;

@@ -7,6 +7,7 @@
 #include <kvslim/codec/token_key.hpp>
 
 #include <limits>
+#include <numeric>
 
 using namespace kvslim;
 
@@ -16,14 +17,16 @@ constexpr index_t huge = std::numeric_limits<index_t>::max();
 
 template <int Bits, class Param>
 void check(index_t group, index_t dim) {
-  channel_key<Bits, f16, Param> const codec{.group = group, .residual = group};
+  index_t const tokens = std::lcm(group, index_t{32});
+  channel_key<Bits, f16, Param> const codec{.group = group, .residual = tokens};
   REQUIRE(codec.check(dim).ok());
-  auto const x = data::rows(2 * group, dim);
+  auto const x = data::rows(2 * tokens, dim);
   data::stored const s(codec, x, dim);
+  CHECK(s.sizes.block_tokens == tokens);
   CHECK(s.sizes.block_bytes ==
-        group * dim * Bits / 8 + 2 * dim * static_cast<index_t>(sizeof(Param)));
+        tokens * dim * Bits / 8 + tokens / group * 2 * dim * static_cast<index_t>(sizeof(Param)));
   double const levels = (1 << Bits) - 1;
-  for (index_t t = 0; t < 2 * group; ++t)
+  for (index_t t = 0; t < 2 * tokens; ++t)
     for (index_t d = 0; d < dim; ++d) {
       double const step = to_float(s.parameters(t, d).scale);
       REQUIRE(std::abs(s.value(t, d) - x[static_cast<std::size_t>(t * dim + d)]) <=
@@ -31,7 +34,7 @@ void check(index_t group, index_t dim) {
     }
   auto const q = data::rows(9, dim, 1.0f, 0.0f, 2);
   for (index_t heads : {1, 3, 4, 8})
-    for (index_t first : {index_t{0}, group - 32, group + 5})
+    for (index_t first : {index_t{0}, tokens - 32, tokens + 5})
       for (index_t n : {1, 17, 27})
         CHECK(data::dot_error(s, first, n, heads, q) <= data::roundings(45));
 }
@@ -45,6 +48,37 @@ TEST_CASE("keys per channel stay within half a step and dot reads them", "[chann
   check<8, bf16>(96, 4);
   check<4, float>(32, 100);
   check<1, f16>(32, 36);
+}
+
+TEST_CASE("groups of keys need not be whole runs", "[channel_key]") {
+  check<2, f16>(16, 36);
+  check<8, bf16>(48, 4);
+  check<4, float>(40, 32);
+  check<2, f16>(8, 80);
+  check<8, bf16>(7, 4);
+  check<4, float>(1, 4);
+  check<4, f16>(160, 36);
+  check<8, f16>(1024, 4);
+}
+
+TEST_CASE("parameters of a group are those of its own tokens", "[channel_key]") {
+  index_t const dim = 36;
+  auto const x = data::rows(96, dim, 1.0f, 5.0f);
+  for (auto const mode : {rounding::precise, rounding::authors}) {
+    data::stored const mixed(channel_key<4>{.group = 48, .residual = 96, .rounding = mode}, x, dim);
+    for (index_t half = 0; half < 2; ++half) {
+      // Twice the same 48 tokens have the range that they have once.
+      std::vector<float> twice(x.begin() + half * 48 * dim, x.begin() + (half + 1) * 48 * dim);
+      twice.insert(twice.end(), twice.begin(), twice.begin() + 48 * dim);
+      data::stored const alone(channel_key<4>{.group = 96, .residual = 96, .rounding = mode}, twice,
+                               dim);
+      for (index_t t = 0; t < 48; ++t)
+        for (index_t d = 0; d < dim; ++d) {
+          REQUIRE(mixed.value(half * 48 + t, d) == alone.value(t, d));
+          REQUIRE(mixed.code(half * 48 + t, d) == alone.code(t, d));
+        }
+    }
+  }
 }
 
 TEST_CASE("outlier channels cost dot no accuracy", "[channel_key]") {
@@ -86,8 +120,15 @@ TEST_CASE("what keys per channel code, and what they refuse", "[channel_key]") {
   CHECK(sizes.coded(300) == 256);
   CHECK(sizes.tail() == 127);
   CHECK(channel_key<2>{}.check(64).ok());
-  for (index_t group : {index_t{0}, index_t{-32}, index_t{31}, index_t{160}, huge, -huge - 1})
-    CHECK(channel_key<2>{.group = group, .residual = 128}.check(64).code == errc::invalid_option);
+  for (index_t group : {index_t{0}, index_t{-32}, index_t{33}, index_t{520}, index_t{1056}, huge,
+                        huge - 31, -huge - 1})
+    CHECK(channel_key<2>{.group = group, .residual = std::lcm(group % 4096, index_t{32})}
+              .check(64)
+              .code == errc::invalid_option);
+  CHECK(channel_key<2>{.group = 16, .residual = 16}.check(64).code == errc::invalid_option);
+  CHECK(channel_key<2>{.group = 48, .residual = 48}.check(64).code == errc::invalid_option);
+  CHECK(channel_key<2>{.group = 48, .residual = 96}.check(64).ok());
+  CHECK(channel_key<2>{.group = 31, .residual = 992}.check(64).ok());
   for (index_t residual :
        {index_t{0}, index_t{-32}, index_t{48}, index_t{1} << 21, huge, -huge - 1})
     CHECK(channel_key<2>{.residual = residual}.check(64).code == errc::invalid_option);

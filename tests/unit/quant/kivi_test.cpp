@@ -11,6 +11,7 @@
 #include <kvslim/quant/kivi.hpp>
 
 #include <array>
+#include <numeric>
 #include <string>
 
 using namespace kvslim;
@@ -54,22 +55,27 @@ void check_authors(data::stored<Codec> const& s, std::vector<float> const& x, in
 }
 
 template <int Bits>
-void check_floats(float spread, float offset) {
+void check_floats(float spread, float offset, index_t key_group = 32, index_t value_group = 32) {
   constexpr index_t dim = 64;
-  kivi<Bits> const policy{{.group = 32, .residual = 32, .rounding = rounding::authors}};
-  auto x = data::rows(64, dim, spread, 0.0f, static_cast<unsigned>(Bits));
+  index_t const tokens = std::lcm(key_group, index_t{32});
+  kivi<Bits> const policy{{.group = key_group,
+                           .residual = tokens,
+                           .value_group = value_group,
+                           .rounding = rounding::authors}};
+  auto x = data::rows(2 * tokens, dim, spread, 0.0f, static_cast<unsigned>(Bits));
   for (float& v : x) v += offset;  // floats, not halves
   auto const at = [&](index_t t, index_t d) {
     return static_cast<double>(x[static_cast<std::size_t>(t * dim + d)]);
   };
   check_authors(data::stored(policy.key_codec(), x, dim), x, Bits, [&](index_t t, index_t d) {
     std::vector<double> group;
-    for (index_t i = 0; i < 32; ++i) group.push_back(at(t / 32 * 32 + i, d));
+    for (index_t i = 0; i < key_group; ++i) group.push_back(at(t / key_group * key_group + i, d));
     return group;
   });
   check_authors(data::stored(policy.value_codec(), x, dim), x, Bits, [&](index_t t, index_t d) {
     std::vector<double> group;
-    for (index_t i = 0; i < 32; ++i) group.push_back(at(t, d / 32 * 32 + i));
+    for (index_t i = 0; i < value_group; ++i)
+      group.push_back(at(t, d / value_group * value_group + i));
     return group;
   });
 }
@@ -95,13 +101,15 @@ void check_golden(golden const& g, Codec const& codec, std::string const& side,
     }
 }
 
+/// `name`: what the file adds to names of other groups than 32.
 template <int Bits>
-void check_golden(golden const& g) {
-  kivi<Bits> const policy{{.group = 32, .residual = 32, .rounding = rounding::authors}};
-  std::string const bits = "_" + std::to_string(Bits);
+void check_golden(golden const& g, index_t group = 32, std::string const& name = "") {
+  kivi<Bits> const policy{{.group = group, .residual = 64, .rounding = rounding::authors}};
+  std::string const bits = "_" + std::to_string(Bits) + name;
   check_golden(g, policy.key_codec(), "k", bits,
-               [](index_t t, index_t d) { return t / 32 * 32 + d; });
-  check_golden(g, policy.value_codec(), "v", bits, [](index_t t, index_t) { return t; });
+               [&](index_t t, index_t d) { return t / group * 32 + d; });
+  check_golden(g, policy.value_codec(), "v", bits,
+               [&](index_t t, index_t d) { return t * (32 / group) + d / group; });
 }
 
 }  // namespace
@@ -111,6 +119,8 @@ TEST_CASE("kivi's codes and parameters are the authors'", "[golden][kivi]") {
   check_golden<2>(g);
   check_golden<4>(g);
   check_golden<8>(g);
+  check_golden<2>(g, 16, "_16");
+  check_golden<4>(g, 8, "_8");
 }
 
 TEST_CASE("kivi rounds floats to halves before it does what the authors do", "[kivi]") {
@@ -121,6 +131,14 @@ TEST_CASE("kivi rounds floats to halves before it does what the authors do", "[k
       check_floats<4>(spread, offset);
       check_floats<8>(spread, offset);
     }
+}
+
+TEST_CASE("kivi's groups are the authors' where they are not whole runs", "[kivi]") {
+  for (float offset : {0.0f, 5.0f}) {
+    check_floats<2>(1.0f, offset, 48, 4);
+    check_floats<4>(1.0f, offset, 8, 64);
+    check_floats<8>(1.0f, offset, 160, 16);
+  }
 }
 
 TEST_CASE("kivi hands its options to both codecs", "[kivi]") {
