@@ -10,10 +10,11 @@ inline constexpr double elementwise = 1e-6;  // one float operation per element,
 inline constexpr double exponential = 2e-7;  // the bound that ops::exp_nonpositive states, relative
 inline constexpr double accumulated =
     1e-5;  // sums over head_dim or tokens in float, relative to the norm
-inline constexpr double attend = 2e-5;       // the bound that attend() states, relative L2
-inline constexpr double attend_fast = 5e-4;  // the same of attend_precision::fast
+inline constexpr double attend = 2e-5;  // the bound that attend() states, relative L2
 inline constexpr double attend_terms =
     2e-7;  // or this much of a key's scale * sum |q_d k_d|, where that is more
+inline constexpr double attend_fast = 5e-4;        // the same of attend_precision::fast
+inline constexpr double attend_fast_terms = 1e-5;  // or of scale * max |q_d| * sum |k_d|
 inline constexpr double f16_storage =
     1e-3;  // values rounded once to f16, relative (half an ulp is 2^-11)
 

@@ -301,3 +301,42 @@ TEST_CASE("outlier channels and great logits stay within the bound on every path
   at("int8", int_per_token<8>{});
   at("kivi", kivi<4>{{.residual = 32}});
 }
+
+TEST_CASE("loud queries and loud channels stay within both precisions' bounds", "[isa][attend]") {
+  auto const at = [&](char const* name, auto const& policy, index_t dim, index_t group,
+                      index_t tokens) {
+    INFO(name);
+    data::cache c({.kv_heads = 1, .group = group, .tokens = tokens, .head_dim = dim});
+    float const loudest = GENERATE(1.0f, 4.0f, 30.0f, 300.0f);
+    bool const one_channel = GENERATE(false, true);
+    INFO("queries times " << loudest << (one_channel ? ", in one channel of small keys" : ""));
+    auto const wide = static_cast<std::size_t>(dim);
+    for (std::size_t i = 0; i < c.q.size(); ++i)
+      if (!one_channel || i % wide == 3) c.q[i] *= loudest;
+    for (std::size_t i = 3; one_channel && i < c.k.size(); i += wide) c.k[i] *= 1e-3f;
+    double most = 0, longest = 0;
+    for (float const x : c.q) most = std::max(most, static_cast<double>(std::abs(x)));
+    for (index_t t = 0; t < tokens; ++t) {
+      double sum = 0;
+      for (index_t d = 0; d < dim; ++d) sum += static_cast<double>(std::abs(c.key(0, 0, t, d)));
+      longest = std::max(longest, sum);
+    }
+    double const terms = most * longest / std::sqrt(static_cast<double>(dim));
+    data::compressed const run(policy, c.view());
+    REQUIRE(run.result.ok());
+    on_each_path([&](isa::path) {
+      oracle::asked a(run.packed, c.queries(1));
+      data::buffer room(attend_bytes(run.packed.layout(), a.request.q.heads));
+      REQUIRE(attend(cpu{}, run.packed, a.request, room).ok());
+      CHECK(oracle::error_of(run.packed, a.request) <=
+            std::max(tolerance::attend, tolerance::attend_terms * terms));
+      a.request.precision = attend_precision::fast;
+      REQUIRE(attend(cpu{}, run.packed, a.request, room).ok());
+      CHECK(oracle::error_of(run.packed, a.request) <=
+            std::max(tolerance::attend_fast, tolerance::attend_fast_terms * terms));
+    });
+  };
+  SECTION("int4") { at("int4", int_per_token<4>{}, 128, 4, 600); }
+  SECTION("int8") { at("int8", int_per_token<8>{}, 64, 1, 70); }
+  SECTION("KIVI") { at("KIVI", kivi<2>{{.residual = 32}}, 96, 5, 300); }
+}
