@@ -56,17 +56,24 @@ template <class A, class B>
   return std::sqrt(dot(x, x, n));
 }
 
-/// Cosine of two rows (anything with channels a[i]), in double and rounded once; 0 if either is
-/// zero, NaN if either holds NaN.
+/// Cosine of two rows (anything with channels a[i]), in double with four interleaved partial sums
+/// and rounded once; 0 if either is zero, NaN if either holds NaN.
 template <class A, class B>
 [[nodiscard]] KVSLIM_HD inline float cosine(A const& a, B const& b, index_t n) noexcept {
-  double ab = 0.0, aa = 0.0, bb = 0.0;
-  for (index_t i = 0; i < n; ++i) {
+  double part[3][4] = {};
+  auto const add = [&](index_t i, index_t j) {
     auto const x = static_cast<double>(a[i]), y = static_cast<double>(b[i]);
-    ab += x * y;
-    aa += x * x;
-    bb += y * y;
-  }
+    part[0][j] += x * y;
+    part[1][j] += x * x;
+    part[2][j] += y * y;
+  };
+  index_t i = 0;
+  for (; i + 4 <= n; i += 4)
+    for (index_t j = 0; j < 4; ++j) add(i + j, j);
+  for (index_t j = 0; i + j < n; ++j) add(i + j, j);
+  double const ab = (part[0][0] + part[0][2]) + (part[0][1] + part[0][3]),
+               aa = (part[1][0] + part[1][2]) + (part[1][1] + part[1][3]),
+               bb = (part[2][0] + part[2][2]) + (part[2][1] + part[2][3]);
   return aa == 0.0 || bb == 0.0 ? 0.0f : static_cast<float>(ab / (std::sqrt(aa) * std::sqrt(bb)));
 }
 
