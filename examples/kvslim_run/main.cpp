@@ -21,7 +21,7 @@ using namespace example;
 struct arguments {
   std::string in, out, settings, preset, budget;
   std::map<std::string, std::string> names, options;  // by stage
-  bool list = false;
+  bool list = false, per_query_head = false;
 };
 
 /// A file of the caller's is JSON if it is named @file.
@@ -174,6 +174,7 @@ void run(arguments const& a) {
   if (a.in.empty()) throw refusal("name a safetensors file with k and v (--help says more)");
   methods all;
   auto p = read_problem(a.in);
+  if (a.per_query_head) repeat_heads(p);
   chosen const c = all.choose(settings_of(a, p), p);
   ranked scores;
   double const score_ms = timed([&] {
@@ -210,6 +211,8 @@ int main(int argc, char** argv) try {
   app.add_option("--shared", a.options["shared"], "rows that keep one set, as JSON");
   app.add_option("--logit", a.options["logit"], "how q . k becomes a logit, as JSON");
   app.add_option("--budget", a.budget, "tokens per head, or 25%: --select's budget (top_k)");
+  app.add_flag("--per-query-head", a.per_query_head,
+               "repeat K and V: every query head keeps tokens of its own");
   app.add_flag("--list", a.list, "every method with its options, defaults and sources");
   try {
     app.parse(argc, argv);

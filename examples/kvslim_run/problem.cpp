@@ -256,6 +256,37 @@ problem read_problem(std::string const& path) {
   return p;
 }
 
+void repeat_heads(problem& p) {
+  queries const& asking = p.window.given() ? p.window : p.asked;
+  if (!asking.given())
+    throw refusal("--per-query-head needs q or queries, which say how many query heads there are");
+  cells& c = p.data;
+  auto& e = c.extent;
+  index_t const group = asking.heads / e.kv_heads;
+  for (queries const* other : {&p.asked, &p.raw, &p.probes})
+    if (other->given() && other->heads != asking.heads)
+      throw refusal("--per-query-head needs as many heads in all tensors of queries");
+  auto const repeat = [&](auto& rows) {  // [sequence, kv_head, ...]
+    auto const from = std::exchange(rows, {});
+    auto const each = std::ssize(from) / e.rows();
+    for (index_t r = 0; r < e.rows() && each > 0; ++r)
+      for (index_t g = 0; g < group; ++g)
+        rows.insert(rows.end(), from.begin() + r * each, from.begin() + (r + 1) * each);
+  };
+  repeat(c.k);
+  repeat(c.v);
+  repeat(p.given);
+  if (c.positions_per_head) repeat(c.positions);
+  if (c.valid_per_head) repeat(c.valid);
+  if (c.bias_per_head) repeat(c.bias);
+  if (c.lengths_per_head) repeat(c.lengths);
+  if (p.probe_keys.given() && p.probe_keys.heads == e.kv_heads) {
+    repeat(p.probe_keys.values);
+    p.probe_keys.heads *= group;
+  }
+  e.kv_heads *= group;
+}
+
 index_t kept_cells::most() const {
   index_t most = 0;
   for (std::size_t r = 0; r + 1 < begins.size(); ++r)

@@ -84,6 +84,10 @@ struct ranked {
 /// Reads and checks the tensors of a file. Throws refusal or safetensors_error.
 problem read_problem(std::string const& path);
 
+/// Repeats what belongs to a KV head for each query head that reads it, tables of the model's left
+/// out. Throws refusal where the file says no number of query heads.
+void repeat_heads(problem&);
+
 /// Cells that stay, in text order: row r has [begins[r], begins[r + 1]).
 struct kept_cells {
   std::vector<std::int64_t> begins;

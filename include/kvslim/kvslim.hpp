@@ -9,6 +9,7 @@
 #include <kvslim/adapt/layers.hpp>
 #include <kvslim/adapt/llama_cpp.hpp>
 #include <kvslim/adapt/llama_cpp_quantized.hpp>
+#include <kvslim/adapt/query_heads.hpp>
 #include <kvslim/adapt/vllm.hpp>
 #include <kvslim/index/landmarks.hpp>
 #include <kvslim/index/quest.hpp>

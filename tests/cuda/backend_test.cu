@@ -79,7 +79,12 @@ void every_method(problem const& p) {
   compare(p, "a contest", pipeline{given_scores{}, policies::contested{40, 3, heads}}, bytes);
   compare(p, "a threshold", pipeline{given_scores{}, policies::above{64, 100.0f}}, bytes);
   compare(p, "heavy hitters", pipeline{policies::heavy{}, keep, int_per_token<8>{}}, bytes);
-  compare(p, "snapkv", pipeline{snapkv{{.window = 16}}, keep, int_per_token<8>{}}, bytes);
+  problem const repeated{"repeated heads",
+                         {2, 3, 150, 32},
+                         {.lengths = true, .positions = true, .valid = true, .repeated = true},
+                         1};
+  for (auto const* on : {&p, &repeated})
+    compare(*on, "snapkv", pipeline{snapkv{{.window = 16}}, keep, int_per_token<8>{}}, bytes);
   snapkv const pooled{{.window = 16, .pool = 7, .kind = pooling::maximum, .reduce_first = true}};
   compare(p, "keydiff", pipeline{keydiff{}, keep}, bytes);
   for (index_t const lag : {9, 40})

@@ -5,6 +5,7 @@
 // Device memory for tests, and caches that lie in host and device memory alike: cells in any order,
 // with padding and pins, ragged, per sequence or per head.
 
+#include <kvslim/adapt/query_heads.hpp>
 #include <kvslim/core/text.hpp>
 
 #include <cuda_runtime.h>
@@ -80,6 +81,7 @@ template <class T>
 struct traits {
   bool lengths = false, positions = false, valid = false, bias = false, per_head = false;
   bool ascending = false;  ///< positions ascend although they are given
+  bool repeated = false;   ///< heads of a sequence are one KV head's, repeated; not with per_head
 };
 
 /// K, V and what is known of the cells, random.
@@ -107,7 +109,15 @@ struct cells {
     if (has.positions) c.positions = {at(positions, dpositions), sequence, head};
     if (has.valid) c.valid = {at(valid, dvalid), sequence, head};
     if (has.bias) c.bias = {at(bias, dbias), sequence, head};
-    return c;
+    if (!has.repeated) return c;
+    c.extent.kv_heads = e.sequences;
+    c.extent.sequences = 1;
+    for (auto* layout : {&c.k.layout, &c.v.layout}) layout->kv_head = layout->sequence;
+    if (has.lengths) c.lengths.kv_head = 1;
+    if (has.positions) c.positions.kv_head = e.tokens;
+    if (has.valid) c.valid.kv_head = e.tokens;
+    if (has.bias) c.bias.kv_head = e.tokens;
+    return kvslim::adapt::repeat_heads(c, 0, e.kv_heads);
   }
 
  private:

@@ -303,6 +303,29 @@ TEST_CASE("kvslim_run keeps what the references keep, whatever the heads and cel
       }
 }
 
+TEST_CASE("kvslim_run repeats heads, and every query head keeps its own", "[kvslim_run]") {
+  folder at;
+  for (bool mixed : {false, true}) {
+    scene const s({.sequences = 2, .kv_heads = 2, .group = 3, .tokens = 90, .head_dim = 64}, mixed,
+                  80);
+    at.write(s.file());
+    REQUIRE(
+        at.run("--per-query-head --score snapkv --score-options '{\"window\": 8}' --budget 30") ==
+        0);
+    result const x(at, 12);
+    CHECK(x.line["shape"][1] == 6);
+    auto const positions = x.file.integers("positions");
+    for (index_t head = 0; head < 12; ++head) {
+      auto score = reference::snapkv({s.queries(head / 3, 8)[static_cast<std::size_t>(head % 3)]},
+                                     s.keys(head / 3), 5, false, reference::reduce::mean);
+      score.resize(static_cast<std::size_t>(s.length(head / 3)));
+      auto const mine = x.row(positions, head);
+      CHECK(std::vector<std::int64_t>(mine.begin(), mine.end()) ==
+            reference::keep(score, 30, 0, 8));
+    }
+  }
+}
+
 TEST_CASE("kvslim_run's H2O reads the whole prompt", "[kvslim_run]") {
   folder at;
   for (index_t group : {1, 4, 8}) {
@@ -651,6 +674,7 @@ TEST_CASE("kvslim_run refuses in one sentence and writes nothing", "[kvslim_run]
   refused("", "scores is I32, it must be F32");
   both([&](auto&, auto&) {});
   refused("--score snapkv", "snapkv reads q");
+  refused("--per-query-head --score knorm", "--per-query-head needs q or queries");
   refused("--index quest", "an index needs queries or q");
   with([](auto& w, auto& x, index_t d) {
     x[77] = std::numeric_limits<float>::quiet_NaN();

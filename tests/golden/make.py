@@ -29,6 +29,7 @@ import torch.nn as nn
 parser = argparse.ArgumentParser()
 parser.add_argument("out")
 parser.add_argument("--minference", help="unpacked source of minference 0.1.6.0")
+parser.add_argument("--snapkv", help="FasterDecoding/SnapKV")
 parser.add_argument("--kvpress", action="store_true", help="use the installed kvpress 0.5.5")
 parser.add_argument("--tova", help="schwartz-lab-NLP/TOVA")
 parser.add_argument("--h2o", help="FMInference/H2O")
@@ -135,6 +136,23 @@ def snapkv_authors():
     g.put("q", q[:, :, -16:])
     g.put("k", k)
     g.put("kept", kept.sort(dim=-1)[0].long())
+
+
+def snapkv_query_heads():
+    m = load_file(os.path.join(arguments.snapkv, "snapkv/monkeypatch/snapkv_utils.py"))
+    g = Golden("snapkv_query_heads", "FasterDecoding/SnapKV e216ddc snapkv/monkeypatch/snapkv_utils.py repeat_kv, SnapKVCluster.update_kv; seed 31, H 6, G 2, "
+               "T 96, D 16, window 16, capacity 40, kernel 5, top-k stable")
+    torch.manual_seed(31)
+    torch.Tensor.topk, whole = lambda x, n, dim: types.SimpleNamespace(indices=x.sort(dim=dim, descending=True, stable=True)[1][..., :n]), torch.Tensor.topk
+    q, k = torch.randn(1, 6, 96, 16), torch.randn(1, 2, 96, 16)
+    v = torch.arange(96).float().view(1, 1, 96, 1).expand(1, 2, 96, 16).contiguous()  # values carry their own index
+    g.put("q", q[:, :, -16:])
+    g.put("k", k)
+    for pooling in ("avgpool", "maxpool"):
+        cluster = m.SnapKVCluster(window_size=16, max_capacity_prompt=40, kernel_size=5, pooling=pooling)
+        kept = cluster.update_kv(m.repeat_kv(k, 3), q, m.repeat_kv(v, 3), None, 3)[1][..., 0]
+        g.put("kept_" + pooling, kept.sort(dim=-1)[0].long())
+    torch.Tensor.topk = whole  # maximum pooling makes ties
 
 
 def presses():
@@ -1913,6 +1931,7 @@ MAKERS = [
     (arguments.xkv, (xkv,)),
     (arguments.gear, (gear,)),
     (source, (kivi, snapkv_authors)),
+    (arguments.snapkv, (snapkv_query_heads,)),
     (arguments.kvpress, (presses,)),
     (arguments.kvpress, (keydiff, expected_attention, finch, curdkv, criticalkv, chunked)),
     (arguments.fastkvzip and arguments.kvpress, (fastkvzip,)),

@@ -11,9 +11,11 @@
 // `snapkv{{.window = 1, .pool = 1}}, top_k{{.budget = n, .sinks = 4, .recent = m}}`, as far as its
 // abstract tells: no code of the authors' was found to compare with.
 //
-// Fidelity: the authors expand K and V to the query heads and select per query head, which saves
-// nothing under GQA; this
-//   file follows kvpress and reduces the query heads of a KV head (mean by default) after pooling.
+// Fidelity: the authors expand K and V to the query heads and select per query head. Rows that
+//   query heads share have one kept set, so that has no meaning there: this file follows kvpress
+//   and pools per query head, then reduces a KV head's query heads (mean; maximum and sum too), or
+//   first reduces, as AdaKV does. Rows repeated for the query heads without a copy
+//   (adapt/query_heads.hpp) give the authors' selection, and save less by as many heads.
 // Fidelity: the authors sum over the window, kvpress averages; the kept set is the same.
 // Fidelity: probabilities stay in float; the references round them to the model's type.
 // Fidelity: the window is kept by index, not by writing max + 1 into its scores (which vanishes in
