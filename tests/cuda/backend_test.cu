@@ -66,7 +66,9 @@ void every_method(problem const& p) {
           kivi<2>{{.group = 128, .residual = 128, .value_group = 32}}, bytes);
   compare(p, "kivi 2, groups across runs",
           kivi<2>{{.group = 24, .residual = 96, .value_group = 32}}, bytes);
-  compare(p, "gear 4", gear<4>{{.group = 32, .outliers = 0.05f, .value_group = 16}}, tokens, 70);
+  for (bool const kcvt : {false, true})
+    compare(p, kcvt ? "gear 4, KCVT" : "gear 4",
+            gear<4>{{.group = 32, .outliers = 0.05f, .value_group = 16, .kcvt = kcvt}}, tokens, 70);
   compare(p, "gear_l 2", gear_l<2>{{.group = 32, .residual = 32, .rank = 3, .value_group = 16}},
           tokens, 40);
   compare(p, "int 8", int_per_token<8>{}, bytes);

@@ -1563,6 +1563,19 @@ def gear():
                                    ("v", v, m.gearslkivi_tokenQ_new, m.tokenwise_gearlkivi_tokenQ)):
             missed = (x.double() - both(x, bits, 32, 0.1, 4, 3).double()).norm(), (x.double() - low(x.float(), bits, 32, 4, 3).double()).norm()
             g.put(f"{name}_missed_{bits}", torch.stack(missed).float())
+    g = Golden("gear_kcvt", "HaoKang-Timmy/GEAR efe0bfe GenerationBench/GenerationTest/GEARLM/Simulated/compress_function.py: gears_channelQ, gears_tokenQ, "
+               "tokenwise_gearlkivi_channelQ as compress_method GEAR-KCVT and GEARL-KCVT call them; seed 32, f16 [1,1,192,32], 10 % outliers, rank 4, "
+               "3 rounds from start_of")
+    torch.manual_seed(32)
+    k = (torch.randn(1, 1, 192, 32) * (1 + 6 * (torch.arange(32) % 9 == 2)) + torch.randn(32)).half()
+    v = (torch.randn(1, 1, 192, 32) + torch.randn(192, 3) @ torch.randn(3, 32)).half()
+    g.put("k", k)
+    g.put("v", v)
+    for bits in (2, 4):
+        g.put(f"k_codes_{bits}", m.gears_channelQ(k, bits, 192, 0.0))
+        g.put(f"k_sparse_{bits}", m.gears_channelQ(k[:, :, :64], bits, 64, 0.1 * 2))  # theirs are of channels, 0.2 * 32 / 2 of 64 tokens
+        g.put(f"v_sparse_{bits}", m.gears_tokenQ(v, bits, 32, 0.1))
+        g.put(f"k_missed_{bits}", (k.double() - m.tokenwise_gearlkivi_channelQ(k.float(), bits, 192, 4, 3).double()).norm().float())
 
 
 def rotated():

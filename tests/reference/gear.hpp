@@ -66,6 +66,40 @@ inline matrix gear_coded(matrix const& x, gear_options const& o) {
   return out;
 }
 
+/// Keys over KCVT: one range a channel over all tokens, outliers by blocks of `block` tokens.
+inline matrix gear_kcvt_keys(matrix const& x, int bits, double outliers, std::size_t block) {
+  std::size_t const dim = x[0].size();
+  matrix filled = x, out = x;
+  for (std::size_t d = 0; d < dim; ++d) {
+    std::vector<bool> kept(x.size());
+    for (std::size_t from = 0; from < x.size(); from += block) {
+      std::vector<std::size_t> order(block);
+      std::iota(order.begin(), order.end(), from);
+      double mean = 0;
+      for (std::size_t t : order) mean += x[t][d] / static_cast<double>(block);
+      std::stable_sort(order.begin(), order.end(),
+                       [&](std::size_t a, std::size_t b) { return x[a][d] < x[b][d]; });
+      auto const each = std::max<std::size_t>(
+          1, static_cast<std::size_t>(static_cast<double>(block) * outliers / 2));
+      for (std::size_t i = 0; i < each; ++i)
+        for (std::size_t const t : {order[i], order[block - 1 - i]}) {
+          filled[t][d] = mean;
+          kept[t] = true;
+        }
+    }
+    double low = filled[0][d], high = low;
+    for (auto const& row : filled) {
+      low = std::min(low, row[d]);
+      high = std::max(high, row[d]);
+    }
+    double const step = (high - low) / ((1 << bits) - 1);
+    for (std::size_t t = 0; t < x.size(); ++t)
+      out[t][d] = kept[t] ? half_value(half_bits(x[t][d]))
+                          : std::nearbyint((filled[t][d] - low) / step) * step + low;
+  }
+  return out;
+}
+
 /// Directions [rank][channel] in which rows vary most: power iteration from start(i, channel).
 template <class Start>
 matrix gear_directions(matrix const& rows, std::size_t rank, int rounds, Start const& start) {

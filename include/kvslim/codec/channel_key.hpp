@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/codec/planar.hpp>
+#include <kvslim/codec/channel_codes.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -87,6 +87,10 @@ struct channel_key {
   [[nodiscard]] KVSLIM_HD constexpr index_t block_tokens() const noexcept {
     return detail::unit_tokens * (group / detail::min(group & -group, detail::unit_tokens));
   }
+  /// Bytes of a block's codes, which its parameters follow.
+  [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept {
+    return block_tokens() * dim * Bits / 8;
+  }
   /// The parameters of all channels, [group][dim].
   template <class Byte>
   [[nodiscard]] KVSLIM_HD auto parameters(Byte* block, index_t dim) const noexcept {
@@ -101,40 +105,33 @@ struct channel_key {
                                        index_t d) const noexcept {
     return parameters(block, at, d).decode(code(block, at, d));
   }
+  /// Channels [d, d + 4) of a whole block, whose values read(t, x) gives.
+  template <class Read>
+  KVSLIM_HD void encode_quad(Read const& read, index_t d, index_t dim,
+                             std::byte* block) const noexcept {
+    auto const stored = parameters(block, dim);
+    for (index_t t0 = 0; t0 < block_tokens(); t0 += group)
+      detail::fit_quad<Bits>([&](index_t t, float* x) { read(t0 + t, x); }, group, d, rounding,
+                             stored.from(t0 / group * dim));
+    detail::encode_quad<Bits>(
+        read, block_tokens(), d, dim, rounding,
+        [&](index_t t) { return stored.from(t / group * dim); }, detail::codes_of(block));
+  }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
     site part = at;
     for (index_t done = 0; done < at.n; done += part.n) {
       part.first = at.first + done;
       part.n = detail::min(at.n - done, group - part.first % group);
-      dot_group(block, part, q, heads, scores + done);
+      detail::dot_by_channels<Bits>(
+          detail::codes_of(block) + detail::key_unit<Bits>(part.first, 0, at.dim),
+          parameters(block, at.dim).from(part.first / group * at.dim), part, q, heads,
+          scores + done);
       part.next_bytes = 0;  // fetched by now
     }
   }
 
  private:
-  /// dot of tokens of one group.
-  KVSLIM_HD void dot_group(std::byte const* block, site const& at, float const* q, index_t heads,
-                           float* scores) const noexcept {
-    index_t const dim = at.dim, t0 = at.first % detail::unit_tokens;
-    auto const* const codes = detail::codes_of(block) + detail::key_unit<Bits>(at.first, 0, dim);
-    auto const stored = parameters(block, dim).from(at.first / group * dim);
-    if (detail::dot_channels<Bits>(codes, stored.scale, stored.low, at, q, heads, scores)) return;
-    detail::by_heads(heads, [&](auto count, index_t h0) {
-      constexpr index_t n = decltype(count)::value;
-      float const* const heads_q = q + h0 * dim;
-      detail::local<float, n> base;
-      detail::local<float, n, detail::unit_tokens> sums;
-      for (index_t h = 0; h < n; ++h)
-        base[h] = detail::sum_of(
-            dim, [&](index_t d) { return heads_q[h * dim + d] * to_float(stored.low[d]); });
-      detail::dot_codes<Bits, n>(
-          codes, dim, heads_q, [&](index_t d) { return detail::widen(stored.scale[d]); }, sums);
-      for (index_t h = 0; h < n; ++h)
-        for (index_t i = 0; i < at.n; ++i)
-          scores[(h0 + h) * run_tokens + i] += sums[h][t0 + i] + base[h];
-    });
-  }
   [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
     if (group < 1 || group > most_tokens || block_tokens() > most_tokens)
       return detail::fail(errc::invalid_option,
@@ -145,9 +142,6 @@ struct channel_key {
       return detail::fail(errc::invalid_option,
                           "kvslim: residual must be a positive multiple of group and of 32 tokens");
     return detail::check_rounding<Param>(rounding);
-  }
-  [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept {
-    return block_tokens() * dim * Bits / 8;
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept {
     return code_bytes(dim) + detail::parameter_array<Param>::bytes(block_tokens() / group * dim);

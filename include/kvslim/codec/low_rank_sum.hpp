@@ -44,20 +44,21 @@ KVSLIM_HD inline void by_widened(f16 const* from, index_t dim, F const& f) noexc
 /// stored from a prompt share `rank` directions, fitted to all that the other codec misses of them;
 /// a block coded later has `grown_rank` directions of its own.
 ///
-/// State: u32 tokens that share directions, 12 bytes zero, f16 directions[rank][dim]. Byte layout
-/// of a block of `tokens` tokens: the other codec's blocks, then f16 coefficients[tokens][rank] or,
-/// in a block coded later, coefficients[tokens][grown_rank] and directions[grown_rank][dim]; there
-/// is room for the larger, padded to 4 bytes. Coefficients beyond f16 are cut at 65504. Requires:
-/// a codec without an exact tail of its own whose blocks divide `tokens`; tokens a multiple of 32,
-/// at most 1024; ranks at most 16; rounds 1 to 16 (invalid_option).
-/// Cost: fit encodes the prompt once a round; a block coded later decodes itself 2 * rounds + 1
-/// times for each of its directions. Reading adds rank * (1 + dim / 32) multiplications a token and
-/// query head.
+/// State: u32 tokens that share directions, 12 bytes zero, f16 directions[rank][dim], then the
+/// other codec's, if it has one, at a multiple of 4 bytes. Byte layout of a block of `tokens`
+/// tokens: the other codec's blocks, then f16 coefficients[tokens][rank] or, in a block coded
+/// later, coefficients[tokens][grown_rank] and directions[grown_rank][dim]; there is room for the
+/// larger, padded to 4 bytes. Coefficients beyond f16 are cut at 65504. Requires: a codec without
+/// an exact tail of its own whose blocks divide `tokens`; tokens a multiple of 32, at most 1024;
+/// ranks at most 16; rounds 1 to 16 (invalid_option). Cost: fit encodes the prompt once a round; a
+/// block coded later decodes itself 2 * rounds + 1 times for each of its directions. Reading adds
+/// rank * (1 + dim / 32) multiplications a token and query head.
 template <class Base>
 struct low_rank_sum {
-  static_assert(codec<Base> && !Base::traits.grouped && !Base::traits.fitted &&
-                    !Base::traits.positions && !Base::traits.shares_keys,
-                "kvslim: low_rank_sum adds to a codec of single rows without a state");
+  static_assert(codec<Base> && !Base::traits.grouped && !Base::traits.tabled &&
+                    !Base::traits.tabled_fit && !Base::traits.positions &&
+                    !Base::traits.shares_keys,
+                "kvslim: low_rank_sum adds to a codec of single rows that reads no table");
   using tail_type = typename Base::tail_type;
   static constexpr codec_traits traits{
       .form = form_id{static_cast<std::uint32_t>(detail::form_kind::low_rank_sum) << 16},
@@ -85,8 +86,10 @@ struct low_rank_sum {
     return {.block_tokens = tokens,
             .block_bytes = base_bytes(dim) + detail::round_up(2 * room(dim), 4),
             .settle_by = tokens,
-            .state_bytes = state_head + 2 * rank * dim,
-            .fit_floats = (tokens + 2 * rank) * dim + detail::div_up(z.block_bytes, 4)};
+            .state_bytes =
+                z.state_bytes == 0 ? state_head + 2 * rank * dim : base_state(dim) + z.state_bytes,
+            .fit_floats = detail::max((tokens + 2 * rank) * dim + detail::div_up(z.block_bytes, 4),
+                                      z.fit_floats)};
   }
   [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
     return detail::within_f16(base.limit());
@@ -121,11 +124,15 @@ struct low_rank_sum {
     float *const rows = scratch, *const basis = rows + tokens * dim,
                  *const sums = basis + rank * dim;
     auto* const inner = static_cast<std::byte*>(static_cast<void*>(sums + rank * dim));
+    site whole = at;
+    whole.state = state;
+    if constexpr (Base::traits.fitted)
+      base.fit(read, n, inside(whole, 0, n), state + base_state(dim), scratch);
     auto const missed = [&](index_t t) -> float const* {
       index_t const i = t % tokens;
       if (i == 0) {
         for (index_t j = 0; j < tokens; ++j) read(index_t{0}, t + j, rows + j * dim);
-        take_off_base(rows, dim, inner);
+        take_off_base(rows, inside(whole, 0, 1), inner);
       }
       return rows + i * dim;
     };
@@ -145,20 +152,20 @@ struct low_rank_sum {
       for (index_t t = 0; t < tokens; ++t) {
         float sum[most_rank] = {};
         for (index_t d = 0; d < dim; ++d) {
-          float const missed = rows[t * dim + d] - decode_base(block, dim, t, d);
+          float const missed = rows[t * dim + d] - decode_base(block, at, t, d);
           for (index_t j = 0; j < rank; ++j)
             sum[j] += missed * detail::widen(directions[j * dim + d]);
         }
         for (index_t j = 0; j < rank; ++j) room[t * rank + j] = detail::narrow_within(sum[j]);
       }
     } else {
-      for (index_t j = 0; j < grown_rank; ++j) grow(rows, dim, block, j);
+      for (index_t j = 0; j < grown_rank; ++j) grow(rows, at, block, j);
     }
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
     auto const f = factors(block, at);
-    float x = decode_base(block, at.dim, at.first, d);
+    float x = decode_base(block, at, at.first, d);
     for (index_t j = 0; j < f.rank; ++j)
       x += detail::widen(f.coefficients[at.first * f.rank + j]) *
            detail::widen(f.directions[j * at.dim + d]);
@@ -229,14 +236,20 @@ struct low_rank_sum {
   [[nodiscard]] KVSLIM_HD constexpr index_t base_bytes(index_t dim) const noexcept {
     return base_offset(dim, tokens);
   }
-  [[nodiscard]] static KVSLIM_HD constexpr site inside(site at, index_t first, index_t n) noexcept {
+  /// Where the other codec's state begins in the state.
+  [[nodiscard]] KVSLIM_HD constexpr index_t base_state(index_t dim) const noexcept {
+    return state_head + detail::round_up(2 * rank * dim, 4);
+  }
+  /// What the other codec is told.
+  [[nodiscard]] KVSLIM_HD constexpr site inside(site at, index_t first, index_t n) const noexcept {
     at.first = first;
     at.n = n;
+    at.state = Base::traits.fitted && at.state != nullptr ? at.state + base_state(at.dim) : nullptr;
     return at;
   }
-  [[nodiscard]] KVSLIM_HD float decode_base(std::byte const* block, index_t dim, index_t t,
+  [[nodiscard]] KVSLIM_HD float decode_base(std::byte const* block, site const& at, index_t t,
                                             index_t d) const noexcept {
-    return base.decode(block + base_offset(dim, t), {.first = t % base_tokens(dim), .dim = dim}, d);
+    return base.decode(block + base_offset(at.dim, t), inside(at, t % base_tokens(at.dim), 1), d);
   }
   /// Whether the block of this site was there when directions were fitted.
   [[nodiscard]] KVSLIM_HD static bool shares(site const& at) noexcept {
@@ -250,23 +263,30 @@ struct low_rank_sum {
     if (shares(at)) return {room, detail::array_at<f16 const>(at.state + state_head), rank};
     return {room, room + tokens * grown_rank, grown_rank};
   }
-  /// rows [tokens, dim] become what the other codec misses of them; `block` is one of its blocks.
-  KVSLIM_HD void take_off_base(float* rows, index_t dim, std::byte* block) const noexcept {
-    index_t const step = base_tokens(dim);
+  /// rows [tokens, dim] become what the other codec misses of them; `block` is one of its blocks,
+  /// `at` what it is told.
+  KVSLIM_HD void take_off_base(float* rows, site at, std::byte* block) const noexcept {
+    index_t const dim = at.dim, step = base_tokens(dim);
     for (index_t t = 0; t < tokens; t += step) {
-      base.encode(rows + t * dim, {.n = step, .dim = dim}, block);
-      for (index_t i = 0; i < step; ++i)
-        for (index_t d = 0; d < dim; ++d)
-          rows[(t + i) * dim + d] -= base.decode(block, {.first = i, .dim = dim}, d);
+      at.first = 0;
+      at.n = step;
+      base.encode(rows + t * dim, at, block);
+      at.n = 1;
+      for (index_t i = 0; i < step; ++i) {
+        at.first = i;
+        for (index_t d = 0; d < dim; ++d) rows[(t + i) * dim + d] -= base.decode(block, at, d);
+      }
     }
   }
   /// Direction j of a block of its own, and its coefficients, after those before it: power
   /// iteration in the block's room, on numbers that f16 holds.
-  KVSLIM_HD void grow(float const* rows, index_t dim, std::byte* block, index_t j) const noexcept {
+  KVSLIM_HD void grow(float const* rows, site const& at, std::byte* block,
+                      index_t j) const noexcept {
+    index_t const dim = at.dim;
     auto* const coefficients = detail::array_at<f16>(block + base_bytes(dim));
     f16* const direction = coefficients + tokens * grown_rank + j * dim;
     auto const missed = [&](index_t t, index_t d) {
-      float x = rows[t * dim + d] - decode_base(block, dim, t, d);
+      float x = rows[t * dim + d] - decode_base(block, at, t, d);
       for (index_t i = 0; i < j; ++i)
         x -= detail::widen(coefficients[t * grown_rank + i]) *
              detail::widen(direction[(i - j) * dim + d]);

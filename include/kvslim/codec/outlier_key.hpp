@@ -11,20 +11,26 @@ KVSLIM_BEGIN_NAMESPACE
 /// channel of a block of `residual` tokens kept aside as f16. Codes are made of the channel with
 /// its mean over the block in their places.
 ///
+/// With `whole_prompt` a channel has one range: that of the prompt, outliers aside. Tokens that
+/// come later are coded by it too, and cut where they lie beyond.
+///
 /// Byte layout of a block of `residual` tokens: blocks of channel_key, then f16
 /// value[dim][2 * each], token[dim][2 * each] (u8, or u16 where residual is above 256), each =
-/// max(1, residual * outliers / 2), padded to 4 bytes. Requires: what channel_key does; residual at
-/// most 1024; outliers in [0, 0.5] (invalid_option). Error: that of channel_key over what is left,
-/// and of f16 for what is kept aside.
+/// max(1, residual * outliers / 2), padded to 4 bytes. With `whole_prompt` the blocks of
+/// channel_key are codes alone, and the state is Param scale[dim], Param low[dim]. Requires: what
+/// channel_key does; residual at most 1024; outliers in [0, 0.5] (invalid_option). Error: that of
+/// channel_key over what is left, and of f16 for what is kept aside.
 template <int Bits, element Tail = f16, affine_parameter Param = f16>
 struct outlier_key {
   using tail_type = Tail;
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::outlier_key, Bits),
-      .whole_blocks = true};
+      .whole_blocks = true,
+      .fitted = true};
 
   channel_key<Bits, Tail, Param> codes = {32, 64};
-  float outliers = 0.02f;  ///< share of a channel's values, half of them at either end
+  float outliers = 0.02f;     ///< share of a channel's values, half of them at either end
+  bool whole_prompt = false;  ///< one range a channel in place of one a group
 
   [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
     if (auto const s = codes.check(dim); !s.ok()) return s;
@@ -37,7 +43,11 @@ struct outlier_key {
     index_t const n = codes.residual;
     return {.block_tokens = n,
             .block_bytes = code_bytes(dim) + lists::bytes_of(dim, each(), n),
-            .settle_by = n};
+            .settle_by = n,
+            .state_bytes = whole_prompt ? detail::parameter_array<Param>::bytes(dim) : 0,
+            .fit_floats = whole_prompt
+                              ? (n + 2) * dim + detail::div_up(lists::bytes_of(1, each(), n), 4)
+                              : 0};
   }
   [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
     return detail::within_f16(codes.limit());
@@ -45,23 +55,48 @@ struct outlier_key {
   [[nodiscard]] constexpr form written() const noexcept {
     form f = codes.written();
     f.id = traits.form.value;
+    if (whole_prompt) f.words[2] |= 2;
     f.words[3] = detail::bit_cast<std::uint32_t>(outliers);
     return f;
   }
   [[nodiscard]] static constexpr status read(form const& f, outlier_key& out) noexcept {
     if (!detail::is_form(f, traits.form, 4)) return detail::foreign_form();
     outlier_key found{};
-    form const inner{decltype(codes)::traits.form.value, {f.words[0], f.words[1], f.words[2]}};
+    form const inner{decltype(codes)::traits.form.value,
+                     {f.words[0], f.words[1], f.words[2] & ~2u}};
     if (auto const s = decltype(codes)::read(inner, found.codes); !s.ok()) return s;
     found.outliers = detail::bit_cast<float>(f.words[3]);
+    found.whole_prompt = (f.words[2] & 2) != 0;
     if (!found.check(4).ok()) return detail::foreign_form();
     out = found;
     return {};
   }
 
+  /// The ranges of a prompt's channels, block by block without their outliers.
+  template <class Read>
+  KVSLIM_HD void fit(Read const& read, index_t n, site const& at, std::byte* state,
+                     float* scratch) const {
+    if (!whole_prompt) return;
+    index_t const dim = at.dim, block = codes.residual;
+    float *const rows = scratch, *const least = rows + block * dim;
+    detail::channel_ranges ranges{least, least + dim, dim};
+    detail::outlier_lists<std::byte> const aside{
+        static_cast<std::byte*>(static_cast<void*>(least + 2 * dim)), 1, each(), block};
+    for (index_t first = 0; first < n; first += block) {
+      for (index_t t = 0; t < block; ++t) read(index_t{0}, first + t, rows + t * dim);
+      for (index_t d = 0; d < dim; ++d) {
+        auto const channel = [&](index_t t) { return rows[t * dim + d]; };
+        aside.choose(0, channel);
+        float const mean = detail::mean_of(block, channel);
+        for (index_t i = 0; i < 2 * aside.each; ++i) rows[aside.place(0, i) * dim + d] = mean;
+      }
+      for (index_t t = 0; t < block; ++t) ranges.add(rows + t * dim);
+    }
+    ranges.store(Bits, codes.rounding, detail::parameters_at<Param>(state, dim));
+  }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
-    constexpr index_t quad = detail::unit_quad, run = detail::unit_tokens;
-    index_t const dim = at.dim, group = codes.group, inner_tokens = codes.block_tokens();
+    constexpr index_t quad = detail::unit_quad;
+    index_t const dim = at.dim, inner_tokens = codes.block_tokens();
     detail::outlier_lists<std::byte> const aside = lists_of(block, dim);
     for (index_t d = 0; d < dim; d += quad) {
       float mean[quad];
@@ -70,41 +105,18 @@ struct outlier_key {
         aside.choose(d + c, channel);
         mean[c] = detail::mean_of(codes.residual, channel);
       }
-      auto const read = [&](index_t t, float* x) {
-        for (index_t c = 0; c < quad; ++c)
-          x[c] = aside.find(d + c, t) >= 0 ? mean[c] : rows[t * dim + d + c];
-      };
       for (index_t begin = 0; begin < codes.residual; begin += inner_tokens) {
         std::byte* const inner = block + begin / inner_tokens * inner_bytes(dim);
-        auto const stored = codes.parameters(inner, dim).from(d);
-        float least[quad], most[quad], x[quad], scale[quad], low[quad];
-        for (index_t t0 = 0; t0 < inner_tokens; t0 += group) {
-          read(begin + t0, least);
-          for (index_t c = 0; c < quad; ++c) most[c] = least[c];
-          for (index_t t = 1; t < group; ++t) {
-            read(begin + t0 + t, x);
-            ops::widen_ranges<quad>(x, least, most);
-          }
+        auto const read = [&](index_t t, float* x) {
           for (index_t c = 0; c < quad; ++c)
-            stored.set(t0 / group * dim + c,
-                       detail::fit_affine<Param>({least[c], most[c]}, Bits, codes.rounding));
-        }
-        for (index_t t0 = 0; t0 < inner_tokens; t0 += run) {
-          detail::local<std::uint32_t, run> words;
-          for (index_t t = 0; t < run; ++t) {
-            auto const mine = stored.from((t0 + t) / group * dim);
-            for (index_t c = 0; c < quad; ++c) {
-              scale[c] = detail::widen(mine.scale[c]);
-              low[c] = detail::widen(mine.low[c]);
-            }
-            std::uint8_t code[quad];
-            read(begin + t0 + t, x);
-            detail::encode_affine<quad>(x, scale, low, Bits, codes.rounding, code);
-            std::memcpy(words + t, code, sizeof *words);
-          }
-          ops::pack_words<Bits>(words,
-                                detail::codes_of(inner) + detail::key_unit<Bits>(t0, d, dim));
-        }
+            x[c] = aside.find(d + c, begin + t) >= 0 ? mean[c] : rows[(begin + t) * dim + d + c];
+        };
+        if (whole_prompt)
+          detail::encode_quad<Bits>(
+              read, inner_tokens, d, dim, codes.rounding,
+              [&](index_t t) { return parameters(inner, at, t); }, detail::codes_of(inner));
+        else
+          codes.encode_quad(read, d, dim, inner);
       }
     }
   }
@@ -112,20 +124,26 @@ struct outlier_key {
                                        index_t d) const noexcept {
     auto const aside = lists_of(block, at.dim);
     index_t const i = aside.find(d, at.first);
-    return i >= 0 ? aside.value(d, i) : decode_code(block, at.dim, at.first, d);
+    return i >= 0 ? aside.value(d, i) : decode_code(block, at, at.first, d);
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
     index_t const dim = at.dim;
     site inside = at;
     inside.first = at.first % codes.block_tokens();
-    codes.dot(block + at.first / codes.block_tokens() * inner_bytes(dim), inside, q, heads, scores);
+    std::byte const* const inner = block + at.first / codes.block_tokens() * inner_bytes(dim);
+    if (whole_prompt)
+      detail::dot_by_channels<Bits>(
+          detail::codes_of(inner) + detail::key_unit<Bits>(inside.first, 0, dim),
+          parameters(inner, at, inside.first), inside, q, heads, scores);
+    else
+      codes.dot(inner, inside, q, heads, scores);
     auto const aside = lists_of(block, dim);
     for (index_t d = 0; d < dim; ++d)
       for (index_t i = 0; i < 2 * aside.each; ++i) {
         index_t const t = aside.place(d, i);
         if (t < at.first || t >= at.first + at.n) continue;
-        float const more = aside.value(d, i) - decode_code(block, dim, t, d);
+        float const more = aside.value(d, i) - decode_code(block, at, t, d);
         for (index_t h = 0; h < heads; ++h)
           scores[h * run_tokens + t - at.first] += q[h * dim + d] * more;
       }
@@ -145,16 +163,23 @@ struct outlier_key {
   using lists = detail::outlier_lists<std::byte const>;
 
   [[nodiscard]] KVSLIM_HD constexpr index_t inner_bytes(index_t dim) const noexcept {
-    return codes.sizes(dim, 0).block_bytes;
+    return whole_prompt ? codes.code_bytes(dim) : codes.sizes(dim, 0).block_bytes;
   }
   [[nodiscard]] KVSLIM_HD constexpr index_t code_bytes(index_t dim) const noexcept {
     return codes.residual / codes.block_tokens() * inner_bytes(dim);
   }
-  [[nodiscard]] KVSLIM_HD float decode_code(std::byte const* block, index_t dim, index_t t,
+  /// The parameters of all channels of token t of channel_key's block at `inner`.
+  [[nodiscard]] KVSLIM_HD auto parameters(std::byte const* inner, site const& at,
+                                          index_t t) const noexcept {
+    return whole_prompt ? detail::parameters_at<Param>(at.state, at.dim)
+                        : codes.parameters(inner, at.dim).from(t / codes.group * at.dim);
+  }
+  [[nodiscard]] KVSLIM_HD float decode_code(std::byte const* block, site const& at, index_t t,
                                             index_t d) const noexcept {
-    index_t const tokens = codes.block_tokens();
-    return codes.decode(block + t / tokens * inner_bytes(dim), {.first = t % tokens, .dim = dim},
-                        d);
+    index_t const place = t % codes.block_tokens();
+    std::byte const* const inner = block + t / codes.block_tokens() * inner_bytes(at.dim);
+    return parameters(inner, at, place)[d].decode(
+        detail::get_key<Bits>(detail::codes_of(inner), place, d, at.dim));
   }
 };
 

@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/codec/planar.hpp>
+#include <kvslim/codec/channel_codes.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -53,19 +53,13 @@ struct prompt_channel_key {
   KVSLIM_HD void fit(Read const& read, index_t n, site const& at, std::byte* state,
                      float* scratch) const {
     index_t const dim = at.dim;
-    float *const row = scratch, *const least = row + dim, *const most = least + dim;
-    for (index_t d = 0; d < dim; ++d) {
-      least[d] = -unknown;
-      most[d] = unknown;
-    }
+    float* const row = scratch;
+    detail::channel_ranges ranges{row + dim, row + 2 * dim, dim};
     for (index_t t = 0; t < n; ++t) {
       read(index_t{0}, t, row);
-      for (index_t d = 0; d < dim && t == 0; ++d) least[d] = most[d] = row[d];
-      for (index_t d = 0; d < dim; ++d) ops::widen_ranges<1>(row + d, least + d, most + d);
+      ranges.add(row);
     }
-    auto const stored = detail::parameters_at<Param>(state, dim);
-    for (index_t d = 0; d < dim; ++d)
-      stored.set(d, detail::fit_affine<Param>({least[d], most[d]}, Bits, rounding::precise));
+    ranges.store(Bits, rounding::precise, detail::parameters_at<Param>(state, dim));
   }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     auto const stored = parameters(at);
@@ -85,31 +79,14 @@ struct prompt_channel_key {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
-    index_t const dim = at.dim;
-    auto const* const codes = detail::codes_of(block);
-    auto const stored = parameters(at);
-    if (detail::dot_channels<Bits>(codes, stored.scale, stored.low, at, q, heads, scores)) return;
-    detail::by_heads(heads, [&](auto count, index_t h0) {
-      constexpr index_t n = decltype(count)::value;
-      float const* const mine = q + h0 * dim;
-      detail::local<float, n> base;
-      detail::local<float, n, block_tokens> sums;
-      for (index_t h = 0; h < n; ++h)
-        base[h] = detail::sum_of(
-            dim, [&](index_t d) { return mine[h * dim + d] * detail::widen(stored.low[d]); });
-      detail::dot_codes<Bits, n>(
-          codes, dim, mine, [&](index_t d) { return detail::widen(stored.scale[d]); }, sums);
-      for (index_t h = 0; h < n; ++h)
-        for (index_t i = 0; i < at.n; ++i)
-          scores[(h0 + h) * run_tokens + i] += sums[h][at.first + i] + base[h];
-    });
+    detail::dot_by_channels<Bits>(detail::codes_of(block), parameters(at), at, q, heads, scores);
   }
 
  private:
   template <class>
   friend struct warp_codec;
   static constexpr index_t block_tokens = detail::unit_tokens;
-  static constexpr float unknown = 16.0f;
+  static constexpr float unknown = detail::channel_ranges::unknown;
 
   [[nodiscard]] static KVSLIM_HD auto parameters(site const& at) noexcept {
     return detail::parameters_at<Param>(at.state, at.dim);

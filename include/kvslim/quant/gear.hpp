@@ -10,8 +10,10 @@
 // (gearslkivi_channelQ_new, gearslkivi_tokenQ_new, tokenwise_gearlkivi_*): the functions that its
 // accuracy figures come from.
 //
-// Fidelity: the backbone is KIVI's grouping, as in those functions; KCVT (one group a channel or
-//   token) is theirs for values with value_group = head_dim, and not offered for keys.
+// Fidelity: the backbone is KIVI's grouping, as in those functions, or KCVT (`kcvt`): one range a
+//   channel over the whole prompt, one a token. Theirs is of a token's heads together, here it is
+//   of each head; blocks that are decoded later have ranges of their own there and the prompt's
+//   here, cut where they lie beyond, which is what makes the stored form smaller.
 // Fidelity: outliers of K are chosen per channel of each block of `residual` tokens (theirs: of the
 //   whole prompt, as many as merged channels * share / 2 whatever its length), those of V per token
 //   and head (theirs: over all heads merged), at least one at either end. With one head and a
@@ -39,8 +41,9 @@ KVSLIM_BEGIN_NAMESPACE
 /// rounds 1 to 16; outliers in [0, 0.5]; head_dim a multiple of 4, at most 65536 (invalid_option,
 /// invalid_shape).
 /// Cost: encoding reads the prompt 2 + rounds times and quantizes it 1 + rounds times, one thread a
-/// row on CUDA. Bytes per token, head and half: those of kivi, 6 * head_dim * outliers (GEAR), and
-/// 2 * max(rank, (1 + head_dim / residual) * grown_rank); per head and half 2 * rank * head_dim.
+/// row on CUDA. Bytes per token, head and half: those of kivi (of KCVT's keys its codes alone), 6 *
+/// head_dim * outliers (GEAR), and 2 * max(rank, (1 + head_dim / residual) * grown_rank); per head
+/// and half 2 * rank * head_dim.
 /// Outliers and directions are read and found by plain loops: 4096 tokens of 8 KV heads of 128 took
 /// gear<2> 2.4 s to encode and 13 ms to attend to with 32 query heads, gear_l<2> 1.0 s and 3 ms,
 /// kivi<2> 0.2 s and 0.7 ms (one thread of a busy machine, -O2).
@@ -60,14 +63,15 @@ struct gear {
     index_t grown_rank = 2;   ///< of each block coded later
     index_t rounds = 3;       ///< of power iteration
     float outliers = 0.02f;   ///< share of values kept aside
-    index_t value_group = 0;  ///< channels per value group; 0: same as group
+    index_t value_group = 0;  ///< channels per value group; 0: same as group, of KCVT all
     kvslim::rounding rounding = kvslim::rounding::precise;
+    bool kcvt = false;  ///< ranges of K's channels are the prompt's, `group` is only how codes lie
   };
   options opt = {};
 
   [[nodiscard]] KVSLIM_HD constexpr auto key_codec() const noexcept {
     using base = outlier_key<KeyBits, Tail, Param>;
-    return low_rank_sum<base>{{{opt.group, opt.residual, opt.rounding}, opt.outliers},
+    return low_rank_sum<base>{{{opt.group, opt.residual, opt.rounding}, opt.outliers, opt.kcvt},
                               opt.residual,
                               opt.rank,
                               opt.grown_rank,
@@ -75,7 +79,7 @@ struct gear {
   }
   [[nodiscard]] KVSLIM_HD constexpr auto value_codec() const noexcept {
     using base = outlier_value<ValueBits, Tail, Param>;
-    index_t const group = opt.value_group == 0 ? opt.group : opt.value_group;
+    index_t const group = opt.value_group == 0 && !opt.kcvt ? opt.group : opt.value_group;
     return low_rank_sum<base>{{{group, 0, opt.rounding}, opt.residual, opt.outliers},
                               opt.residual,
                               opt.rank,
@@ -85,7 +89,8 @@ struct gear {
 };
 static_assert(quantizer<gear<2>> && quantizer<gear<4, 2, bf16>>);
 
-/// GEAR-L: the low rank without outliers. Requires, cost and source as gear.
+/// GEAR-L: the low rank without outliers. Requires, cost and source as gear. Over KCVT it is gear
+/// with `.outliers = 0, .kcvt = true`.
 template <int KeyBits, int ValueBits = KeyBits, element Tail = f16, affine_parameter Param = f16>
 struct gear_l {
   static_assert((KeyBits == 2 || KeyBits == 4 || KeyBits == 8) &&

@@ -16,6 +16,7 @@
 #include <kvslim/quant/gear.hpp>
 #include <kvslim/quant/kivi.hpp>
 
+#include <set>
 #include <string>
 
 using namespace kvslim;
@@ -91,6 +92,39 @@ void check_golden(golden const& g) {
   missed(gear_l<Bits, Bits, f16, float>{{.group = 32}}, 1);
 }
 
+template <int Bits>
+void check_kcvt(golden const& g) {
+  std::string const bits = "_" + std::to_string(Bits);
+  auto const k = g.floats("k"), v = g.floats("v");
+  auto const same = [&](float outliers, index_t tokens, bool keys, std::string const& name) {
+    CAPTURE(name, Bits);
+    auto const c =
+        cache_of({k.begin(), k.begin() + tokens * 32}, {v.begin(), v.begin() + tokens * 32}, 32);
+    data::compressed const run(
+        gear<Bits, Bits, f16, float>{
+            {.rank = 0, .grown_rank = 0, .outliers = outliers, .kcvt = true}},
+        c.view());
+    REQUIRE(run.result.ok());
+    auto const got = decoded(run.packed, keys, 0, tokens);
+    auto const& theirs = g[name + bits];
+    for (index_t t = 0; t < tokens; ++t)
+      for (index_t d = 0; d < 32; ++d) {
+        double const x = theirs[static_cast<std::size_t>(t * 32 + d)];
+        REQUIRE(std::abs(got[static_cast<std::size_t>(t)][static_cast<std::size_t>(d)] - x) <=
+                tolerance::f16_storage * std::max(1.0, std::abs(x)));
+      }
+  };
+  same(0.0f, 192, true, "k_codes");
+  same(0.1f, 64, true, "k_sparse");
+  same(0.1f, 192, false, "v_sparse");
+  auto const c = cache_of(k, v, 32);
+  data::compressed const low(gear<Bits, Bits, f16, float>{{.outliers = 0.0f, .kcvt = true}},
+                             c.view());
+  REQUIRE(low.result.ok());
+  CHECK(norm(minus(matrix_of(k, 32), decoded(low.packed, true, 0, 192))) <=
+        g["k_missed" + bits][0] * (1 + tolerance::f16_storage));
+}
+
 /// Rows with outlying channels and tokens, and a few directions that all tokens share.
 std::vector<float> rows_with_structure(index_t tokens, index_t dim, unsigned seed,
                                        bool halves = true) {
@@ -115,6 +149,70 @@ TEST_CASE("gear's codes and outliers are the authors', and it misses no more", "
   golden const g("gear");
   check_golden<2>(g);
   check_golden<4>(g);
+}
+
+TEST_CASE("gear's codes of the whole prompt are the authors'", "[golden][gear]") {
+  golden const g("gear_kcvt");
+  check_kcvt<2>(g);
+  check_kcvt<4>(g);
+}
+
+TEST_CASE("gear of one range a channel is the reference, and codes what comes later by it",
+          "[gear]") {
+  for (index_t dim : {20, 80}) {
+    CAPTURE(dim);
+    index_t const tokens = 192;
+    auto k = rows_with_structure(tokens, dim, 5, false);
+    auto const v = rows_with_structure(tokens, dim, 9, false);
+    gear<2, 2, f16, float> const policy{
+        {.group = 32, .rank = 0, .grown_rank = 0, .outliers = 0.1f, .kcvt = true}};
+    auto const c = cache_of(k, v, dim);
+    data::compressed const run(policy, c.view(), evidence<>{}, {.append_tokens = 64});
+    REQUIRE(run.result.ok());
+    CHECK(run.intact());
+    auto const all = matrix_of(k, dim), expected = reference::gear_kcvt_keys(all, 2, 0.1, 64);
+    auto const got = decoded(run.packed, true, 0, tokens);
+    CHECK(norm(minus(got, expected)) <= tolerance::accumulated * norm(expected));
+    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
+    // What was coded before is as it was; what comes is in the prompt's range, but for its
+    // outliers.
+    data::life life(run.packed, c);
+    for (int i = 0; i < 64; ++i) {
+      REQUIRE(life.append().ok());
+      REQUIRE(life.settle().ok());
+    }
+    CHECK(run.packed.raw_row(0).key_coded == tokens + 64);
+    CHECK(decoded(run.packed, true, 0, tokens) == got);
+    CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
+    auto const later = decoded(run.packed, true, 0, tokens + 64);
+    for (std::size_t d = 0; d < static_cast<std::size_t>(dim); ++d) {
+      double low = expected[0][d], high = low;
+      for (auto const& row : expected) {
+        low = std::min(low, row[d]);
+        high = std::max(high, row[d]);
+      }
+      std::set<double> values;
+      std::size_t beyond = 0;
+      for (std::size_t t = static_cast<std::size_t>(tokens); t < later.size(); ++t) {
+        values.insert(later[t][d]);
+        beyond += later[t][d] < low || later[t][d] > high;
+      }
+      CHECK(values.size() <= 4 + 6);  // levels, and three outliers at either end
+      CHECK(beyond <= 6);
+    }
+  }
+  // A prompt that codes nothing leaves the range open.
+  data::cache const c({.kv_heads = 2, .tokens = 5, .head_dim = 20});
+  data::compressed const run(gear<4>{{.group = 32, .kcvt = true}}, c.view(), evidence<>{},
+                             {.append_tokens = 140});
+  REQUIRE(run.result.ok());
+  data::life life(run.packed, c);
+  for (int i = 0; i < 130; ++i) {
+    REQUIRE(life.append().ok());
+    REQUIRE(life.settle().ok());
+  }
+  CHECK(run.packed.raw_row(0).key_coded == 128);
+  CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
 }
 
 TEST_CASE("gear is the reference over a prompt of several blocks", "[gear]") {
@@ -313,6 +411,12 @@ TEST_CASE("gear's bytes are codes, outliers, coefficients and directions", "[gea
   CHECK(key.sizes(128, 0).block_bytes == 64 * 128 / 4 + 4 * 128 + 2 * 3 * 128 + 2 * 384);
   CHECK(value.sizes(128, 0).block_bytes == 64 * 128 / 4 + 64 * 2 * 4 + 2 * 3 * 64 + 2 * 384);
   CHECK(key.sizes(128, 0).state_bytes == 16 + 2 * 4 * 128);
+  // One range a channel of the prompt is in the state: no block has any.
+  auto const wide = gear<2>{{.kcvt = true}};
+  CHECK(wide.key_codec().sizes(128, 0).block_bytes == 64 * 128 / 4 + 2 * 3 * 128 + 2 * 384);
+  CHECK(wide.key_codec().sizes(128, 0).state_bytes == 16 + 2 * 4 * 128 + 4 * 128);
+  CHECK(wide.value_codec().sizes(128, 0).block_bytes ==
+        64 * 128 / 4 + 64 * 4 + 2 * 3 * 64 + 2 * 384);
   auto const low = gear_l<2>{{.residual = 128}}.key_codec();  // nothing is spared: both are 512
   CHECK(low.sizes(128, 0).block_bytes == 128 * 128 / 4 + 2 * 4 * 128 + 2 * 512);
 }
@@ -353,5 +457,8 @@ TEST_CASE("gear refuses what it cannot store and reads back what it wrote", "[ge
   again(policy.key_codec());
   again(policy.value_codec());
   again(policy.key_codec().base);
+  auto const wide = gear<2>{{.group = 32, .kcvt = true}}.key_codec();
+  CHECK_FALSE(wide.written() == gear<2>{{.group = 32}}.key_codec().written());
+  again(wide);
   again(policy.value_codec().base);
 }
