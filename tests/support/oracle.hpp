@@ -141,24 +141,40 @@ inline double difference(double got, double expected) {
   return got == expected ? 0.0 : std::abs(got - expected);  // infinities
 }
 
-/// The largest of: the relative L2 error of what attend() wrote for a request, the error of its lse
-/// (relative where it is above 1), and of its logits.
+/// All rows of a cache, for tests that ask about the same one often.
 template <class Packed>
-double error_of(Packed const& packed, kvslim::attend_request<> const& a) {
-  double error = 0, norm = 0, worst = 0;
-  std::optional<decoded> row;
-  index_t const group = a.q.heads / packed.extents().kv_heads;
+std::vector<decoded> rows_of(Packed const& packed) {
+  std::vector<decoded> rows;
+  index_t const heads = packed.extents().kv_heads;
+  for (index_t r = 0; r < packed.extents().rows(); ++r)
+    rows.emplace_back(packed, r, packed.slots(r / heads, r % heads));
+  return rows;
+}
+
+/// The largest of: the relative L2 error of what attend() wrote for a query, the error of its lse
+/// (relative where it is above 1), and of its logits. `known`: rows_of(packed), or nothing.
+template <class Packed>
+double error_of(Packed const& packed, kvslim::attend_request<> const& a,
+                std::vector<decoded> const& known = {}) {
+  double worst = 0;
+  std::optional<decoded> own;
+  index_t const heads = packed.extents().kv_heads, group = a.q.heads / heads;
   for (index_t s = 0; s < a.q.sequences; ++s)
     for (index_t head = 0; head < a.q.heads; ++head) {
       if (a.active != nullptr && a.active[s] == 0) continue;
-      if (head % group == 0) row.emplace(row_of(packed, a, s, head));
+      if (head % group == 0 && known.empty()) own.emplace(row_of(packed, a, s, head));
+      decoded const& row =
+          own ? *own
+              : known[static_cast<std::size_t>((s + a.first_sequence) * heads + head / group)];
       for (index_t t = 0; t < a.q.tokens; ++t) {
-        auto const expected = attend(packed, *row, a, s, head, t);
+        auto const expected = attend(packed, row, a, s, head, t);
+        double error = 0, norm = 0;
         for (index_t d = 0; d < a.out.head_dim; ++d) {
           double const x = expected.out[static_cast<std::size_t>(d)];
           error += std::pow(x - a.out.at(s, head, t, d), 2);
           norm += x * x;
         }
+        worst = std::max(worst, norm > 0 ? std::sqrt(error / norm) : std::sqrt(error));
         index_t const at = (s * a.q.heads + head) * a.q.tokens + t;
         double const lse = a.base2 ? expected.lse / std::log(2.0) : expected.lse;
         worst = std::max(worst, difference(a.lse[at], lse) / std::max(1.0, std::abs(lse)));
@@ -170,7 +186,7 @@ double error_of(Packed const& packed, kvslim::attend_request<> const& a) {
         }
       }
     }
-  return std::max(worst, norm > 0 ? std::sqrt(error / norm) : std::sqrt(error));
+  return worst;
 }
 
 /// Memory for a request's results, and the request: `n` queries a sequence.
@@ -199,7 +215,8 @@ struct asked {
 /// The error of attend() over a packed cache for the first of a cache's queries, the worse of with
 /// and without scratch; 1e9 if it refuses. Heads wider than the stack serves need the scratch.
 template <class Packed>
-double attend_error(Packed const& packed, data::cache const& c, index_t queries = 1) {
+double attend_error(Packed const& packed, data::cache const& c, index_t queries = 1,
+                    std::vector<decoded> const& known = {}) {
   asked plain(packed, c.queries(queries)), roomy(packed, c.queries(queries));
   data::buffer scratch(kvslim::attend_bytes(packed.layout(), plain.request.q.heads, queries));
   auto const on_stack = kvslim::attend(kvslim::cpu{}, packed, plain.request);
@@ -208,8 +225,8 @@ double attend_error(Packed const& packed, data::cache const& c, index_t queries 
   bool const wide = kvslim::detail::attend_head_floats(packed.layout(), false) >
                     kvslim::detail::attend_stack_floats;
   if (!on_stack && !wide) return 1e9;
-  return std::max(on_stack ? error_of(packed, plain.request) : 0.0,
-                  error_of(packed, roomy.request));
+  return std::max(on_stack ? error_of(packed, plain.request, known) : 0.0,
+                  error_of(packed, roomy.request, known));
 }
 
 }  // namespace oracle
