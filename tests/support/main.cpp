@@ -22,6 +22,16 @@ auto const& info_of(Test const& test) {
     return test;
 }
 
+/// A test's name as Catch2 reads it on its command line: a comma there would end it.
+std::string quoted(std::string const& name) {
+  std::string out = "\"";
+  for (char const c : name) {
+    if (c == ',' || c == '"' || c == '\\') out += '\\';
+    out += c;
+  }
+  return out + '"';
+}
+
 /// Selects the test cases of one file by their names; false if there are none.
 bool select_file(Catch::Session& session, std::string const& path) {
   auto data = session.configData();
@@ -33,7 +43,7 @@ bool select_file(Catch::Session& session, std::string const& path) {
         file.compare(file.size() - path.size(), path.size(), path) != 0)
       continue;
     if (!chosen.empty()) chosen.emplace_back(",");  // or
-    chosen.push_back('"' + info.name + '"');
+    chosen.push_back(quoted(info.name));
   }
   bool const any = !chosen.empty();
   session.useConfigData(data);
