@@ -6,7 +6,7 @@
 // The mean and the largest magnitude are of the prompt and of one row of the cache; a token has one
 // scale of 5 bits, chosen by its squared error.
 
-#include <kvslim/codec/bit_parts.hpp>
+#include <kvslim/codec/planar.hpp>
 #include <kvslim/ops/hadamard.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -169,7 +169,8 @@ struct centred_rows {
       constexpr index_t n = decltype(count)::value;
       float const* const mine = q + h0 * dim;
       detail::local<float, n, block_tokens> sums;
-      dot_codes<n>(detail::codes_of(block), dim, mine, sums);
+      detail::dot_codes<Bits, n>(
+          detail::codes_of(block), dim, mine, [](index_t) { return 1.0f; }, sums);
       for (index_t h = 0; h < n; ++h) {
         float const all = detail::sum_of(dim, [&](index_t d) { return mine[h * dim + d]; });
         for (index_t i = 0; i < at.n; ++i)
@@ -334,27 +335,6 @@ struct centred_rows {
       served = served && kernel(part, before, s, l);
     });
     return served;
-  }
-  /// sums[h][t] = sum of q[h] * code over all channels, in pieces as detail::dot_codes.
-  template <index_t Heads>
-  KVSLIM_HD static void dot_codes(std::uint8_t const* codes, index_t dim, float const* q,
-                                  detail::local<float, Heads, block_tokens>& sums) noexcept {
-    detail::lane_sums<Heads, block_tokens> total;
-    for (index_t begin = 0; begin < dim; begin += detail::partial_channels) {
-      detail::lane_sums<Heads, block_tokens> part;
-      index_t const end = detail::min(dim, begin + detail::partial_channels);
-      for (index_t d0 = begin; d0 < end; d0 += detail::unit_quad) {
-        detail::local<std::uint32_t, 32> words;
-        coded(dim).unpack(codes, d0 / detail::unit_quad, words);
-        for (index_t c = 0; c < detail::unit_quad; ++c) {
-          detail::local<float, block_tokens> x;
-          for (index_t t = 0; t < block_tokens; ++t) x[t] = detail::byte_of(words[t], c);
-          part.add(x, [&](index_t h) { return q[h * dim + d0 + c]; });
-        }
-      }
-      total.add(part);
-    }
-    total.store(sums);
   }
   template <index_t Heads>
   KVSLIM_HD static void add_heads(std::byte const* block, site const& at, float const* steps,

@@ -70,7 +70,7 @@ KVSLIM_HD inline void encode_quad(Read const& read, index_t n, index_t d, index_
       encode_affine<unit_quad>(x, scale, low, Bits, mode, code);
       std::memcpy(words + t, code, sizeof *words);
     }
-    ops::pack_words<Bits>(words, codes + key_unit<Bits>(t0, d, dim));
+    key_run<Bits>(dim).pack(words, run_of_keys<Bits>(codes, t0, dim), d / unit_quad);
   }
 }
 

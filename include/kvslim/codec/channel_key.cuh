@@ -29,8 +29,9 @@ struct warp_codec<channel_key<Bits, Tail, Param>> {
       }
       bool const alone = c.group == tokens;
       for (index_t t = 0; t < tokens; t += detail::unit_tokens)
-        detail::store_key_words<Bits>(
-            detail::codes_of(block) + detail::key_unit<Bits>(t, quad * 4, dim), [&](index_t token) {
+        detail::store_key_words(
+            detail::key_run<Bits>(dim), detail::run_of_keys<Bits>(detail::codes_of(block), t, dim),
+            quad, [&](index_t token) {
               auto const mine = stored.from((t + token) / c.group * dim + quad * 4);
               return detail::quad_codes(
                   x + (t + token) * dim, [&](int i) { return alone ? fitted[i] : mine[i]; }, Bits,
@@ -43,9 +44,9 @@ struct warp_codec<channel_key<Bits, Tail, Param>> {
                                       Use const& use) {
     int const dim = static_cast<int>(at.dim);
     auto const stored = c.parameters(block, dim).from(at.first / c.group * dim);
-    auto const* const units = detail::codes_of(block) + detail::key_unit<Bits>(at.first, 0, dim);
     detail::each_key_code<Bits>(
-        units, static_cast<int>(at.first % detail::unit_tokens), dim, [&](int d, float code) {
+        detail::run_of_keys<Bits>(detail::codes_of(block), at.first, dim),
+        static_cast<int>(at.first % detail::unit_tokens), dim, [&](int d, float code) {
           use(d, code * to_float(stored.scale[d]) + to_float(stored.low[d]));
         });
   }

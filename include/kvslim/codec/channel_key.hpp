@@ -76,7 +76,7 @@ struct channel_key {
         detail::widen_all<n>(mine.low, low);
       };
       detail::encode_key_run<Bits>(rows + t0 * dim, dim, rounding, params,
-                                   detail::codes_of(block) + detail::key_unit<Bits>(t0, 0, dim));
+                                   detail::run_of_keys<Bits>(detail::codes_of(block), t0, dim));
     }
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, site const& at,
@@ -124,7 +124,7 @@ struct channel_key {
       part.first = at.first + done;
       part.n = detail::min(at.n - done, group - part.first % group);
       detail::dot_by_channels<Bits>(
-          detail::codes_of(block) + detail::key_unit<Bits>(part.first, 0, at.dim),
+          detail::run_of_keys<Bits>(detail::codes_of(block), part.first, at.dim),
           parameters(block, at.dim).from(part.first / group * at.dim), part, q, heads,
           scores + done);
       part.next_bytes = 0;  // fetched by now

@@ -5,8 +5,8 @@
 // Levels that are no equal steps: a codebook of 2^Bits numbers for values between -1 and 1, from a
 // table or fitted to the prompt, and the first tokens of a row kept exact beside what is coded.
 
-#include <kvslim/codec/bit_parts.hpp>
 #include <kvslim/codec/outliers.hpp>
+#include <kvslim/codec/planar.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

@@ -134,7 +134,7 @@ struct outlier_key {
     std::byte const* const inner = block + at.first / codes.block_tokens() * inner_bytes(dim);
     if (whole_prompt)
       detail::dot_by_channels<Bits>(
-          detail::codes_of(inner) + detail::key_unit<Bits>(inside.first, 0, dim),
+          detail::run_of_keys<Bits>(detail::codes_of(inner), inside.first, dim),
           parameters(inner, at, inside.first), inside, q, heads, scores);
     else
       codes.dot(inner, inside, q, heads, scores);

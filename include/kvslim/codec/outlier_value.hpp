@@ -78,9 +78,8 @@ struct outlier_value {
         auto const a = detail::fit_affine<Param>({least, most}, Bits, codes.rounding);
         stored.set(g, a);
         for (index_t d = g * width; d < (g + 1) * width; ++d)
-          ops::put_unit<Bits>(detail::codes_of(inner) + detail::value_unit<Bits>(d),
-                              detail::value_place(t, d),
-                              detail::encode_affine(x(d), a, Bits, codes.rounding));
+          codes.coded(dim).put(detail::codes_of(inner), t, d,
+                               detail::encode_affine(x(d), a, Bits, codes.rounding));
       }
     }
   }

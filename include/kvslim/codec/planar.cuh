@@ -32,15 +32,29 @@ inline constexpr int planes = 8 / Bits;
   return r;
 }
 
-/// Stores the words of a key unit: codes(token) gives the four codes of one token, a byte each.
+/// bit_parts::each for functions of the device.
+template <class Parts, int I = 0, class F>
+__device__ void each_part(F const& f) {
+  constexpr auto p = Parts::part_of(I);
+  f(std::integral_constant<int, p.bits>{}, p.before, p.shift);
+  if constexpr (I + 1 < Parts::count) each_part<Parts, I + 1>(f);
+}
+
+/// Stores a unit of a run's keys: code(token) gives the four codes of one token, a byte each.
 template <int Bits, class Code>
-__device__ void store_key_words(std::uint8_t* unit, Code const& codes) {
-  for (int i = 0; i < plane_words<Bits>; ++i) {
-    std::uint32_t word = 0;
-    for (int plane = 0; plane < planes<Bits>; ++plane)
-      word |= codes(plane * plane_words<Bits> + i) << (plane * Bits);
-    ops::store_word(unit + 4 * i, word);
-  }
+__device__ void store_key_words(bit_parts<true, Bits> const& run, std::uint8_t* codes, index_t unit,
+                                Code const& code) {
+  each_part<bit_parts<true, Bits>>([&](auto part, index_t before, int shift) {
+    constexpr int bits = decltype(part)::value;
+    std::uint8_t* const to = codes + before * run.units() + unit * ops::unit_bytes<bits>;
+    for (int i = 0; i < plane_words<bits>; ++i) {
+      std::uint32_t word = 0;
+      for (int plane = 0; plane < planes<bits>; ++plane)
+        word |=
+            (code(plane * plane_words<bits> + i) >> shift & ops::code_mask<bits>) << (plane * bits);
+      ops::store_word(to + 4 * i, word);
+    }
+  });
 }
 
 /// What store_key_words asks for: four channels of one token, encoded.
@@ -54,10 +68,13 @@ template <class Parameters>
 
 /// Calls use(d, code) for every channel of one token of a run of 32 (its place in the run).
 template <int Bits, class Use>
-__device__ void each_key_code(std::uint8_t const* units, int token, int dim, Use const& use) {
+__device__ void each_key_code(std::uint8_t const* codes, int token, int dim, Use const& use) {
   for (int quad = 0; quad < dim / 4; ++quad) {
-    std::uint32_t const word =
-        ops::unit_word<Bits>(units + quad * static_cast<int>(ops::unit_bytes<Bits>), token);
+    std::uint32_t word;
+    if constexpr (ops::planar_bits<Bits>)
+      word = ops::unit_word<Bits>(codes + quad * static_cast<int>(ops::unit_bytes<Bits>), token);
+    else
+      word = key_run<Bits>(dim).word(codes, quad, token);
     for (int c = 0; c < 4; ++c) use(quad * 4 + c, byte_of(word, c));
   }
 }

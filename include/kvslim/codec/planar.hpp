@@ -2,14 +2,10 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// Planar units of codes as the integer codecs lay them out, in the order that dot-product
-// instructions read (ops/pack.hpp, store/README.md).
-//
-// K: a unit is 32 tokens x 4 channels, code e = token * 4 + channel % 4. Units of one run of 32
-// tokens are contiguous over channels, so a 32-bit word always holds 4 channels of one token (or a
-// bit plane of it). V: a unit is 32 channels x 4 tokens, code e = channel % 32 * 4 + token.
+// What the integer codecs do with codes in planar units (codec/bit_parts.hpp) on the CPU.
 
 #include <kvslim/codec/affine.hpp>
+#include <kvslim/codec/bit_parts.hpp>
 #include <kvslim/codec/form.hpp>
 #include <kvslim/isa/attend_kernels.hpp>
 #include <kvslim/isa/convert.hpp>
@@ -21,9 +17,6 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-inline constexpr index_t unit_tokens = 32;       ///< of a K unit
-inline constexpr index_t unit_quad = 4;          ///< channels of a K unit, tokens of a V unit
-inline constexpr index_t unit_channels = 32;     ///< of a V unit
 inline constexpr index_t partial_channels = 32;  ///< dot products sum so many, then add the sums
 
 template <class Byte>
@@ -32,34 +25,6 @@ template <class Byte>
     return reinterpret_cast<std::uint8_t const*>(block);
   else
     return reinterpret_cast<std::uint8_t*>(block);
-}
-
-/// Offset of the K unit that holds channel d of token t.
-template <int Bits>
-[[nodiscard]] KVSLIM_HD constexpr index_t key_unit(index_t t, index_t d, index_t dim) noexcept {
-  return (t / unit_tokens * (dim / unit_quad) + d / unit_quad) * ops::unit_bytes<Bits>;
-}
-[[nodiscard]] KVSLIM_HD constexpr index_t key_place(index_t t, index_t d) noexcept {
-  return t % unit_tokens * unit_quad + d % unit_quad;
-}
-template <int Bits>
-KVSLIM_HD inline void put_key(std::uint8_t* codes, index_t t, index_t d, index_t dim,
-                              std::uint32_t code) noexcept {
-  ops::put_unit<Bits>(codes + key_unit<Bits>(t, d, dim), key_place(t, d), code);
-}
-template <int Bits>
-[[nodiscard]] KVSLIM_HD inline std::uint32_t get_key(std::uint8_t const* codes, index_t t,
-                                                     index_t d, index_t dim) noexcept {
-  return ops::get_unit<Bits>(codes + key_unit<Bits>(t, d, dim), key_place(t, d));
-}
-
-/// Offset of the V unit that holds channel d.
-template <int Bits>
-[[nodiscard]] KVSLIM_HD constexpr index_t value_unit(index_t d) noexcept {
-  return d / unit_channels * ops::unit_bytes<Bits>;
-}
-[[nodiscard]] KVSLIM_HD constexpr index_t value_place(index_t t, index_t d) noexcept {
-  return d % unit_channels * unit_quad + t;
 }
 
 /// Byte `at` of a word as a float.
@@ -81,6 +46,7 @@ KVSLIM_HD inline void by_channels(index_t dim, F const& f) noexcept {
 template <int Bits, class Params>
 KVSLIM_HD inline void encode_key_run(float const* rows, index_t dim, rounding mode,
                                      Params const& params, std::uint8_t* codes) noexcept {
+  auto const parts = key_run<Bits>(dim);
   by_channels(dim, [&](auto channels, index_t d) {
     constexpr index_t n = decltype(channels)::value;
     local<std::uint8_t, unit_tokens, n> tile;
@@ -93,7 +59,7 @@ KVSLIM_HD inline void encode_key_run(float const* rows, index_t dim, rounding mo
       local<std::uint32_t, unit_tokens> words;
       for (index_t t = 0; t < unit_tokens; ++t)
         std::memcpy(words + t, tile[t] + quad * unit_quad, sizeof *words);
-      ops::pack_words<Bits>(words, codes + (d / unit_quad + quad) * ops::unit_bytes<Bits>);
+      parts.pack(words, codes, d / unit_quad + quad);
     }
   });
 }
@@ -104,13 +70,14 @@ template <int Bits, index_t Heads, class Scale>
 KVSLIM_HD inline void dot_codes(std::uint8_t const* codes, index_t dim, float const* q,
                                 Scale const& scale,
                                 local<float, Heads, unit_tokens>& sums) noexcept {
+  auto const parts = key_run<Bits>(dim);
   lane_sums<Heads, unit_tokens> total;
   for (index_t begin = 0; begin < dim; begin += partial_channels) {
     lane_sums<Heads, unit_tokens> part;
     index_t const end = min(dim, begin + partial_channels);
     for (index_t d0 = begin; d0 < end; d0 += unit_quad) {
       local<std::uint32_t, unit_tokens> words;
-      ops::unpack_words<Bits>(codes + d0 / unit_quad * ops::unit_bytes<Bits>, words);
+      parts.unpack(codes, d0 / unit_quad, words);
       for (index_t c = 0; c < unit_quad; ++c) {
         index_t const d = d0 + c;
         float const s = scale(d);

@@ -19,8 +19,11 @@
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
 template <int Bits>
+inline constexpr bool unit_fragments_exist = Bits == 2 || Bits == 4 || Bits == 8;
+
+template <int Bits>
 struct unit_fragments {
-  static_assert(Bits == 2 || Bits == 4 || Bits == 8);
+  static_assert(unit_fragments_exist<Bits>);
   static constexpr int words = Bits / 2;  ///< of a unit that a lane holds
 
   /// Power of two that the codes of a tile's half hold too much.
@@ -112,7 +115,7 @@ struct run_place {
 /// Runs of K in blocks of one run or several.
 template <int Bits, class Codec>
 struct planar_key_runs {
-  static constexpr bool exist = Bits != 1;
+  static constexpr bool exist = unit_fragments_exist<Bits>;
   static constexpr int bits = Bits;
   static constexpr bool by_channel = Codec::traits.whole_blocks;  ///< or a scale for each token
   /// Power of two below which queries must be, so that they stay f16 when they are multiplied by
@@ -160,7 +163,7 @@ struct key_runs<channel_key<Bits, Tail, f16>>
 template <int Bits, element Tail>
 struct value_runs<token_value<Bits, Tail, f16>> {
   using codec_type = token_value<Bits, Tail, f16>;
-  static constexpr bool exist = Bits != 1;
+  static constexpr bool exist = unit_fragments_exist<Bits>;
   static constexpr int bits = Bits;
 
   std::uint8_t const* blocks;

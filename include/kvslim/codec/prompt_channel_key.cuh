@@ -45,13 +45,12 @@ struct warp_codec<prompt_channel_key<Bits, Tail, Param>>
             rows + t * dim + d, [&](int i) { return mine[i]; }, Bits, rounding::precise);
       };
       if (at.n == detail::unit_tokens) {
-        detail::store_key_words<Bits>(
-            detail::codes_of(block) + detail::key_unit<Bits>(index_t{0}, d, dim), codes);
+        detail::store_key_words(codec::coded(dim), detail::codes_of(block), d / 4, codes);
         continue;
       }
       for (index_t t = 0; t < at.n; ++t)
         for (index_t i = 0; i < 4; ++i)
-          detail::put_key<Bits>(detail::codes_of(block), at.first + t, d + i, dim,
+          codec::coded(dim).put(detail::codes_of(block), at.first + t, d + i,
                                 (codes(t) >> (8 * i)) & 255u);
     }
   }

@@ -29,7 +29,7 @@ struct prompt_channel_key {
   }
   [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t) const noexcept {
     return {.block_tokens = block_tokens,
-            .block_bytes = block_tokens * dim * Bits / 8,
+            .block_bytes = coded(dim).bytes(),
             .keep_exact = residual,
             .state_bytes = detail::parameter_array<Param>::bytes(dim),
             .fit_floats = 3 * dim};
@@ -65,13 +65,13 @@ struct prompt_channel_key {
     auto const stored = parameters(at);
     for (index_t i = 0; i < at.n; ++i)
       for (index_t d = 0; d < at.dim; ++d)
-        detail::put_key<Bits>(
-            detail::codes_of(block), at.first + i, d, at.dim,
+        coded(at.dim).put(
+            detail::codes_of(block), at.first + i, d,
             detail::encode_affine(rows[i * at.dim + d], stored[d], Bits, rounding::precise));
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, site const& at,
                                              index_t d) const noexcept {
-    return detail::get_key<Bits>(detail::codes_of(block), at.first, d, at.dim);
+    return coded(at.dim).get(detail::codes_of(block), at.first, d);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
@@ -88,6 +88,9 @@ struct prompt_channel_key {
   static constexpr index_t block_tokens = detail::unit_tokens;
   static constexpr float unknown = detail::channel_ranges::unknown;
 
+  [[nodiscard]] static KVSLIM_HD constexpr auto coded(index_t dim) noexcept {
+    return detail::key_run<Bits>(dim);
+  }
   [[nodiscard]] static KVSLIM_HD auto parameters(site const& at) noexcept {
     return detail::parameters_at<Param>(at.state, at.dim);
   }

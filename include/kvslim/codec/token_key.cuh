@@ -28,12 +28,11 @@ struct warp_codec<token_key<Bits, Tail, Param>> {
             rows + t * dim + quad * 4, [&](int) { return stored[t]; }, Bits, rounding::precise);
       };
       if (at.n == detail::unit_tokens) {
-        detail::store_key_words<Bits>(codes + detail::key_unit<Bits>(0, quad * 4, dim), token);
+        detail::store_key_words(c.coded(dim), codes, quad, token);
       } else {
         for (index_t t = 0; t < at.n; ++t)
           for (index_t i = 0; i < 4; ++i)
-            detail::put_key<Bits>(codes, at.first + t, quad * 4 + i, dim,
-                                  (token(t) >> (8 * i)) & 255u);
+            c.coded(dim).put(codes, at.first + t, quad * 4 + i, (token(t) >> (8 * i)) & 255u);
       }
     }
   }

@@ -27,7 +27,7 @@ struct token_key {
   [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t) const noexcept {
     constexpr index_t parameter_bytes = detail::parameter_array<Param>::bytes(block_tokens);
     return {.block_tokens = block_tokens,
-            .block_bytes = code_bytes(dim) + parameter_bytes,
+            .block_bytes = coded(dim).bytes() + parameter_bytes,
             .keep_exact = residual};
   }
   [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
@@ -56,8 +56,8 @@ struct token_key {
           detail::fit_affine<Param>(ops::group_range(x, dim, 1), Bits, rounding::precise);
       stored.set(at.first + i, a);
       for (index_t d = 0; d < dim && !whole; ++d)
-        detail::put_key<Bits>(codes, at.first + i, d, dim,
-                              detail::encode_affine(x[d], a, Bits, rounding::precise));
+        coded(dim).put(codes, at.first + i, d,
+                       detail::encode_affine(x[d], a, Bits, rounding::precise));
     }
     if (!whole) return;
     auto const params = [&](index_t t, index_t, auto channels, float* scale, float* low) {
@@ -72,12 +72,16 @@ struct token_key {
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, site const& at,
                                              index_t d) const noexcept {
-    return detail::get_key<Bits>(detail::codes_of(block), at.first, d, at.dim);
+    return coded(at.dim).get(detail::codes_of(block), at.first, d);
+  }
+  /// How a block's codes lie.
+  [[nodiscard]] static KVSLIM_HD constexpr auto coded(index_t dim) noexcept {
+    return detail::key_run<Bits>(dim);
   }
   /// The parameters of all tokens of a block.
   template <class Byte>
   [[nodiscard]] KVSLIM_HD auto parameters(Byte* block, index_t dim) const noexcept {
-    return detail::parameters_at<Param>(block + code_bytes(dim), block_tokens);
+    return detail::parameters_at<Param>(block + coded(dim).bytes(), block_tokens);
   }
   /// The parameters of one value.
   [[nodiscard]] KVSLIM_HD affine<Param> parameters(std::byte const* block, site const& at,
@@ -114,10 +118,6 @@ struct token_key {
 
  private:
   static constexpr index_t block_tokens = detail::unit_tokens;
-
-  [[nodiscard]] static KVSLIM_HD constexpr index_t code_bytes(index_t dim) noexcept {
-    return block_tokens * dim * Bits / 8;
-  }
 };
 
 static_assert(key_codec<token_key<8>> && detail::check_codec<token_key<8>>::value);

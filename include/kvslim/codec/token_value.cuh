@@ -13,7 +13,6 @@ struct warp_codec<token_value<Bits, Tail, Param>> {
 
   static __device__ void encode(codec const& c, float const* rows, site const& at,
                                 std::byte* block) {
-    constexpr int each = detail::plane_words<Bits>;
     int const lane = detail::lane(), dim = static_cast<int>(at.dim),
               first = static_cast<int>(at.first), tokens = static_cast<int>(at.n);
     int const width = static_cast<int>(c.width(dim)), groups = dim / width;
@@ -29,23 +28,29 @@ struct warp_codec<token_value<Bits, Tail, Param>> {
     }
     __syncwarp();
     int const blocks = static_cast<int>(detail::div_up(first + tokens, 4));
-    for (int i = lane; i < blocks * units * each; i += detail::warp_threads) {
-      int const b = i / (units * each), unit = i / each % units, w = i % each;
-      std::uint32_t word = 0, written = 0;
-      for (int t = first > b * 4 ? first : b * 4; t < first + tokens && t < b * 4 + 4; ++t) {
-        auto const stored = parameters(t);
-        written |= 255u << (8 * (t % 4));
-        for (int plane = 0; plane < detail::planes<Bits>; ++plane) {
-          int const d = unit * 32 + plane * each + w;
-          if (d < dim)
-            word |= detail::encode_affine(rows[(t - first) * dim + d], stored[d / width], Bits,
-                                          c.rounding)
-                    << (8 * (t % 4) + plane * Bits);
+    detail::each_part<detail::bit_parts<false, Bits>>([&](auto part, index_t before, int shift) {
+      constexpr int bits = decltype(part)::value, each = detail::plane_words<bits>;
+      auto* const codes = detail::codes_of(block) + before * units;
+      for (int i = lane; i < blocks * units * each; i += detail::warp_threads) {
+        int const b = i / (units * each), unit = i / each % units, w = i % each;
+        std::uint32_t word = 0, written = 0;
+        for (int t = first > b * 4 ? first : b * 4; t < first + tokens && t < b * 4 + 4; ++t) {
+          auto const stored = parameters(t);
+          written |= 255u << (8 * (t % 4));
+          for (int plane = 0; plane < detail::planes<bits>; ++plane) {
+            int const d = unit * 32 + plane * each + w;
+            if (d < dim)
+              word |= (detail::encode_affine(rows[(t - first) * dim + d], stored[d / width], Bits,
+                                             c.rounding) >>
+                           shift &
+                       ((1u << bits) - 1u))
+                      << (8 * (t % 4) + plane * bits);
+          }
         }
+        auto* const to = codes + b * stride + unit * ops::unit_bytes<bits> + 4 * w;
+        ops::store_word(to, (ops::load_word(to) & ~written) | word);
       }
-      auto* const to = detail::codes_of(block) + b * stride + unit * ops::unit_bytes<Bits> + 4 * w;
-      ops::store_word(to, (ops::load_word(to) & ~written) | word);
-    }
+    });
   }
   template <class Use>
   static __device__ void each_token(codec const& c, std::byte const* block, site const& at,
@@ -57,8 +62,8 @@ struct warp_codec<token_value<Bits, Tail, Param>> {
     for (int t = static_cast<int>(at.first); t < end;) {
       std::byte const* const here = block + t / 4 * stride;
       auto const stored = c.parameters(here, at.dim).from(g);
-      std::uint32_t const word = ops::unit_word<Bits>(
-          detail::codes_of(here) + detail::value_unit<Bits>(d), d % detail::unit_channels);
+      std::uint32_t const word = c.coded(at.dim).word(
+          detail::codes_of(here), d / detail::unit_channels, d % detail::unit_channels);
       for (int i = t % 4; i < 4 && t < end; ++i, ++t)
         use(t - static_cast<int>(at.first),
             detail::byte_of(word, i) * to_float(stored.scale[i * groups]) +

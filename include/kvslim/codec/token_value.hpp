@@ -58,7 +58,7 @@ struct token_value {
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     index_t const dim = at.dim;
     if (at.first == 0 && at.n % block_tokens == 0 && rounding == kvslim::rounding::precise &&
-        detail::encode_values<Bits, Param>(rows, at, width(dim), block, code_bytes(dim)))
+        detail::encode_values<Bits, Param>(rows, at, width(dim), block, coded(dim).bytes()))
       return;
     for (index_t i = 0; i < at.n;) {
       index_t const first = (at.first + i) % block_tokens,
@@ -70,13 +70,17 @@ struct token_value {
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, site const& at,
                                              index_t d) const noexcept {
-    return ops::get_unit<Bits>(detail::codes_of(block) + detail::value_unit<Bits>(d),
-                               detail::value_place(at.first, d));
+    return coded(at.dim).get(detail::codes_of(block), at.first, d);
+  }
+  /// How a block's codes lie.
+  [[nodiscard]] static KVSLIM_HD constexpr auto coded(index_t dim) noexcept {
+    return detail::bit_parts<false, Bits>{dim, block_tokens};
   }
   /// The parameters of all groups of a block, [token][group].
   template <class Byte>
   [[nodiscard]] KVSLIM_HD auto parameters(Byte* block, index_t dim) const noexcept {
-    return detail::parameters_at<Param>(block + code_bytes(dim), block_tokens * (dim / width(dim)));
+    return detail::parameters_at<Param>(block + coded(dim).bytes(),
+                                        block_tokens * (dim / width(dim)));
   }
   /// The parameters of one value.
   [[nodiscard]] KVSLIM_HD affine<Param> parameters(std::byte const* block, site const& at,
@@ -92,7 +96,7 @@ struct token_value {
                             float* out) const noexcept {
     index_t const dim = at.dim, channels = width(dim);
     detail::value_blocks const blocks{
-        block, block_bytes(dim), code_bytes(dim), dim, channels, at.first, at.n};
+        block, block_bytes(dim), coded(dim).bytes(), dim, channels, at.first, at.n};
     if (detail::accumulate_blocks<Bits, Param>(blocks, at, p, heads, out)) return;
     site run = at;
     for (index_t i = 0; i < at.n; i += run_tokens, run.first += run_tokens, p += at.apart) {
@@ -110,11 +114,8 @@ struct token_value {
     if (auto const result = detail::check_residual(residual); !result.ok()) return result;
     return detail::check_rounding<Param>(rounding);
   }
-  [[nodiscard]] static KVSLIM_HD constexpr index_t code_bytes(index_t dim) noexcept {
-    return detail::div_up(dim, detail::unit_channels) * ops::unit_bytes<Bits>;
-  }
   [[nodiscard]] KVSLIM_HD constexpr index_t block_bytes(index_t dim) const noexcept {
-    return code_bytes(dim) +
+    return coded(dim).bytes() +
            detail::parameter_array<Param>::bytes(block_tokens * (dim / width(dim)));
   }
   /// Tokens [first, first + n) of one block.
@@ -132,8 +133,7 @@ struct token_value {
         stored.set(g, a);
         for (index_t c = 0; c < channels && !whole; ++c) {
           index_t const d = g * channels + c;
-          ops::put_unit<Bits>(codes + detail::value_unit<Bits>(d), detail::value_place(t, d),
-                              detail::encode_affine(x[c], a, Bits, rounding));
+          coded(dim).put(codes, t, d, detail::encode_affine(x[c], a, Bits, rounding));
         }
       }
     }
@@ -163,7 +163,7 @@ struct token_value {
         words[c] = tile[0][c] | static_cast<std::uint32_t>(tile[1][c]) << 8 |
                    static_cast<std::uint32_t>(tile[2][c]) << 16 |
                    static_cast<std::uint32_t>(tile[3][c]) << 24;
-      ops::pack_words<Bits>(words, codes + detail::value_unit<Bits>(d));
+      coded(dim).pack(words, codes, d / n);
     }
   }
   /// Calls f(i, t, words, stored) for each token of the site: its number, its place in its block,
@@ -177,7 +177,7 @@ struct token_value {
       std::byte const* const here = block + (at.first + i) / block_tokens * block_bytes(dim);
       auto const stored = parameters(here, dim);
       detail::local<std::uint32_t, detail::unit_channels> words;
-      ops::unpack_words<Bits>(detail::codes_of(here) + detail::value_unit<Bits>(d), words);
+      coded(dim).unpack(detail::codes_of(here), d / detail::unit_channels, words);
       for (index_t t = (at.first + i) % block_tokens; t < block_tokens && i < at.n; ++t, ++i)
         f(i, t, words, stored.from(t * groups));
     }
@@ -211,7 +211,7 @@ struct token_value {
       std::byte const* const here = block + (at.first + i) / block_tokens * block_bytes(at.dim);
       auto const stored = parameters(here, at.dim).from(g);
       detail::local<std::uint32_t, n> words;
-      ops::unpack_words<Bits>(detail::codes_of(here) + detail::value_unit<Bits>(d), words);
+      coded(at.dim).unpack(detail::codes_of(here), d / n, words);
       for (index_t t = (at.first + i) % block_tokens; t < block_tokens && i < at.n; ++t, ++i) {
         float const scale = detail::widen(stored.scale[t * groups]),
                     low = detail::widen(stored.low[t * groups]);

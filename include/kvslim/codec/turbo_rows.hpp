@@ -6,8 +6,7 @@
 // what coordinates of random directions look like, and the signs of a second rotation of what that
 // misses. Queries are rotated once a row; attention reads levels and signs as they are stored.
 
-#include <kvslim/codec/bit_parts.hpp>
-#include <kvslim/isa/attend_kernels.hpp>
+#include <kvslim/codec/planar.hpp>
 #include <kvslim/ops/hadamard.hpp>
 
 KVSLIM_BEGIN_NAMESPACE

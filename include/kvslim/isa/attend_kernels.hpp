@@ -165,7 +165,7 @@ template <int Bits, class Param>
 [[nodiscard]] inline bool dot_tokens(std::uint8_t const* codes, Param const* scale,
                                      Param const* low, site const& at, float const* q,
                                      index_t heads, float* scores) noexcept {
-  return with_kernels<true>(
+  return with_kernels<ops::planar_bits<Bits>>(
       heads,
       [&](auto kernels, index_t m, index_t h) {
         decltype(kernels)::template dot_tokens<Bits, Param>(codes, scale, low, at, q + h * at.dim,
@@ -179,7 +179,7 @@ template <int Bits, class Param>
 [[nodiscard]] inline bool dot_channels(std::uint8_t const* codes, Param const* scale,
                                        Param const* low, site const& at, float const* q,
                                        index_t heads, float* scores) noexcept {
-  return with_kernels<true>(
+  return with_kernels<ops::planar_bits<Bits>>(
       heads,
       [&](auto kernels, index_t m, index_t h) {
         decltype(kernels)::template dot_scaled_channels<Bits, Param>(
@@ -193,14 +193,15 @@ template <int Bits, class Param>
 [[nodiscard]] inline bool accumulate_blocks(value_blocks const& v, site const& at, float const* p,
                                             index_t heads, float* out) noexcept {
   if (v.group % 16 != 0 && v.group != v.dim) return false;
-  bool const whole_units = v.group % 32 == 0 || v.group == v.dim;
-  if (isa::current() == isa::path::avx512_vnni && at.room != nullptr && whole_units &&
-      v.first == 0 && v.n % run_tokens == 0) {
-    for (index_t h = 0; h < heads; h += digit_heads)
-      avx512_vnni::accumulate_planar<Bits, Param>(v, at, p + h * run_tokens,
-                                                  min(digit_heads, heads - h), out + h * v.dim);
-    return true;
-  }
+  [[maybe_unused]] bool const whole_units = v.group % 32 == 0 || v.group == v.dim;
+  if constexpr (ops::planar_bits<Bits>)
+    if (isa::current() == isa::path::avx512_vnni && at.room != nullptr && whole_units &&
+        v.first == 0 && v.n % run_tokens == 0) {
+      for (index_t h = 0; h < heads; h += digit_heads)
+        avx512_vnni::accumulate_planar<Bits, Param>(v, at, p + h * run_tokens,
+                                                    min(digit_heads, heads - h), out + h * v.dim);
+      return true;
+    }
   for (index_t begin = 0; begin < v.n; begin += run_tokens) {
     // Kernels take eight blocks, which more than a run begun inside of a block may touch.
     index_t const n = min(run_tokens, v.n - begin);

@@ -29,11 +29,15 @@ inline bool with_encoders(index_t dim, F const& f) noexcept {
   }
 }
 
+/// Whether there are kernels for codes of so many bits with such parameters.
+template <int Bits, class Param>
+inline constexpr bool has_encoder = std::same_as<Param, f16>&& ops::planar_bits<Bits>&& Bits > 1;
+
 /// K of 32 tokens into a block, parameters per token.
 template <int Bits, class Param>
 [[nodiscard]] inline bool encode_tokens(float const* rows, site const& at, std::uint8_t* codes,
                                         Param* scale, Param* low) noexcept {
-  if constexpr (std::same_as<Param, f16> && Bits > 1)
+  if constexpr (has_encoder<Bits, Param>)
     return at.dim >= 32 && with_encoders(at.dim, [&](auto kernels) {
              decltype(kernels)::template encode_tokens<Bits>(
                  rows, at.dim, codes, scale, low, lookahead(at, run_tokens * (1 + at.dim / 64)));
@@ -44,7 +48,7 @@ template <int Bits, class Param>
 template <int Bits, class Param>
 [[nodiscard]] inline bool encode_channels(float const* rows, index_t group, site const& at,
                                           std::uint8_t* codes, Param* scale, Param* low) noexcept {
-  if constexpr (std::same_as<Param, f16> && Bits > 1)
+  if constexpr (has_encoder<Bits, Param>)
     return with_encoders(at.dim, [&](auto kernels) {
       decltype(kernels)::template encode_channels<Bits>(rows, group, at.dim, codes, scale, low,
                                                         lookahead(at, group * (at.dim / 64 + 1)));
@@ -56,7 +60,7 @@ template <int Bits, class Param>
 template <int Bits, class Param>
 [[nodiscard]] inline bool encode_values(float const* rows, site const& at, index_t group,
                                         std::byte* block, index_t code_bytes) noexcept {
-  if constexpr (std::same_as<Param, f16> && Bits > 1)
+  if constexpr (has_encoder<Bits, Param>)
     return group >= 32 && at.dim <= 32 * group && with_encoders(group, [&](auto kernels) {
              decltype(kernels)::template encode_values<Bits>(
                  rows, at.n, at.dim, group, block, code_bytes,

@@ -49,11 +49,18 @@ inline constexpr index_t unit_codes = 128;
 template <int Bits>
 inline constexpr index_t unit_bytes = index_t{16} * Bits;
 
+/// Whether units hold codes of so many bits; others are cut into such (codec/bit_parts.hpp).
+template <int Bits>
+inline constexpr bool planar_bits = Bits == 1 || Bits == 2 || Bits == 4 || Bits == 8;
+
+/// The low bits of every byte of a word.
+template <int Bits>
+inline constexpr std::uint32_t code_mask = ((1u << Bits) - 1u) * 0x01010101u;
+
 /// Writes code e of a planar unit, leaving the others alone.
 template <int Bits>
 KVSLIM_HD constexpr void put_unit(std::uint8_t* unit, index_t e, std::uint32_t code) noexcept {
-  static_assert(Bits == 1 || Bits == 2 || Bits == 4 || Bits == 8,
-                "kvslim: planar units hold 1, 2, 4 or 8 bit codes");
+  static_assert(planar_bits<Bits>, "kvslim: planar units hold 1, 2, 4 or 8 bit codes");
   auto& byte = unit[e % unit_bytes<Bits>];
   auto const shift = static_cast<int>(e / unit_bytes<Bits>) * Bits;
   auto const mask = ((1u << Bits) - 1u) << shift;
@@ -72,12 +79,11 @@ template <int Bits>
 template <int Bits>
 KVSLIM_HD inline void unpack_words(std::uint8_t const* unit, std::uint32_t* words) noexcept {
   constexpr index_t each = unit_bytes<Bits> / 4;
-  constexpr std::uint32_t mask = ((1u << Bits) - 1u) * 0x01010101u;
   detail::local<std::uint32_t, each> packed;
   std::memcpy(packed, unit, sizeof packed);
   for (index_t plane = 0; plane < 8 / Bits; ++plane)
     for (index_t i = 0; i < each; ++i)
-      words[plane * each + i] = (packed[i] >> (plane * Bits)) & mask;
+      words[plane * each + i] = (packed[i] >> (plane * Bits)) & code_mask<Bits>;
 }
 
 /// Four bytes at an address divisible by four, as one word.
@@ -95,8 +101,7 @@ template <int Bits>
 [[nodiscard]] KVSLIM_HD inline std::uint32_t unit_word(std::uint8_t const* unit,
                                                        index_t i) noexcept {
   constexpr index_t each = unit_bytes<Bits> / 4;
-  return (load_word(unit + i % each * 4) >> (i / each * Bits)) &
-         (((1u << Bits) - 1u) * 0x01010101u);
+  return (load_word(unit + i % each * 4) >> (i / each * Bits)) & code_mask<Bits>;
 }
 
 /// The way back: 32 words of four codes become a unit.
