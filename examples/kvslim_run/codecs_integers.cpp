@@ -14,6 +14,8 @@ namespace example {
 void add_integers(table<codec_method>& all) {
   add_codec<kvslim::int_per_token<8>>(all, "int_per_token8", "-", "8 bits per token",
                                       residual_option);
+  add_codec<kvslim::int_per_token<6>>(all, "int_per_token6", "-", "6 bits per token",
+                                      residual_option);
   add_codec<kvslim::int_per_token<4>>(all, "int_per_token4", "-", "4 bits per token",
                                       residual_option);
   add_codec<kvslim::codec_pair<kvslim::token_key<8>, kvslim::token_value<4>>>(

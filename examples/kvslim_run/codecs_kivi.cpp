@@ -28,6 +28,7 @@ void add_kivi(table<codec_method>& all) {
   add_bits<8>(all, "kivi8", "8 bits: K per channel, V per token, newest exact");
   add_bits<4>(all, "kivi4", "4 bits");
   add_bits<2>(all, "kivi2", "2 bits");
+  add_bits<3>(all, "kivi3", "3 bits");
   add_bits<4, 2>(all, "kivi4_2", "K in 4, V in 2 bits");
 }
 

@@ -34,10 +34,10 @@ void baselines(problem const& p) {
   compare(p, "ggml q4_1, q5_0", pipeline{knorm{}, keep, ggml<block::q4_1, block::q5_0>{}}, bytes);
   compare(p, "fp8, a group's scales", fp8<e4m3, e5m2>{{.residual = 9, .group = 16}}, bytes);
   compare(p, "fp4", pipeline{knorm{}, keep, fp4<fp4_block::nvfp4, fp4_block::mxfp4>{}}, bytes);
-  compare(p, "codec_pair", codec_pair{token_key<8>{.residual = 9}, token_value<2>{.group = 32}},
+  compare(p, "codec_pair", codec_pair{token_key<3>{.residual = 9}, token_value<5>{.group = 32}},
           bytes);
   compare(p, "codec_pair, of blocks and tokens",
-          codec_pair{channel_key<4>{.residual = 32}, dense_value<e5m2>{}}, bytes);
+          codec_pair{channel_key<6>{.residual = 32}, dense_value<e5m2>{}}, bytes);
 }
 
 void grouped(problem const& p) {

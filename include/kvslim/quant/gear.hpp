@@ -51,9 +51,8 @@ KVSLIM_BEGIN_NAMESPACE
 /// three rounds, 2 % outliers).
 template <int KeyBits, int ValueBits = KeyBits, element Tail = f16, affine_parameter Param = f16>
 struct gear {
-  static_assert((KeyBits == 2 || KeyBits == 4 || KeyBits == 8) &&
-                    (ValueBits == 2 || ValueBits == 4 || ValueBits == 8),
-                "kvslim: gear's codes have 2, 4 or 8 bits");
+  static_assert(KeyBits >= 1 && KeyBits <= 8 && ValueBits >= 1 && ValueBits <= 8,
+                "kvslim: gear's codes have 1 to 8 bits");
   static constexpr quantizer_traits traits{};
 
   struct options {
@@ -93,9 +92,8 @@ static_assert(quantizer<gear<2>> && quantizer<gear<4, 2, bf16>>);
 /// with `.outliers = 0, .kcvt = true`.
 template <int KeyBits, int ValueBits = KeyBits, element Tail = f16, affine_parameter Param = f16>
 struct gear_l {
-  static_assert((KeyBits == 2 || KeyBits == 4 || KeyBits == 8) &&
-                    (ValueBits == 2 || ValueBits == 4 || ValueBits == 8),
-                "kvslim: gear_l's codes have 2, 4 or 8 bits");
+  static_assert(KeyBits >= 1 && KeyBits <= 8 && ValueBits >= 1 && ValueBits <= 8,
+                "kvslim: gear_l's codes have 1 to 8 bits");
   static constexpr quantizer_traits traits{};
 
   struct options {

@@ -2,8 +2,8 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// Plain asymmetric integers, one scale and minimum per token and head: the honest baseline that
-// engines ship.
+// Plain asymmetric integers of 1 to 8 bits, one scale and minimum per token and head: the honest
+// baseline that engines ship (in 8 and 4 bits).
 //
 // Fidelity: no paper; affine variant A1, quantized with the stored parameters, ties to even.
 
@@ -19,7 +19,7 @@ KVSLIM_BEGIN_NAMESPACE
 /// bytes for K, and as much for V with its width rounded up to 32 channels, plus the tail.
 template <int Bits, element Tail = f16, affine_parameter Param = f16>
 struct int_per_token {
-  static_assert(Bits == 4 || Bits == 8, "kvslim: int_per_token has 4 or 8 bits");
+  static_assert(Bits >= 1 && Bits <= 8, "kvslim: int_per_token has 1 to 8 bits");
   static constexpr quantizer_traits traits{};
 
   struct options {

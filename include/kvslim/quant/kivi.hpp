@@ -11,6 +11,8 @@
 //   bit. The default computes in float with the stored parameters.
 // Fidelity: values are code * scale + low in float, as in the authors' attention kernel; their
 //   separate unpack routine rounds the product and the sum to f16.
+// Fidelity: theirs are 2, 4 and 8 bits; other widths are the same arithmetic with 2^bits - 1 steps,
+//   stored in parts of 4, 2 and 1 bits (codec/bit_parts.hpp).
 // Fidelity: codes are packed in planar units instead of the authors' 32-bit words (same codes,
 //   other order), because attention reads units without a transpose.
 // Fidelity: a group of equal values is 0/0 in the authors' code; here it decodes to exactly that
@@ -32,10 +34,8 @@ KVSLIM_BEGIN_NAMESPACE
 /// Source: arXiv:2402.02750; defaults from the paper (group 32, residual 128).
 template <int KeyBits, int ValueBits = KeyBits, element Tail = f16, affine_parameter Param = f16>
 struct kivi {
-  static_assert(KeyBits == 2 || KeyBits == 4 || KeyBits == 8,
-                "kvslim: kivi's keys have 2, 4 or 8 bits");
-  static_assert(ValueBits == 2 || ValueBits == 4 || ValueBits == 8,
-                "kvslim: kivi's values have 2, 4 or 8 bits");
+  static_assert(KeyBits >= 1 && KeyBits <= 8, "kvslim: kivi's keys have 1 to 8 bits");
+  static_assert(ValueBits >= 1 && ValueBits <= 8, "kvslim: kivi's values have 1 to 8 bits");
   static constexpr quantizer_traits traits{};
 
   struct options {

@@ -16,8 +16,7 @@
 //   heads max |q| is of all of them; the paper has one query head for each KV head.
 // Fidelity: factors are held between 1 / 100 and 100, and a channel in which K or q is 0 has 1; the
 //   paper does not say.
-// Fidelity: a token of one head is one group; the paper's groups of fewer channels are not here,
-//   and neither are 3 bits.
+// Fidelity: a token of one head is one group; the paper's groups of fewer channels are not here.
 // Fidelity: a token stays in its class. Theirs is demoted when a decoded token takes its place:
 //   here what leaves the first cache (evict) is appended to the second by the caller.
 
@@ -42,7 +41,7 @@ KVSLIM_BEGIN_NAMESPACE
 /// Source: arXiv:2402.18096; 2 bits with the balancer is what the paper retains tokens in.
 template <int Bits, element Tail = f16, affine_parameter Param = f16>
 struct mikv {
-  static_assert(Bits == 2 || Bits == 4 || Bits == 8, "kvslim: mikv has 2, 4 or 8 bits");
+  static_assert(Bits >= 1 && Bits <= 8, "kvslim: mikv has 1 to 8 bits");
   static constexpr quantizer_traits traits{};
 
   struct options {

@@ -14,8 +14,7 @@
 // Fidelity: the Hadamard matrix in front of quantization is folded into the factors, as theirs is;
 //   the tables then are of L H. Nothing is rotated here.
 // Fidelity: codes are per token and group of heads over all its latents, as theirs; scale and
-//   minimum are as in codec/affine.hpp, where they round the zero point to a code. 2, 4 and 8 bits;
-//   their 3 are not there.
+//   minimum are as in codec/affine.hpp, where they round the zero point to a code.
 // Fidelity: ranks that were searched per layer need a cache for each rank; here layers share one.
 // Fidelity: a projection with a bias is not served: their bias is no part of L R.
 
@@ -44,8 +43,8 @@ KVSLIM_BEGIN_NAMESPACE
 /// authors' documented runs.
 template <int Bits = 16, element T = f16>
 struct palu {
-  static_assert(Bits == 2 || Bits == 4 || Bits == 8 || Bits == 16,
-                "kvslim: palu has latents of 2, 4 or 8 bits, or of 16: no codes, but T");
+  static_assert((Bits >= 1 && Bits <= 8) || Bits == 16,
+                "kvslim: palu has latents of 1 to 8 bits, or of 16: no codes, but T");
   static constexpr quantizer_traits traits{};
 
   struct options {

@@ -40,7 +40,7 @@ KVSLIM_BEGIN_NAMESPACE
 /// Source: arXiv:2405.14256; 4 bits, and 2 for the 40 % less salient ones, in the authors' demo.
 template <int Bits, element Tail = f16, affine_parameter Param = f16>
 struct zipcache {
-  static_assert(Bits == 2 || Bits == 4 || Bits == 8, "kvslim: zipcache has 2, 4 or 8 bits");
+  static_assert(Bits >= 1 && Bits <= 8, "kvslim: zipcache has 1 to 8 bits");
   static constexpr quantizer_traits traits{};
 
   struct options {

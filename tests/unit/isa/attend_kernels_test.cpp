@@ -188,8 +188,10 @@ TEST_CASE("every path serves KIVI", "[isa][attend]") {
     check("kivi", kivi<2>{{.residual = 64, .value_group = dim == 80 ? 16 : 8}},
           {.kv_heads = 2, .group = 2, .tokens = 150, .head_dim = dim}, 3);
   check("groups of 128 tokens",
-        kivi<4, 8, bf16>{{.group = 128, .residual = 128, .value_group = 16}},
+        kivi<3, 5, bf16>{{.group = 128, .residual = 128, .value_group = 16}},
         {.kv_heads = 1, .group = 8, .tokens = 300, .head_dim = 80}, 20);
+  check("groups across runs", kivi<2>{{.group = 24, .residual = 96, .value_group = 32}},
+        {.kv_heads = 1, .group = 4, .tokens = 230, .head_dim = 64}, 20);
   check("float parameters", kivi<2, 4, f16, float>{{.residual = 32}},
         {.kv_heads = 1, .group = 5, .tokens = 130, .head_dim = 64}, 20);
   check("bf16 parameters", kivi<2, 4, f16, bf16>{{.residual = 32}},

@@ -221,7 +221,7 @@ TEST_CASE("gear is the reference over a prompt of several blocks", "[gear]") {
     index_t const tokens = 192;  // of floats, of which none lies between two codes
     auto const k = rows_with_structure(tokens, dim, 5, false),
                v = rows_with_structure(tokens, dim, 9, false);
-    gear<2, 4, f16, float> const policy{{.group = 32, .outliers = 0.1f, .value_group = 16}};
+    gear<3, 5, f16, float> const policy{{.group = 16, .outliers = 0.1f}};
     auto const c = cache_of(k, v, dim);
     data::compressed const run(policy, c.view());
     REQUIRE(run.result.ok());
@@ -232,8 +232,8 @@ TEST_CASE("gear is the reference over a prompt of several blocks", "[gear]") {
         reference::matrix const block(all.begin() + static_cast<std::ptrdiff_t>(t),
                                       all.begin() + static_cast<std::ptrdiff_t>(t + 64));
         auto const part =
-            reference::gear_coded(block, keys ? reference::gear_options{2, 32, 1, 0.1, true}
-                                              : reference::gear_options{4, 1, 16, 0.1, false});
+            reference::gear_coded(block, keys ? reference::gear_options{3, 16, 1, 0.1, true}
+                                              : reference::gear_options{5, 1, 16, 0.1, false});
         coded.insert(coded.end(), part.begin(), part.end());
       }
       auto const residual = minus(all, coded);

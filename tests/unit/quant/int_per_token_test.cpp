@@ -73,6 +73,7 @@ TEST_CASE("a token's bytes are what the header says", "[int_per_token]") {
   };
   CHECK(per_token(int_per_token<8>{}, 64) == (64 + 2 * 2) + (64 + 2 * 2));
   CHECK(per_token(int_per_token<4>{}, 128) == (64 + 2 * 2) + (64 + 2 * 2));
+  CHECK(per_token(int_per_token<3>{}, 64) == (24 + 2 * 2) + (24 + 2 * 2));
   // Channels of V fill up units of 32.
   CHECK(per_token(int_per_token<4, f16, float>{}, 80) == (40 + 2 * 4) + (48 + 2 * 4));
   CHECK(per_token(int_per_token<8, bf16, bf16>{}, 4) == (4 + 2 * 2) + (32 + 2 * 2));

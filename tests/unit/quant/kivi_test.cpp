@@ -138,6 +138,7 @@ TEST_CASE("kivi's groups are the authors' where they are not whole runs", "[kivi
     check_floats<2>(1.0f, offset, 48, 4);
     check_floats<4>(1.0f, offset, 8, 64);
     check_floats<8>(1.0f, offset, 160, 16);
+    check_floats<3>(1.0f, offset);
   }
 }
 

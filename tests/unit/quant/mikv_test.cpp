@@ -92,7 +92,7 @@ TEST_CASE("mikv keeps what a policy would evict, as the paper's formulas give", 
     return room;
   };
   auto const high = encoded(mikv<8, f16, float>{}, keep);
-  auto const low = encoded(mikv<2, f16, float>{}, rest);
+  auto const low = encoded(mikv<3, f16, float>{}, rest);
   CHECK(classes::segments_error(high.packed, low.packed, at.c) <= tolerance::attend);
   index_t tokens = 0;
   auto const check = [&](auto const& packed, int bits) {
@@ -118,7 +118,7 @@ TEST_CASE("mikv keeps what a policy would evict, as the paper's formulas give", 
     }
   };
   check(high.packed, 8);
-  check(low.packed, 2);
+  check(low.packed, 3);
   CHECK(tokens == 2 * (74 + 39));  // all that the prompt holds
 }
 

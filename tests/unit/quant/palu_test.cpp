@@ -173,10 +173,10 @@ TEST_CASE("palu stores a group's latents once, and no table", "[palu]") {
   CHECK(first.value_tail - first.value_blocks == 2 * 48 * 64);
   CHECK(second.key_tail == 0);
   auto const coded = make_plan(
-      palu<2>{{.kv_heads = 4, .heads = 2, .key_rank = 32, .value_rank = 64}}, {1, 4, 64, 32});
+      palu<3>{{.kv_heads = 4, .heads = 2, .key_rank = 32, .value_rank = 64}}, {1, 4, 64, 32});
   auto const bits = coded.layout().parts(64, 2);
-  CHECK(bits.key_tail == 64 * (32 * 2 / 8 + 4));
-  CHECK(bits.value_tail - bits.value_blocks == 64 * (64 * 2 / 8 + 4));
+  CHECK(bits.key_tail == 64 * (32 * 3 / 8 + 4));
+  CHECK(bits.value_tail - bits.value_blocks == 64 * (64 * 3 / 8 + 4));
 }
 
 TEST_CASE("palu refuses what it cannot store and reads back what it wrote", "[palu]") {

@@ -101,7 +101,7 @@ TEST_CASE("zipcache's classes come from any scorer, over any cells", "[zipcache]
       CHECK(held[static_cast<std::size_t>(t)] == (token ? 1 : 0));
     }
   }
-  auto const high = encoded<8>(view, keep);
+  auto const high = encoded<5>(view, keep);
   auto const low = encoded<4>(view, rest.set);
   CHECK(classes::segments_error(high.packed, low.packed, at.c) <= tolerance::attend);
   auto const check = [&](auto const& packed, int bits) {
@@ -125,7 +125,7 @@ TEST_CASE("zipcache's classes come from any scorer, over any cells", "[zipcache]
         }
     }
   };
-  check(high.packed, 8);
+  check(high.packed, 5);
   check(low.packed, 4);
 }
 

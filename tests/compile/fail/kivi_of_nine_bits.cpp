@@ -1,6 +1,6 @@
-// expect: kvslim: int_per_token has 4 or 8 bits
+// expect: kvslim: kivi's keys have 1 to 8 bits
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 #include <kvslim/kvslim.hpp>
 
-auto const p = kvslim::int_per_token<2>{};
+auto const p = kvslim::kivi<9>{};
