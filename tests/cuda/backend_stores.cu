@@ -142,6 +142,12 @@ void bound(problem const& p) {
   bound(
       p, "cskv",
       cskv<>{{.layers = layers, .kv_heads = heads, .key_rank = 20, .value_rank = 40, .window = 6}});
+  bound(p, "cskv, 4 bit",
+        cskv<f16, 4>{{.layers = layers,
+                      .kv_heads = heads,
+                      .key_rank = 20,
+                      .value_rank = 12 * heads,
+                      .window = 6}});
   bound(
       p, "palu",
       palu<4>{

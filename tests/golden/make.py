@@ -1633,6 +1633,21 @@ def cskv():
     for name, (a, b) in (("svd", scope["init_svd"](w, 7, 3)), ("asvd", scope["init_asvd"](w, x.abs().mean(0), 7, 3))):
         g.put(f"b_{name}", b)
         g.put(f"rebuilt_{name}", heads(x @ a.T @ b.T))
+    m = load_file(os.path.join(arguments.cskv, "cskv_src/utils/quant_utils.py"))
+    g = Golden("cskv_codes", "wln20/CSKV cd79226 cskv_src/utils/training_utils.py init_svd, quant_utils.py KVQuantizerChannel, KVQuantizer; seed 33, hidden width "
+               "40, G 3, T 64, D 16, 8 numbers a head, groups of 32 tokens")
+    torch.manual_seed(33)
+    x, w = torch.randn(64, 40), torch.randn(48, 40) @ torch.diag(0.9 ** torch.arange(40.0))
+    a, b = scope["init_svd"](w, 8, 3)
+    heads = lambda y: y.view(64, 3, 16).transpose(0, 1)  # noqa: E731
+    latents = (x @ a.T).view(1, 64, 3, 8).transpose(1, 2)
+    grown = lambda y: heads(y.transpose(1, 2).reshape(64, 24) @ b.T)  # noqa: E731
+    g.put("rows", heads(x @ w.T))
+    g.put("b", b)
+    g.put("rebuilt", grown(latents))
+    for bits in (4, 2):
+        g.put(f"keys_{bits}", grown(m.KVQuantizerChannel.apply(latents, bits, 32)))
+        g.put(f"values_{bits}", grown(m.KVQuantizer.apply(latents, bits, 8)))
 
 
 def palu():

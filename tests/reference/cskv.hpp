@@ -49,4 +49,27 @@ inline matrix cskv_rows(cskv_projections const& p, matrix const& weights, matrix
   return out;
 }
 
+/// Latents [token][number] as they come back from codes: K's per number over 32 tokens, V's per
+/// token over `group` numbers. Tokens beyond whole runs of 32 are not changed.
+inline matrix cskv_coded(matrix x, int bits, bool keys, std::size_t group) {
+  std::size_t const tokens = x.size(), numbers = x[0].size();
+  auto const code = [&](std::size_t t0, std::size_t t1, std::size_t j0, std::size_t j1) {
+    double low = x[t0][j0], high = low;
+    for (std::size_t t = t0; t < t1; ++t)
+      for (std::size_t j = j0; j < j1; ++j) {
+        low = std::min(low, x[t][j]);
+        high = std::max(high, x[t][j]);
+      }
+    double const step = (high - low) / ((1 << bits) - 1);
+    for (std::size_t t = t0; t < t1 && step > 0; ++t)
+      for (std::size_t j = j0; j < j1; ++j)
+        x[t][j] = std::nearbyint((x[t][j] - low) / step) * step + low;
+  };
+  for (std::size_t t = 0; keys && t + 32 <= tokens; t += 32)
+    for (std::size_t j = 0; j < numbers; ++j) code(t, t + 32, j, j + 1);
+  for (std::size_t t = 0; !keys && t < tokens; ++t)
+    for (std::size_t j = 0; j < numbers; j += group) code(t, t + 1, j, j + group);
+  return x;
+}
+
 }  // namespace reference

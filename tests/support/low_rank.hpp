@@ -8,6 +8,7 @@
 #include "catch.hpp"
 #include "life.hpp"
 #include "oracle.hpp"
+#include "reference/palu.hpp"
 #include "tolerance.hpp"
 
 #include <kvslim/kvslim.hpp>
@@ -101,6 +102,33 @@ inline void turn(std::vector<float>& x, data::shape const& s, rope const& r = {}
   std::vector<std::int32_t> positions(at(s.tokens));
   std::iota(positions.begin(), positions.end(), 0);
   turn(x, s, positions, r);
+}
+
+/// A group's part of a table, [head][2][number][channel], from its left factor [channel][number].
+inline void append_maps(std::vector<float>& table, reference::matrix const& left, index_t heads) {
+  auto const up = reference::transposed(left);
+  auto const down = reference::product(reference::inverse(reference::product(up, left)), up);
+  std::size_t const dim = left.size() / at(heads);
+  for (std::size_t h = 0; h < at(heads); ++h)
+    for (auto const* const map : {&down, &up})
+      for (auto const& row : *map)
+        for (std::size_t d = 0; d < dim; ++d) table.push_back(static_cast<float>(row[h * dim + d]));
+}
+
+/// Factors without structure, of `groups` groups.
+inline std::vector<float> any_maps(index_t groups, index_t heads, index_t dim, index_t rank,
+                                   unsigned seed = 1) {
+  std::vector<float> table;
+  for (index_t g = 0; g < groups; ++g) {
+    auto axes = orthonormal(rank, heads * dim, seed + static_cast<unsigned>(g));
+    double size = 2;
+    for (auto& axis : axes) {
+      for (double& x : axis) x *= size;
+      size = std::max(0.3, size * 0.9);
+    }
+    append_maps(table, reference::transposed(axes), heads);
+  }
+  return table;
 }
 
 inline double norm(reference::matrix const& a) {

@@ -150,4 +150,24 @@ struct channel_key {
 
 static_assert(key_codec<channel_key<2>> && detail::check_codec<channel_key<2>>::value);
 
+/// channel_key of 32 tokens that are coded together, and nothing to choose: for codecs whose own
+/// options fill what is written of a form.
+template <int Bits, element Tail = f16, affine_parameter Param = f16>
+struct run_channel_key : channel_key<Bits, Tail, Param> {
+  static constexpr codec_traits traits{
+      .form = detail::affine_form<Tail, Param>(detail::form_kind::run_channel_key, Bits),
+      .whole_blocks = true};
+
+  KVSLIM_HD constexpr run_channel_key() noexcept : channel_key<Bits, Tail, Param>{32, 32} {}
+
+  [[nodiscard]] constexpr form written() const noexcept { return {traits.form.value}; }
+  [[nodiscard]] static constexpr status read(form const& f, run_channel_key& out) noexcept {
+    if (!detail::is_form(f, traits.form, 0)) return detail::foreign_form();
+    out = {};
+    return {};
+  }
+};
+
+static_assert(key_codec<run_channel_key<4>> && detail::check_codec<run_channel_key<4>>::value);
+
 KVSLIM_END_NAMESPACE

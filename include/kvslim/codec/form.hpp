@@ -36,6 +36,7 @@ enum class form_kind : std::uint32_t {
   codebook_value = 20,
   prompt_channel_key = 21,
   scaled_rows = 22,
+  run_channel_key = 23,
   fp8_key = 32,
   fp8_value = 33,
   fp4_rows = 34,

@@ -15,6 +15,19 @@ KVSLIM_BEGIN_NAMESPACE
 /// them back.
 enum class basis_from : std::uint32_t { prompt, table, table_with_mean, table_of_maps };
 
+namespace detail {
+
+struct any_quad {
+  KVSLIM_HD void operator()(index_t, float*) const noexcept {}
+};
+/// Writes channels [d, d + 4) of a block without the others.
+template <class C>
+concept encodes_quads = requires(C const c, index_t d, std::byte* block) {
+  c.encode_quad(any_quad{}, d, d, block);
+};
+
+}  // namespace detail
+
 /// Tokens as `rank` coordinates: x ~ sum of coordinate[j] * basis[j], coordinate[j] = basis[j] . x,
 /// with basis vectors of unit length that are orthogonal to each other. The coordinates are stored
 /// by another codec, as if a head had `rank` channels; attention projects queries and carries sums
@@ -26,18 +39,21 @@ enum class basis_from : std::uint32_t { prompt, table, table_with_mean, table_of
 /// first `rank`; with a mean, T mean[dim] before each basis; of maps, T basis[bases][2][directions]
 /// [dim]. Blocks: the other codec's, of `rank` channels. Coordinates beyond what the other codec
 /// holds are cut there. Requires: rank 1 to 256 (1024 if Grouped) and at most the channels of all
-/// members, and at most `directions`; rounds 1 to 255; residual 0 where the other codec writes
-/// whole blocks; groups of a table's rows lie in one sequence; bases at least 1 (invalid_option).
-/// Cost: encode rank * dim multiplications a token and row; fit 2 * rounds times as many; attention
-/// 2 * rank a token and query head, and 2 * rank * dim a row and query head.
+/// members, and at most `directions`; rounds 1 to 255; groups of a table's rows lie in one
+/// sequence; bases at least 1 (invalid_option). Cost: encode rank * dim multiplications a token and
+/// row; fit 2 * rounds times as many; attention 2 * rank a token and query head, and 2 * rank * dim
+/// a row and query head.
 template <class Base, basis_from From = basis_from::prompt, bool Grouped = false, element T = f16>
 struct latent {
   static_assert(codec<Base> && !Base::traits.grouped && !Base::traits.fitted &&
                     !Base::traits.positions && !Base::traits.shares_keys &&
                     Base::traits.space == basis::channels,
                 "kvslim: latent stores coordinates by a codec of single rows without a state");
-  static_assert(!(Grouped && Base::traits.whole_blocks),
-                "kvslim: latent over a group needs a codec that writes single tokens");
+  /// Rows of a group have no room for their coordinates: those are made four at a time.
+  static constexpr bool by_quads = Grouped && Base::traits.whole_blocks;
+  static_assert(!by_quads || detail::encodes_quads<Base>,
+                "kvslim: latent over a group needs a codec that writes single tokens, or four "
+                "channels of a block at a time");
   using tail_type = typename Base::tail_type;
   static constexpr bool from_prompt = From == basis_from::prompt,
                         has_mean = From == basis_from::table_with_mean,
@@ -73,6 +89,9 @@ struct latent {
       return detail::fail(errc::invalid_option,
                           "kvslim: latent's rank is above the channels that it is made of, or the "
                           "directions of its table");
+    if (by_quads && base.sizes(rank, 0).block_tokens > most_tokens)
+      return detail::fail(errc::invalid_option,
+                          "kvslim: latent over a group needs blocks of at most 128 tokens");
     if (base.sizes(rank, 0).keep_exact != 0)
       return detail::fail(errc::invalid_option,
                           "kvslim: latent keeps tokens exact, not the codec of its coordinates");
@@ -151,23 +170,37 @@ struct latent {
       for (index_t m = 0; m < members(); ++m)
         for (index_t i = 0; i < n; ++i)
           add(-1.0f, mean_of(at, m), dim, rows_of_members + (m * n + i) * dim);
-    for (index_t i = 0; i < n; ++i) {
-      detail::local<float, most_rank> z;
-      z[0] = 0.0f;  // g++ does not know that there is a coordinate
-      for (index_t j = 0; j < rank; ++j) {
-        float sum = 0.0f;
-        for (index_t m = 0; m < members(); ++m)
-          sum += along(rows_of_members + (m * n + i) * dim, basis_of(at, m) + j * dim, dim);
-        z[j] = sum > most ? most : sum < -most ? -most : sum;
+    auto const projected = [&](index_t i, index_t j) {
+      float sum = 0.0f;
+      for (index_t m = 0; m < members(); ++m)
+        sum += along(rows_of_members + (m * n + i) * dim, basis_of(at, m) + j * dim, dim);
+      return sum > most ? most : sum < -most ? -most : sum;
+    };
+    if constexpr (by_quads) {
+      constexpr index_t quad = 4;
+      for (index_t j = 0; j < rank; j += quad) {
+        detail::local<float, most_tokens, quad> z;
+        for (index_t i = 0; i < n; ++i)
+          for (index_t c = 0; c < quad; ++c) z[i][c] = projected(i, j + c);
+        auto const read = [&](index_t i, float* x) {
+          for (index_t c = 0; c < quad; ++c) x[c] = z[i][c];
+        };
+        base.encode_quad(read, j, rank, block);
       }
-      if constexpr (Base::traits.whole_blocks) {
-        for (index_t j = 0; j < rank; ++j) rows_of_members[i * rank + j] = z[j];
-      } else {
-        base.encode(z, inside(at, at.first + i, 1), block);
+    } else {
+      for (index_t i = 0; i < n; ++i) {
+        detail::local<float, most_rank> z;
+        z[0] = 0.0f;  // g++ does not know that there is a coordinate
+        for (index_t j = 0; j < rank; ++j) z[j] = projected(i, j);
+        if constexpr (Base::traits.whole_blocks) {
+          for (index_t j = 0; j < rank; ++j) rows_of_members[i * rank + j] = z[j];
+        } else {
+          base.encode(z, inside(at, at.first + i, 1), block);
+        }
       }
+      if constexpr (Base::traits.whole_blocks)
+        base.encode(rows_of_members, inside(at, at.first, n), block);
     }
-    if constexpr (Base::traits.whole_blocks)
-      base.encode(rows_of_members, inside(at, at.first, n), block);
   }
   [[nodiscard]] KVSLIM_HD float coordinate(std::byte const* block, site const& at,
                                            index_t j) const noexcept {
@@ -246,7 +279,7 @@ struct latent {
   }
 
  private:
-  static constexpr index_t most_rank = Grouped ? 1024 : 256;
+  static constexpr index_t most_rank = Grouped ? 1024 : 256, most_tokens = 128;
 
   [[nodiscard]] KVSLIM_HD constexpr index_t members() const noexcept {
     return Grouped ? rows.size() : 1;
@@ -270,9 +303,6 @@ struct latent {
       return detail::fail(errc::invalid_option,
                           "kvslim: latent's table holds 1 to 2047 bases of at most 32767 "
                           "directions");
-    if (Base::traits.whole_blocks && residual != 0)
-      return detail::fail(errc::invalid_option,
-                          "kvslim: latent keeps no residual beside whole blocks");
     return detail::check_residual(residual);
   }
   [[nodiscard]] KVSLIM_HD site inside(site at, index_t first, index_t n) const noexcept {

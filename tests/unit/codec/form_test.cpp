@@ -25,6 +25,7 @@ template <class Tail, class Param>
 void add_affine(std::multiset<std::uint32_t>& ids) {
   add<channel_key<2, Tail, Param>>(ids);
   add<channel_key<4, Tail, Param>>(ids);
+  add<run_channel_key<4, Tail, Param>>(ids);
   add<token_key<4, Tail, Param>>(ids);
   add<token_value<4, Tail, Param>>(ids);
   add<token_value<8, Tail, Param>>(ids);
