@@ -15,3 +15,5 @@ template status kvslim::attend(cuda, cache<token_key<4>, token_value<4>> const&,
                                workspace);
 template status kvslim::attend(cuda, cache<channel_key<4>, token_value<4>> const&, request const&,
                                workspace);
+template status kvslim::attend(cuda, cache<dense_key<f16>, dense_value<f16>> const&, request const&,
+                               workspace);

@@ -12,9 +12,9 @@
 
 #include <kvslim/codec/channel_key.hpp>
 #include <kvslim/codec/planar.cuh>
+#include <kvslim/codec/runs.cuh>
 #include <kvslim/codec/token_key.hpp>
 #include <kvslim/codec/token_value.hpp>
-#include <kvslim/exec/matrix_unit.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
@@ -96,34 +96,33 @@ struct unit_fragments {
   }
 };
 
-/// Whether runs of 32 tokens of a codec's blocks are read by matrix units, and how.
-template <class Codec>
-struct key_runs {
-  static constexpr bool exist = false;
-};
-template <class Codec>
-struct value_runs {
-  static constexpr bool exist = false;
-};
-
 /// Where a run's units and parameters begin.
 struct run_place {
   std::uint8_t const* codes;
   std::uint8_t const* scale;  ///< f16, then as many minimums
 };
 
+template <int Bits>
+inline constexpr run_order order_of_codes = Bits == 2 ? run_order::two_bits : run_order::codes;
+
 /// Runs of K in blocks of one run or several.
 template <int Bits, class Codec>
 struct planar_key_runs {
   static constexpr bool exist = unit_fragments_exist<Bits>;
+  static constexpr run_order order = order_of_codes<Bits>;
+  using element_type = f16;  ///< of queries
   static constexpr int bits = Bits;
   static constexpr bool by_channel = Codec::traits.whole_blocks;  ///< or a scale for each token
   /// Power of two below which queries must be, so that they stay f16 when they are multiplied by
   /// the largest scale that there is: 2^17 / (2^Bits - 1).
   static constexpr int query_exponent = !by_channel ? 15 : Bits == 2 ? 0 : Bits == 4 ? 2 : 6;
+  /// Channel of a step of 16 whose query is half i of word r of lane t's B.
+  [[nodiscard]] static KVSLIM_HD constexpr int query_channel(int t, int r, int i) {
+    return 4 * t + r + 2 * i;
+  }
 
   std::uint8_t const* blocks;
-  std::uint32_t block_bytes, run_bytes, code_bytes, runs, inverse;
+  std::uint32_t block_bytes, run_bytes, runs, inverse;
 
   __device__ planar_key_runs(Codec const& codec, std::byte const* first, int dim)
       : blocks(codes_of(first)) {
@@ -131,7 +130,6 @@ struct planar_key_runs {
     block_bytes = static_cast<std::uint32_t>(sizes.block_bytes);
     run_bytes = static_cast<std::uint32_t>(dim * 4 * Bits);
     runs = by_channel ? static_cast<std::uint32_t>(sizes.block_tokens) / 32 : 1;
-    code_bytes = runs * run_bytes;
     inverse = (0x80000000u + runs - 1) / runs;
   }
   /// Whether all tokens of a run have one scale a channel, or one each.
@@ -146,7 +144,7 @@ struct planar_key_runs {
     std::uint32_t const block =
         by_channel ? static_cast<std::uint32_t>(static_cast<std::uint64_t>(i) * inverse >> 31) : i;
     std::uint8_t const* const begin = blocks + static_cast<std::uint64_t>(block) * block_bytes;
-    return {begin + (i - block * runs) * run_bytes, begin + code_bytes};
+    return {begin + (i - block * runs) * run_bytes, begin + runs * run_bytes};
   }
 };
 template <int Bits, element Tail>
@@ -164,6 +162,7 @@ template <int Bits, element Tail>
 struct value_runs<token_value<Bits, Tail, f16>> {
   using codec_type = token_value<Bits, Tail, f16>;
   static constexpr bool exist = unit_fragments_exist<Bits>;
+  static constexpr run_order order = order_of_codes<Bits>;
   static constexpr int bits = Bits;
 
   std::uint8_t const* blocks;
@@ -193,15 +192,5 @@ struct value_runs<token_value<Bits, Tail, f16>> {
     return t / 4 * block_bytes + code_bytes + t % 4 * groups * 2;
   }
 };
-
-/// Whether attention reads runs of a pair of codecs by matrix units. 2 bits have an order of tokens
-/// of their own.
-template <class Key, class Value>
-[[nodiscard]] consteval bool reads_runs() {
-  if constexpr (key_runs<Key>::exist && value_runs<Value>::exist)
-    return (key_runs<Key>::bits == 2) == (value_runs<Value>::bits == 2);
-  else
-    return false;
-}
 
 KVSLIM_END_CUDA_NAMESPACE

@@ -100,9 +100,9 @@ struct run_positions {
   }
 };
 
-/// How closely attention computes. `tight`: as if in float. `fast`: below 5e-4 of relative L2, where
-/// a stored form has kernels for it; the others, and CUDA, stay tight. README, "Promises", has the
-/// conditions of both.
+/// How closely attention computes. `tight`: as if in float. `fast`: below 5e-4 of relative L2,
+/// where a stored form has kernels for it; the others stay tight. On CUDA those are the kernels of
+/// eight heads on matrix units (run/README.md). README, "Promises", has the conditions of both.
 enum class attend_precision : std::uint8_t { tight, fast };
 
 /// The tokens that one call of a codec is about: [first, first + n) of a block, and what is known

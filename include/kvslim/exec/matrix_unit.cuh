@@ -16,6 +16,7 @@ KVSLIM_BEGIN_CUDA_NAMESPACE
 #if defined(KVSLIM_DETAIL_MATRIX_UNIT)
 using KVSLIM_DETAIL_MATRIX_UNIT::exp2_fast;
 using KVSLIM_DETAIL_MATRIX_UNIT::mma;
+using KVSLIM_DETAIL_MATRIX_UNIT::mma_bf16;
 using KVSLIM_DETAIL_MATRIX_UNIT::transposed;
 #else
 
@@ -24,6 +25,15 @@ __device__ inline void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint
                            std::uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
       "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// The same of bf16.
+__device__ inline void mma_bf16(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0,
+                                std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+      "{%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -83,6 +93,32 @@ __device__ inline void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint
 [[nodiscard]] __device__ inline std::uint32_t hi_lo(float x) {
   float const upper = upper_part(x);
   return halves(upper, x - upper);
+}
+/// What two f16 leave of the floats that they are rounded from.
+[[nodiscard]] __device__ inline std::uint32_t rest_of_halves(std::uint32_t x, float low,
+                                                             float high) {
+  return halves(low - low_half(x), high - high_half(x));
+}
+
+/// The low halves of two words, and the high ones: one instruction.
+[[nodiscard]] __device__ inline std::uint32_t low_halves(std::uint32_t a, std::uint32_t b) {
+  return (a & 0xffffu) | b << 16;
+}
+[[nodiscard]] __device__ inline std::uint32_t high_halves(std::uint32_t a, std::uint32_t b) {
+  return a >> 16 | (b & 0xffff0000u);
+}
+/// Parts that a float has in elements of a type: two of f16 hold 22 bits, three of bf16 all 24.
+template <element T>
+inline constexpr int parts_of_float = std::is_same_v<T, bf16> ? 3 : 2;
+/// One of them, in the low half; 0 behind the last one.
+template <element T>
+[[nodiscard]] __device__ std::uint32_t part_of_float(float x, int part) {
+  if constexpr (std::is_same_v<T, bf16>) {
+    for (; part > 0; --part) x -= bit_cast<float>(bit_cast<std::uint32_t>(x) & 0xffff0000u);
+    return bit_cast<std::uint32_t>(x) >> 16;
+  } else {
+    return part == 0 ? hi_lo(x) & 0xffffu : hi_lo(x) >> 16;
+  }
 }
 /// The larger of two f16 that are not negative, in either half.
 [[nodiscard]] __device__ inline std::uint32_t larger_halves(std::uint32_t a, std::uint32_t b) {

@@ -37,18 +37,26 @@ template <class Layout>
   return false;
 }
 
+/// Bytes of shared memory of a block in all.
+template <class Layout>
+[[nodiscard]] constexpr index_t attend_shared_bytes(Layout const& layout, index_t heads) noexcept {
+  index_t floats = attend_shared_floats(layout, heads);
+  if constexpr (reads_runs<typename Layout::key_codec_type, typename Layout::value_codec_type>())
+    if (attends_runs(layout))
+      floats += run_floats<typename Layout::key_codec_type, typename Layout::value_codec_type>(
+          layout.extent.head_dim, heads);
+  return floats * static_cast<index_t>(sizeof(float));
+}
+
 /// Heads that one block serves: as many as are asked for and shared memory has room for, and four
-/// where they are columns of a fragment.
+/// at least where they are columns of a fragment.
 template <class Layout>
 [[nodiscard]] constexpr int attend_heads(Layout const& layout, index_t virtual_heads) noexcept {
-  if (attends_runs(layout)) return run_piece;
   auto const fits = [&](index_t heads) {
-    return attend_shared_floats(layout, heads) * static_cast<index_t>(sizeof(float)) <=
-           most_shared_bytes;
+    return attend_shared_bytes(layout, heads) <= most_shared_bytes;
   };
-  constexpr bool four =
-      reads_runs<typename Layout::key_codec_type, typename Layout::value_codec_type>();
-  return !four && virtual_heads > 4 && fits(8) ? 8 : virtual_heads > 1 && fits(4) ? 4 : 1;
+  if (virtual_heads > 4 && fits(8)) return 8;
+  return attends_runs(layout) || (virtual_heads > 1 && fits(4)) ? 4 : 1;
 }
 
 /// Writes log-sum-exp as asked.
@@ -190,10 +198,12 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   int const dim = static_cast<int>(e.head_dim), width = static_cast<int>(e.value_width());
   int const thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
             warp = thread / warp_threads, parts = value_parts(width);
-  constexpr bool has_runs =
-      Heads == run_piece &&
-      reads_runs<typename Packed::key_codec_type, typename Packed::value_codec_type>();
-  float* const q = has_runs && x.runs ? shared + run_floats(dim) : shared;
+  using key = typename Packed::key_codec_type;
+  using value = typename Packed::value_codec_type;
+  constexpr bool has_runs = Heads >= run_piece && reads_runs<key, value>();
+  float* q = shared;
+  if constexpr (has_runs)
+    if (x.runs) q += run_floats<key, value>(dim, Heads);
   float* const weights = q + dim * Heads;
   float* const sums = weights + attend_threads * Heads;
   float* const lost = sums + Heads * parts * width;
@@ -359,22 +369,35 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   }
 }
 
+/// Blocks that a multiprocessor's registers must be enough for. Eight heads and a scale for each
+/// channel of K do not fit what three blocks leave.
+template <class Key, class Value, bool Wide>
+[[nodiscard]] consteval int blocks_together() {
+  if constexpr (reads_runs<Key, Value>())
+    return Wide && key_runs<Key>::by_channel ? 2 : 3;
+  else
+    return 1;
+}
+
 /// One kernel per pair of codecs: heads, types and all that a request asks for are run-time fields.
-template <class Packed>
+/// Where matrix units read runs, eight heads have a kernel of their own, for its registers.
+template <class Packed, bool Wide = false>
 KVSLIM_DETAIL_KERNEL void __launch_bounds__(
     attend_threads,
-    reads_runs<typename Packed::key_codec_type, typename Packed::value_codec_type>() ? 3 : 1)
+    blocks_together<typename Packed::key_codec_type, typename Packed::value_codec_type, Wide>())
     attend_kernel(Packed packed, attend_request<cuda_space> a, attend_cut x, float* partials) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
   if (!is_filled(packed)) return write_nothing(packed.extents(), a, x, partials);
-  constexpr bool four =
+  constexpr bool apart =
       reads_runs<typename Packed::key_codec_type, typename Packed::value_codec_type>();
-  if constexpr (!four)
-    if (x.piece_heads == 8) return attend_block<8>(packed, a, x, shared, partials);
-  if (x.piece_heads == 4)
-    attend_block<4>(packed, a, x, shared, partials);
-  else
-    attend_block<1>(packed, a, x, shared, partials);
+  if constexpr (Wide || !apart)
+    if (Wide || x.piece_heads == 8) return attend_block<8>(packed, a, x, shared, partials);
+  if constexpr (!Wide) {
+    if (x.piece_heads == 4)
+      attend_block<4>(packed, a, x, shared, partials);
+    else
+      attend_block<1>(packed, a, x, shared, partials);
+  }
 }
 
 /// Merges the splits of one (row, virtual head): one block each, threads over channels.
@@ -420,8 +443,7 @@ KVSLIM_BEGIN_NAMESPACE
 ///
 /// Returns: invalid_pointer, invalid_shape, invalid_option, buffer_too_small, unsupported (a grid
 /// beyond CUDA's), cuda. Queries are not checked for NaN; logits are cut at logits_stride. Cost:
-/// one read of the stored bytes per 8 query heads (4 where matrix units read planar codes; 4 or 1
-/// where wide heads fill shared memory).
+/// one read of the stored bytes per 8 query heads (4 or 1 where wide heads fill shared memory).
 template <class Key, class Value>
 status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
               attend_request<cuda_space> const& a, workspace scratch = {}) {
@@ -447,12 +469,13 @@ status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
                              detail::attends_runs(packed.layout()),
                              detail::logit_scale(packed.layout().logit, e.head_dim)};
   auto* const partials = static_cast<float*>(static_cast<void*>(scratch.data));
-  auto const shared = (detail::attend_shared_floats(packed.layout(), heads) +
-                       (x.runs ? detail::run_floats(e.head_dim) : 0)) *
-                      static_cast<index_t>(sizeof(float));
-  if (auto const s = detail::launch(
-          exec, {rows * x.pieces * x.splits, detail::attend_threads, shared},
-          detail::attend_kernel<packed_cache<Key, Value, cuda_space>>, packed, a, x, partials);
+  auto const shared = detail::attend_shared_bytes(packed.layout(), heads);
+  auto* kernel = detail::attend_kernel<packed_cache<Key, Value, cuda_space>>;
+  if constexpr (detail::reads_runs<Key, Value>())
+    if (heads == 8) kernel = detail::attend_kernel<packed_cache<Key, Value, cuda_space>, true>;
+  if (auto const s =
+          detail::launch(exec, {rows * x.pieces * x.splits, detail::attend_threads, shared}, kernel,
+                         packed, a, x, partials);
       !s || a.splits == 1)
     return s;
   return detail::launch(exec, {rows * all, detail::attend_threads},

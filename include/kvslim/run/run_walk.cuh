@@ -2,14 +2,16 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// What a warp does with one run of 32 stored tokens on matrix units: four heads are the eight
-// columns of a fragment, namely what f16 holds of a query or weight, and what that leaves.
+// What a warp does with one run of 32 stored tokens on matrix units. A query or weight is what f16
+// holds of it, and what that leaves. Of four heads these two are the eight columns of one product;
+// of eight heads, each a column, they are two products into the same sums.
 
 #include <kvslim/codec/planar_fragments.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
-inline constexpr int run_piece = 4;           // heads of a block
+inline constexpr int run_piece = 4;  // heads of a block, or twice as many
+inline constexpr int most_run_piece = 8;
 inline constexpr int slice_channels = 128;    // of V, of a warp
 inline constexpr index_t most_run_dim = 256;  // two warps then share a run
 
@@ -23,9 +25,22 @@ template <class T, class Combine>
 [[nodiscard]] __device__ inline float power_of_two(int exponent) {
   return bit_cast<float>(static_cast<std::uint32_t>(exponent + 127) << 23);
 }
-/// One warp's walk over the runs of a row.
-template <class Key, class Value>
+/// What columns 2t and 2t + 1 of a tile's half hold of head i of a lane.
+template <bool Wide>
+[[nodiscard]] __device__ float of_head(float const (&c)[4], int half, int i) {
+  return Wide ? c[2 * half + i] : c[2 * half] + c[2 * half + 1];
+}
+
+/// One warp's walk over the runs of a row, for four heads or eight: of planar codes.
+template <class Key, class Value, int Heads>
 struct run_walk {
+  static_assert(Heads == run_piece || Heads == most_run_piece);
+  static constexpr bool wide = Heads == most_run_piece;
+  static constexpr int lane_heads = Heads / 4;  // of lane 4 g + t: t, or 2t and 2t + 1
+  static constexpr int products = lane_heads;   // of each fragment
+  static constexpr int query_words = 1;         // in shared memory, of each channel and head
+  static constexpr int weight_exponent = 15;    // below this power of two weights are f16
+  static constexpr float first_scale = 0x1p-60f;
   using keys_type = key_runs<Key>;
   using values_type = value_runs<Value>;
   using kf = unit_fragments<keys_type::bits>;
@@ -49,11 +64,12 @@ struct run_walk {
   values_type values;
   float const* q;  // shared, as run_floats says
   int g, t, dim, units, first_unit;
+  bool fast;  // weights are f16 alone; of eight heads
   // Bytes from a run to what this lane reads: codes of K and V, scales of K, of V's tokens.
   std::uint32_t key_lane, value_lane, scale_lane, value_scale_lane;
 
   __device__ run_walk(keys_type const& k, values_type const& v, float const* queries, int key_dim,
-                      int value_units, int unit)
+                      int value_units, int unit, bool quick)
       : keys(k),
         values(v),
         q(queries),
@@ -62,6 +78,7 @@ struct run_walk {
         dim(key_dim),
         units(value_units),
         first_unit(unit),
+        fast(quick),
         key_lane(static_cast<std::uint32_t>(t * key_unit_bytes + kf::key_row(g))),
         value_lane(static_cast<std::uint32_t>(unit * value_unit_bytes + vf::value_row(g)) +
                    static_cast<std::uint32_t>(vf::block(t)) * v.block_bytes),
@@ -75,6 +92,64 @@ struct run_walk {
     return kf::block_step(tile(j), half(j)) * 4 + kf::token_step(tile(j));
   }
 
+  /// Token of a run that a lane's score 0 is about.
+  [[nodiscard]] __device__ int token() const { return kf::token(g); }
+  /// Channel of a lane's sum in half of tile m of a unit of V.
+  [[nodiscard]] __device__ int channel(int m, int half) const { return vf::channel(m, half, g); }
+  /// That sum, of head i of a lane.
+  [[nodiscard]] __device__ float sum_of(float const (&o)[8][4], float const (&base)[groups], int u,
+                                        int m, int half, int i) const {
+    return of_head<wide>(o[2 * u + m], half, i) * power_of_two(24 - vf::shift(m, half)) +
+           base[groups == 4 ? u : 0];
+  }
+
+  /// Loads the first run of a span.
+  __device__ void begin(int run, loaded& to) const {
+    load_keys(run, 0, to);
+    load_values(run, to);
+    if constexpr (!by_channel) load_value_parameters(run, to);
+  }
+  /// Scores [head of a lane][j] of a run; what comes back from queries, and their sums, are of each
+  /// head.
+  __device__ void score(int run, loaded& x, float const (&back)[lane_heads],
+                        float const (&query_sum)[lane_heads], float (&to)[lane_heads][4]) const {
+    float c[2][4] = {}, low_sum[lane_heads];
+    dot(run, x, c, low_sum);
+    unrolled<4>([&](int j) {
+      int const m = tile(j), part = half(j);
+      float const by = power_of_two(24 - kf::shift(m, part));
+      unrolled<lane_heads>([&](int i) {
+        float const sum = of_head<wide>(c[m], part, i);
+        if constexpr (by_channel)
+          to[i][j] = (sum * by + low_sum[i]) * back[i];
+        else
+          to[i][j] = sum * (of_pair(x.scale[j / 2][0], j % 2) * (back[i] * by)) +
+                     query_sum[i] * of_pair(x.low[j / 2], j % 2);
+      });
+    });
+  }
+  /// The next run's K.
+  __device__ void load_next(int run, int next, loaded& to) const {
+    load_keys(next, 0, to);
+    if constexpr (by_channel) load_value_parameters(run, to);
+  }
+  /// Adds V, weighted by w[head of a lane][j]. Loads the next run's.
+  __device__ void add(int, int next, loaded& x, float const (&w)[lane_heads][4], float (&o)[8][4],
+                      float (&base)[lane_heads][groups]) const {
+    add_codes(x, w, o, base);
+    load_values(next, x);
+    if constexpr (!by_channel) load_value_parameters(next, x);
+  }
+  /// The largest of V's scales that this lane holds of a run.
+  [[nodiscard]] __device__ float largest_scale(loaded const& x) const {
+    std::uint32_t most = 0;
+    unrolled<groups == 4 ? 4 : 2>([&](int j) {
+      for (std::uint32_t const two : x.value_scale[j]) most = larger_halves(most, two);
+    });
+    return fmaxf(low_half(most), high_half(most));
+  }
+
+ private:
   /// Scores 2i and 2i + 1 of f16 that lie at from + offset(j).
   template <class Offset>
   [[nodiscard]] static __device__ std::uint32_t pair(std::uint8_t const* from, int i,
@@ -103,7 +178,7 @@ struct run_walk {
     });
     if (part != 0) return;
     if constexpr (by_channel)
-      to.key_low = settled(scale + dim * 2 + g % 2 * 4);
+      to.key_low = settled(scale + dim * 2 + (wide ? 0 : g % 2 * 4));
     else
       unrolled<2>([&](int i) {
         to.scale[i][0] = pair(scale, i, [](int j) { return 2 * token_step(j); });
@@ -169,104 +244,151 @@ struct run_walk {
     return i == 0 ? low_half(x) : high_half(x);
   }
 
-  /// Products of K's codes with the queries, [tile], columns {hi, lo} of head t; and the queries'
-  /// products with K's minimums of each channel.
-  __device__ void dot(int run, loaded& x, float (&c)[2][4], float& base) const {
+  /// Products of K's codes with the queries, [tile]; and the queries' products with K's minimums of
+  /// each channel.
+  __device__ void dot(int run, loaded& x, float (&c)[2][4], float (&base)[lane_heads]) const {
     std::uint8_t const* const low = x.key_low;
+    float low_sum = 0.0f;
     for (int part = 0;;) {
       int const steps = dim / 16 - part * 8;
       unrolled<8>([&](int s) {
         if (s / together * together >= steps) return;
         int const step = part * 8 + s;
-        std::uint32_t b[2];
-        if constexpr (by_channel) {
-          int const unit = step * 4 + t;
-          auto const mine = reinterpret_cast<float4 const*>(q)[unit * 4 + g / 2];
-          // The two lanes of a head take two of the four channels each.
-          auto const half = reinterpret_cast<float2 const*>(q)[(unit * 4 + g / 2) * 2 + g % 2];
-          auto const lows = read_only<std::uint32_t>(low + step * 32);
-          base += half.x * low_half(lows);
-          base += half.y * high_half(lows);
-          // Of four products either lane keeps what f16 holds, or the rest.
-          std::uint32_t const upper = g % 2 == 0 ? 0u : 0xffffe000u;
-          auto const kept = [&](float y) {
-            return y - bit_cast<float>(bit_cast<std::uint32_t>(y) & upper);
-          };
-          b[0] = cut_halves(kept(mine.x * low_half(x.scale[s][0])),
-                            kept(mine.z * low_half(x.scale[s][1])));
-          b[1] = cut_halves(kept(mine.y * high_half(x.scale[s][0])),
-                            kept(mine.w * high_half(x.scale[s][1])));
-        } else {
-          auto const two = reinterpret_cast<uint2 const*>(q)[step * 32 + g * 4 + t];
-          b[0] = two.x;
-          b[1] = two.y;
-        }
+        std::uint32_t b[lane_heads][2];
+        if constexpr (by_channel)
+          scaled_queries(step, x.scale[s], low, b, low_sum);
+        else
+          stored_queries(step, b);
         unrolled<2>([&](int m) {
           std::uint32_t a[4];
           kf::operand(x.k[s], m, a);
-          mma(c[m], a, b[0], b[1]);
+          for (auto const& columns : b) mma(c[m], a, columns[0], columns[1]);
         });
       });
       if (++part * 128 >= dim) break;
       load_keys(run, part, x);
     }
-    if constexpr (by_channel) {  // lane (g, t) has head g / 2; lane t of a quad wants head t
-      base += __shfl_xor_sync(0xffffffffu, base, 1);
-      base += __shfl_xor_sync(0xffffffffu, base, 2);
-      base += __shfl_xor_sync(0xffffffffu, base, 4);
-      base = __shfl_sync(0xffffffffu, base, t * 8);
+    if constexpr (by_channel) {  // lane (g, t) has a head of row g, and wants those of t
+      low_sum += __shfl_xor_sync(0xffffffffu, low_sum, 1);
+      low_sum += __shfl_xor_sync(0xffffffffu, low_sum, 2);
+      if constexpr (!wide) low_sum += __shfl_xor_sync(0xffffffffu, low_sum, 4);
+      unrolled<lane_heads>(
+          [&](int i) { base[i] = __shfl_sync(0xffffffffu, low_sum, t * 8 + i * 4); });
     }
   }
 
-  /// Adds V's codes, weighted: w[j] of head t, times V's scales. Codes count from their
-  /// middle, so that sums stay small: matrix units cut them, which would be a bias.
-  __device__ void add(loaded const& x, float const (&w)[4], float (&o)[8][4],
-                      float (&base)[groups]) const {
+  /// Adds V's codes, weighted: w[i][j] of head i of a lane, times V's scales. Codes count from
+  /// their middle, so that sums stay small: matrix units cut them, which would be a bias.
+  __device__ void add_codes(loaded const& x, float const (&w)[lane_heads][4], float (&o)[8][4],
+                            float (&base)[lane_heads][groups]) const {
     constexpr float middle = 0.5f * static_cast<float>((1 << values_type::bits) - 1);
-    auto const weigh = [&](int group, std::uint32_t(&p)[2][2]) {
-      float sum = 0.0f;
+    float sum[lane_heads] = {};
+    std::uint32_t p[lane_heads][2][2];
+    auto const weigh = [&](int group) {
       unrolled<4>([&](int j) {
         std::uint32_t const s = groups == 4 ? x.value_scale[j][group / 2] : x.value_scale[j / 2][0],
                             l = groups == 4 ? x.value_low[j][group / 2] : x.value_low[j / 2][0];
-        int const i = groups == 4 ? group % 2 : j % 2;
-        float const y = w[j] * of_pair(s, i);
-        base[group] += w[j] * of_pair(l, i);
-        sum = j == 0 ? y : sum + y;
-        p[tile(j)][half(j)] = transposed(hi_lo(y));
+        int const k = groups == 4 ? group % 2 : j % 2;
+        float const scale = of_pair(s, k), low = of_pair(l, k);
+        float const centre = wide ? low + scale * middle : low;
+        float y[lane_heads];
+        unrolled<lane_heads>([&](int i) {
+          y[i] = w[i][j] * scale;
+          base[i][group] += w[i][j] * centre;
+        });
+        auto const add_up = [&](int i, float one) { sum[i] = j == 0 ? one : sum[i] + one; };
+        if constexpr (wide) {
+          std::uint32_t const upper = halves(y[0], y[1]);
+          p[0][tile(j)][half(j)] = transposed(upper);
+          if (fast) {
+            add_up(0, low_half(upper));
+            add_up(1, high_half(upper));
+          } else {
+            p[1][tile(j)][half(j)] = transposed(rest_of_halves(upper, y[0], y[1]));
+            add_up(0, y[0]);
+            add_up(1, y[1]);
+          }
+        } else {
+          p[0][tile(j)][half(j)] = transposed(hi_lo(y[0]));
+          add_up(0, y[0]);
+        }
       });
-      base[group] += sum * middle;
-      return over_rows(sum, [](float one, float other) { return one + other; });
+      if constexpr (!wide) base[0][group] += sum[0] * middle;
+      for (float& y : sum) y = over_rows(y, [](float one, float other) { return one + other; });
     };
-    float sum = 0.0f;
-    std::uint32_t p[2][2];
-    if constexpr (groups == 1) sum = weigh(0, p);
+    if constexpr (groups == 1) weigh(0);
     unrolled<4>([&](int u) {
       if (first_unit + u / 2 * 2 >= units) return;  // what is behind the last unit goes nowhere
-      if constexpr (groups == 4) sum = weigh(u, p);
+      if constexpr (groups == 4) weigh(u);
       unrolled<2>([&](int m) {
         unrolled<2>([&](int part) {
-          o[u * 2 + m][2 * part] -= sum * (middle * power_of_two(vf::shift(m, part) - 24));
+          float const by = middle * power_of_two(vf::shift(m, part) - 24);
+          unrolled<lane_heads>([&](int i) { o[u * 2 + m][2 * part + i] -= sum[i] * by; });
         });
       });
-      unrolled<2>([&](int step) {
-        std::uint32_t b[2];
-        vf::weights(p, step, b);
-        unrolled<2>([&](int m) {
-          std::uint32_t a[4];
-          vf::operand(x.v[step][u], m, a);
-          mma(o[u * 2 + m], a, b[0], b[1]);
+      auto const multiply = [&](std::uint32_t const(&weights)[2][2]) {
+        unrolled<2>([&](int step) {
+          std::uint32_t b[2];
+          vf::weights(weights, step, b);
+          unrolled<2>([&](int m) {
+            std::uint32_t a[4];
+            vf::operand(x.v[step][u], m, a);
+            mma(o[u * 2 + m], a, b[0], b[1]);
+          });
         });
-      });
+      };
+      multiply(p[0]);
+      if constexpr (wide)
+        if (!fast) multiply(p[1]);
     });
   }
 
-  /// The largest of V's scales that this lane holds of a run.
-  [[nodiscard]] __device__ float largest_scale(loaded const& x) const {
-    std::uint32_t most = 0;
-    unrolled<groups == 4 ? 4 : 2>([&](int j) {
-      for (std::uint32_t const two : x.value_scale[j]) most = larger_halves(most, two);
-    });
-    return fmaxf(low_half(most), high_half(most));
+  /// B of one step over K: queries as they were prepared.
+  __device__ void stored_queries(int step, std::uint32_t (&b)[lane_heads][2]) const {
+    if constexpr (wide) {
+      auto const four = reinterpret_cast<uint4 const*>(q)[step * 32 + g * 4 + t];
+      b[0][0] = four.x;
+      b[0][1] = four.y;
+      b[1][0] = four.z;
+      b[1][1] = four.w;
+    } else {
+      auto const two = reinterpret_cast<uint2 const*>(q)[step * 32 + g * 4 + t];
+      b[0][0] = two.x;
+      b[0][1] = two.y;
+    }
+  }
+  /// The same, times a scale of each channel; adds the queries' products with the minimums.
+  __device__ void scaled_queries(int step, std::uint32_t const (&scale)[2], std::uint8_t const* low,
+                                 std::uint32_t (&b)[lane_heads][2], float& low_sum) const {
+    int const unit = step * 4 + t, head = wide ? g : g / 2;
+    auto const mine = reinterpret_cast<float4 const*>(q)[unit * Heads + head];
+    float const y[] = {mine.x * low_half(scale[0]), mine.y * high_half(scale[0]),
+                       mine.z * low_half(scale[1]), mine.w * high_half(scale[1])};
+    if constexpr (wide) {
+      auto const lows = read_only<uint2>(low + step * 32);
+      low_sum += mine.x * low_half(lows.x);
+      low_sum += mine.y * high_half(lows.x);
+      low_sum += mine.z * low_half(lows.y);
+      low_sum += mine.w * high_half(lows.y);
+      auto const rest = [](float one) { return one - upper_part(one); };
+      b[0][0] = cut_halves(y[0], y[2]);
+      b[0][1] = cut_halves(y[1], y[3]);
+      b[1][0] = cut_halves(rest(y[0]), rest(y[2]));
+      b[1][1] = cut_halves(rest(y[1]), rest(y[3]));
+    } else {
+      // The two lanes of a head take two of the four channels each.
+      auto const two = reinterpret_cast<float2 const*>(q)[(unit * Heads + head) * 2 + g % 2];
+      auto const lows = read_only<std::uint32_t>(low + step * 32);
+      low_sum += two.x * low_half(lows);
+      low_sum += two.y * high_half(lows);
+      // Of four products either lane keeps what f16 holds, or the rest.
+      std::uint32_t const upper = g % 2 == 0 ? 0u : 0xffffe000u;
+      auto const kept = [&](float one) {
+        return one - bit_cast<float>(bit_cast<std::uint32_t>(one) & upper);
+      };
+      b[0][0] = cut_halves(kept(y[0]), kept(y[2]));
+      b[0][1] = cut_halves(kept(y[1]), kept(y[3]));
+    }
   }
 };
 

@@ -8,6 +8,7 @@
 
 #include "fibers.hpp"
 
+#include <bit>
 #include <cmath>
 #include <cstdint>
 
@@ -28,8 +29,15 @@ namespace emulated {
   return std::abs(static_cast<double>(y)) > std::abs(x) ? std::nextafter(y, 0.0f) : y;
 }
 
-/// mma.sync.m16n8k16, f16 times f16 into float: c += a b.
-inline void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+/// The same of two bf16.
+[[nodiscard]] inline double bf16_of(unsigned word, unsigned at) {
+  return static_cast<double>(std::bit_cast<float>(word >> (16 * at) << 16));
+}
+
+/// mma.sync.m16n8k16, 16-bit elements into float: c += a b.
+template <class Element>
+void multiply(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1,
+              Element const& element) {
   auto* const me = running();
   unsigned const g = me->lane() / 4, t = me->lane() % 4;
   me->together({a[0], a[1], a[2], a[3], b0, b1}, [&](auto const& lanes) {
@@ -39,11 +47,18 @@ inline void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, st
       for (unsigned k = 0; k < 16; ++k) {
         auto const& of_a = lanes[g * 4 + k % 8 / 2];
         auto const& of_b = lanes[column * 4 + k % 8 / 2];
-        sum += half_of(of_a[high_row + 2 * (k / 8)], k % 2) * half_of(of_b[4 + k / 8], k % 2);
+        sum += element(of_a[high_row + 2 * (k / 8)], k % 2) * element(of_b[4 + k / 8], k % 2);
       }
       c[i] = cut(sum);
     }
   });
+}
+inline void mma(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0, std::uint32_t b1) {
+  multiply(c, a, b0, b1, half_of);
+}
+inline void mma_bf16(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0,
+                     std::uint32_t b1) {
+  multiply(c, a, b0, b1, bf16_of);
 }
 
 /// movmatrix.sync.m8n8.trans.b16.
