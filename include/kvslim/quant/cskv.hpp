@@ -46,8 +46,8 @@ KVSLIM_BEGIN_NAMESPACE
 /// documented runs.
 template <element T = f16, int Bits = 16>
 struct cskv {
-  static_assert(Bits == 2 || Bits == 4 || Bits == 8 || Bits == 16,
-                "kvslim: cskv has latents of 2, 4 or 8 bits, or of 16: no codes, but T");
+  static_assert((Bits >= 1 && Bits <= 8) || Bits == 16,
+                "kvslim: cskv has latents of 1 to 8 bits, or of 16: no codes, but T");
   static constexpr quantizer_traits traits{};
 
   struct options {

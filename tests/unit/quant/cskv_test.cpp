@@ -245,6 +245,8 @@ TEST_CASE("cskv's codes lie as those of channel_key", "[cskv]") {
         errc::invalid_option);
   CHECK(coded(latent<run_channel_key<4>, basis_from::table, true, float>{{}, rank}) ==
         coded(latent<channel_key<4>, basis_from::table, false, float>{{32, 32}, rank}));
+  CHECK(coded(latent<run_channel_key<3>, basis_from::table, true, float>{{}, rank}) ==
+        coded(latent<channel_key<3>, basis_from::table, false, float>{{32, 32}, rank}));
 }
 
 TEST_CASE("cskv lives in codes, whose tokens wait for their run", "[cskv]") {
