@@ -3,7 +3,8 @@
 
 // Engines may flush subnormal floats to zero; stored bytes and what they mean must not notice.
 
-#if defined(__SSE2__)
+#include "support/flush.hpp"
+
 #include "support/catch.hpp"
 #include "support/stored.hpp"
 
@@ -12,23 +13,10 @@
 #include <kvslim/codec/token_key.hpp>
 #include <kvslim/codec/token_value.hpp>
 
-#include <immintrin.h>
-
+#if KVSLIM_TESTS_CAN_FLUSH
 using namespace kvslim;
 
 namespace {
-
-/// While one lives, subnormal floats are zero, read or written.
-class flushed {
- public:
-  flushed() { _mm_setcsr(before_ | 0x8040u); }
-  ~flushed() { _mm_setcsr(before_); }
-  flushed(flushed const&) = delete;
-  flushed& operator=(flushed const&) = delete;
-
- private:
-  unsigned before_ = _mm_getcsr();
-};
 
 template <class T>
 std::vector<std::uint32_t> widened() {
@@ -62,7 +50,7 @@ std::vector<unsigned> narrowed() {
 template <class What>
 void same(What const& what) {
   auto const expected = what();
-  flushed const now;
+  data::flushed const now;
   auto const got = what();
   CHECK(got == expected);
 }
@@ -85,7 +73,7 @@ std::vector<std::uint32_t> stored_bits(Codec const& codec) {
 template <class Codec>
 void check(Codec const& codec) {
   auto const expected = stored_bits(codec);
-  flushed const now;
+  data::flushed const now;
   auto const got = stored_bits(codec);
   CHECK(got == expected);
 }
