@@ -73,8 +73,7 @@ void measure(char const* name, Policy const& policy, index_t tokens, settings co
     if (!first.compress(c)) std::abort();
   };
   std::vector<isa::path> paths;
-  for (auto wanted :
-       {isa::path::portable, isa::path::avx2, isa::path::avx512, isa::path::avx512_vnni})
+  for (auto const wanted : isa::every_path)
     if (isa::use(wanted) == wanted) paths.push_back(wanted);
   std::vector<bench::floor_rounds> results(paths.size());
   for (int i = 0; i < how.rounds; ++i) {
@@ -113,7 +112,7 @@ void measure_encode(char const* name, Policy const& policy, index_t tokens, int 
   };
   encode();
   std::printf("%-24s %7lld", name, static_cast<long long>(tokens));
-  for (auto wanted : {isa::path::portable, isa::path::avx2, isa::path::avx512}) {
+  for (auto wanted : {isa::path::portable, isa::path::avx2, isa::path::avx512, isa::path::neon}) {
     if (isa::use(wanted) != wanted) continue;
     std::vector<double> of_copy;
     for (int i = 0; i < rounds; ++i) {

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// The main program of the tests: Catch2's, and `--file PATH`, which runs the test cases of one
-// source file (those that are not hidden). PATH is the end of the file's path.
+// The main program of the tests: Catch2's, and two options before it. `--file PATH` runs the test
+// cases of one source file (those that are not hidden); PATH is the end of the file's path. `--path
+// NAME` begins with another path of the CPU kernels than the processor's best.
 
 #define CATCH_CONFIG_RUNNER
 #include "catch.hpp"
+
+#include <kvslim/isa/path.hpp>
 
 #include <cstdio>
 #include <string>
@@ -50,20 +53,35 @@ bool select_file(Catch::Session& session, std::string const& path) {
   return any;
 }
 
+/// Takes the path of this name; false if the processor has none.
+bool take_path(std::string const& name) {
+  for (auto const path : kvslim::isa::every_path)
+    if (name == kvslim::isa::name_of(path)) return kvslim::isa::use(path) == path;
+  return false;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   Catch::Session session;
   std::vector<char*> rest(argv, argv + argc);
-  std::string path;
-  if (argc >= 3 && std::string(argv[1]) == "--file") {
-    path = argv[2];
+  std::string file;
+  while (rest.size() >= 3) {
+    std::string const option = rest[1], value = rest[2];
+    if (option == "--file") {
+      file = value;
+    } else if (option != "--path") {
+      break;
+    } else if (!take_path(value)) {
+      std::fprintf(stderr, "this processor has no path %s\n", value.c_str());
+      return 2;
+    }
     rest.erase(rest.begin() + 1, rest.begin() + 3);
   }
   int const parsed = session.applyCommandLine(static_cast<int>(rest.size()), rest.data());
   if (parsed != 0) return parsed;
-  if (!path.empty() && !select_file(session, path)) {
-    std::fprintf(stderr, "no test case lies in %s\n", path.c_str());
+  if (!file.empty() && !select_file(session, file)) {
+    std::fprintf(stderr, "no test case lies in %s\n", file.c_str());
     return 2;
   }
   return session.run();

@@ -53,6 +53,10 @@
 #define KVSLIM_DETAIL_VECTORS _avx2
 #elif defined(__AVX__)
 #define KVSLIM_DETAIL_VECTORS _avx
+#elif defined(__ARM_FEATURE_SVE)
+#define KVSLIM_DETAIL_VECTORS _sve
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define KVSLIM_DETAIL_VECTORS _dotprod
 #else
 #define KVSLIM_DETAIL_VECTORS
 #endif

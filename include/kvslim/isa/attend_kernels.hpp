@@ -80,7 +80,11 @@ struct lookahead {
 #else
 #define KVSLIM_ISA_UNROLL _Pragma("GCC unroll 16")
 // Keeps a sum where it is: g++ would move some of them to memory.
+#if KVSLIM_DETAIL_NEON
+#define KVSLIM_ISA_KEEP(x) asm("" : "+w"(x))
+#else
 #define KVSLIM_ISA_KEEP(x) asm("" : "+v"(x))
+#endif
 #endif
 #define KVSLIM_ISA_INLINE [[gnu::always_inline, KVSLIM_ISA_TARGET]] static
 #define KVSLIM_ISA_CALL [[gnu::noinline, KVSLIM_ISA_TARGET]] static
@@ -104,9 +108,13 @@ inline void by_kernel_heads(index_t heads, F const& f) noexcept {
   }
 }
 
+#if KVSLIM_DETAIL_NEON
+#include <kvslim/isa/neon.inc>
+#else
 #include <kvslim/isa/avx2.inc>
 #include <kvslim/isa/avx512.inc>
 #include <kvslim/isa/avx512_vnni.inc>
+#endif
 
 #undef KVSLIM_ISA_UNROLL
 #undef KVSLIM_ISA_KEEP
@@ -116,7 +124,8 @@ inline void by_kernel_heads(index_t heads, F const& f) noexcept {
 /// Calls f(kernels, number of heads, first head) until all heads are served; false where there are
 /// no kernels. `Digits`: there are kernels that read codes as integers, where they have room.
 template <bool Digits = false, class F>
-inline bool with_kernels(index_t heads, F const& f, digit_rows const* room = nullptr) noexcept {
+inline bool with_kernels(index_t heads, F const& f,
+                         [[maybe_unused]] digit_rows const* room = nullptr) noexcept {
   auto const served = [&](auto kernels) {
     for (index_t h = 0; h < heads;) {
       constexpr index_t at_once[] = {0, 1, 2, 3, 4, 3, 6, 4};
@@ -127,6 +136,10 @@ inline bool with_kernels(index_t heads, F const& f, digit_rows const* room = nul
     return true;
   };
   switch (isa::current()) {
+#if KVSLIM_DETAIL_NEON
+    case isa::path::neon:
+      return served(neon{});
+#else
     case isa::path::avx512_vnni:
       if constexpr (Digits)
         if (room != nullptr) return served(avx512_vnni{});
@@ -135,6 +148,7 @@ inline bool with_kernels(index_t heads, F const& f, digit_rows const* room = nul
       return served(avx512{});
     case isa::path::avx2:
       return served(avx2{});
+#endif
     default:
       return false;
   }
@@ -193,6 +207,7 @@ template <int Bits, class Param>
 [[nodiscard]] inline bool accumulate_blocks(value_blocks const& v, site const& at, float const* p,
                                             index_t heads, float* out) noexcept {
   if (v.group % 16 != 0 && v.group != v.dim) return false;
+#if KVSLIM_DETAIL_X86
   [[maybe_unused]] bool const whole_units = v.group % 32 == 0 || v.group == v.dim;
   if constexpr (ops::planar_bits<Bits>)
     if (isa::current() == isa::path::avx512_vnni && at.room != nullptr && whole_units &&
@@ -202,6 +217,7 @@ template <int Bits, class Param>
                                                     min(digit_heads, heads - h), out + h * v.dim);
       return true;
     }
+#endif
   for (index_t begin = 0; begin < v.n; begin += run_tokens) {
     // Kernels take eight blocks, which more than a run begun inside of a block may touch.
     index_t const n = min(run_tokens, v.n - begin);

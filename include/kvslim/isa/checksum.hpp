@@ -61,7 +61,7 @@ KVSLIM_DETAIL_STRIPES void take_stripes(std::byte const* data, index_t bytes, st
   std::memcpy(sums, state, checksum_stripe);
 }
 
-#if KVSLIM_DETAIL_KERNELS
+#if KVSLIM_DETAIL_X86
 template <bool Copy>
 [[gnu::target("avx2")]] void take_stripes_avx2(std::byte const* data, index_t bytes,
                                                std::uint64_t* sums, std::byte* out) noexcept {
@@ -80,7 +80,7 @@ template <bool Copy>
   std::uint64_t sums[checksum_lanes];
   for (std::uint64_t l = 0; l < checksum_lanes; ++l) sums[l] = (l + 1) * 0x9e3779b97f4a7c15u;
   index_t i = bytes - bytes % checksum_stripe;
-#if KVSLIM_DETAIL_KERNELS
+#if KVSLIM_DETAIL_X86
   if (isa::current() >= isa::path::avx512)
     take_stripes_avx512<Copy>(data, i, sums, out);
   else if (isa::current() == isa::path::avx2)

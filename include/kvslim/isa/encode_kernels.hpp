@@ -18,12 +18,17 @@ namespace detail {
 template <class F>
 inline bool with_encoders(index_t dim, F const& f) noexcept {
   switch (isa::current()) {
+#if KVSLIM_DETAIL_NEON
+    case isa::path::neon:
+      return dim % neon::width == 0 ? (f(neon{}), true) : false;
+#else
     case isa::path::avx512_vnni:  // the same
     case isa::path::avx512:
       if (dim % avx512::width == 0) return f(avx512{}), true;
       [[fallthrough]];
     case isa::path::avx2:
       return dim % avx2::width == 0 ? (f(avx2{}), true) : false;
+#endif
     default:
       return false;
   }
@@ -135,7 +140,7 @@ template <class T>
 /// loops that round the same whatever they are compiled for.
 template <class F>
 [[nodiscard]] inline bool with_instructions(F const& f) noexcept {
-  return with_encoders(avx512::width, [&](auto kernels) { decltype(kernels)::compiled(f); });
+  return with_encoders(run_tokens, [&](auto kernels) { decltype(kernels)::compiled(f); });
 }
 
 #else

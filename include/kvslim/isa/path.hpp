@@ -9,10 +9,16 @@
 #include <kvslim/core/config.hpp>
 
 #if !defined(__CUDACC__) && defined(__GNUC__) && defined(__x86_64__)
-#define KVSLIM_DETAIL_KERNELS 1
+#define KVSLIM_DETAIL_X86 1
 #else
-#define KVSLIM_DETAIL_KERNELS 0
+#define KVSLIM_DETAIL_X86 0
 #endif
+#if !defined(__CUDACC__) && defined(__GNUC__) && defined(__aarch64__) && !defined(__AARCH64EB__)
+#define KVSLIM_DETAIL_NEON 1
+#else
+#define KVSLIM_DETAIL_NEON 0
+#endif
+#define KVSLIM_DETAIL_KERNELS (KVSLIM_DETAIL_X86 || KVSLIM_DETAIL_NEON)
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -20,14 +26,19 @@ namespace isa {
 
 /// `portable`: plain loops and the compiler's flags, on every processor. `avx2`: with FMA and F16C.
 /// `avx512`: F, BW, DQ and VL. `avx512_vnni`: with VNNI, which multiplies codes as they are stored.
-/// NVIDIA's compiler and other architectures have `portable` alone.
-enum class path : int { portable = 1, avx2 = 2, avx512 = 3, avx512_vnni = 4 };
+/// `neon`: on every AArch64. NVIDIA's compiler and other architectures have `portable` alone.
+enum class path : int { portable = 1, avx2 = 2, avx512 = 3, avx512_vnni = 4, neon = 5 };
+
+/// All of them, those of one architecture in ascending order.
+inline constexpr path every_path[] = {path::portable, path::avx2, path::avx512, path::avx512_vnni,
+                                      path::neon};
 
 [[nodiscard]] constexpr char const* name_of(path p) noexcept {
-  return p == path::avx512_vnni ? "avx512_vnni"
-         : p == path::avx512    ? "avx512"
-         : p == path::avx2      ? "avx2"
-                                : "portable";
+  return p == path::neon          ? "neon"
+         : p == path::avx512_vnni ? "avx512_vnni"
+         : p == path::avx512      ? "avx512"
+         : p == path::avx2        ? "avx2"
+                                  : "portable";
 }
 
 }  // namespace isa
@@ -36,7 +47,10 @@ namespace detail {
 
 /// Best of what this processor and its operating system allow.
 [[nodiscard]] inline isa::path probe_path() noexcept {
-#if KVSLIM_DETAIL_KERNELS
+#if KVSLIM_DETAIL_NEON
+  return isa::path::neon;
+#else
+#if KVSLIM_DETAIL_X86
   __builtin_cpu_init();
   unsigned eax = 1, ebx, ecx = 0, edx;
   // Compilers differ in whether they can be asked for this one.
@@ -50,6 +64,7 @@ namespace detail {
   }
 #endif
   return isa::path::portable;
+#endif
 }
 
 inline int chosen_path = 0;  // 0: not asked yet. Every thread that asks finds the same
@@ -77,9 +92,9 @@ namespace isa {
 inline path use(path wanted) noexcept {
 #if KVSLIM_DETAIL_KERNELS
   path const best = detail::probe_path();
-  auto const taken =
-      static_cast<int>(static_cast<int>(wanted) < static_cast<int>(best) ? wanted : best);
-  __atomic_store_n(&detail::chosen_path, taken, __ATOMIC_RELAXED);
+  bool const has = wanted == path::portable ||
+                   (wanted <= best && (wanted == path::neon) == (best == path::neon));
+  __atomic_store_n(&detail::chosen_path, static_cast<int>(has ? wanted : best), __ATOMIC_RELAXED);
 #else
   static_cast<void>(wanted);
 #endif

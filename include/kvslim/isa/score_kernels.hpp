@@ -22,11 +22,27 @@ namespace detail {
 #define KVSLIM_ISA_KEEP(x) static_cast<void>(0)
 #else
 #define KVSLIM_ISA_UNROLL _Pragma("GCC unroll 16")
+#if KVSLIM_DETAIL_NEON
+#define KVSLIM_ISA_KEEP(x) asm("" : "+w"(x))
+#else
 #define KVSLIM_ISA_KEEP(x) asm("" : "+v"(x))
+#endif
 #endif
 #define KVSLIM_ISA_INLINE [[gnu::always_inline, KVSLIM_ISA_TARGET]] static
 #define KVSLIM_ISA_CALL [[gnu::noinline, KVSLIM_ISA_TARGET]] static
 
+#if KVSLIM_DETAIL_NEON
+#define KVSLIM_ISA_TARGET gnu::nothrow
+#define KVSLIM_ISA_WIDTH 4
+#define KVSLIM_ISA_REGISTERS 32
+struct score_neon {
+#include <kvslim/isa/score_kernels.inc>
+#include <kvslim/isa/select_kernels.inc>
+};
+#undef KVSLIM_ISA_TARGET
+#undef KVSLIM_ISA_WIDTH
+#undef KVSLIM_ISA_REGISTERS
+#else
 #define KVSLIM_ISA_TARGET gnu::target("avx2,fma,f16c")
 #define KVSLIM_ISA_WIDTH 8
 #define KVSLIM_ISA_REGISTERS 16
@@ -48,6 +64,7 @@ struct score_avx512 {
 #undef KVSLIM_ISA_TARGET
 #undef KVSLIM_ISA_WIDTH
 #undef KVSLIM_ISA_REGISTERS
+#endif
 
 #undef KVSLIM_ISA_UNROLL
 #undef KVSLIM_ISA_KEEP
@@ -58,6 +75,11 @@ struct score_avx512 {
 template <class F>
 [[nodiscard]] inline bool with_score_kernels(F const& f) noexcept {
   switch (isa::current()) {
+#if KVSLIM_DETAIL_NEON
+    case isa::path::neon:
+      f(score_neon{});
+      return true;
+#else
     case isa::path::avx512_vnni:
     case isa::path::avx512:
       f(score_avx512{});
@@ -65,6 +87,7 @@ template <class F>
     case isa::path::avx2:
       f(score_avx2{});
       return true;
+#endif
     default:
       return false;
   }

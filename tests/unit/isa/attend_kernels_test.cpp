@@ -16,14 +16,11 @@ using namespace kvslim;
 
 namespace {
 
-constexpr isa::path every[] = {isa::path::portable, isa::path::avx2, isa::path::avx512,
-                               isa::path::avx512_vnni};
-
 /// Calls f(path) for what the processor has; the choice is undone.
 template <class F>
 void on_each_path(F const& f) {
   isa::path const before = isa::current();
-  for (auto const wanted : every)
+  for (auto const wanted : isa::every_path)
     if (isa::use(wanted) == wanted) {
       INFO("path " << isa::name_of(wanted));
       f(wanted);
@@ -147,8 +144,16 @@ TEST_CASE("the path in use has a name, and can be chosen", "[isa]") {
   CHECK(std::strlen(isa::name_of(best)) > 0);
   CHECK(isa::use(isa::path::portable) == isa::path::portable);
   CHECK(isa::current() == isa::path::portable);
-  CHECK(isa::use(isa::path::avx512_vnni) == detail::probe_path());
-#if KVSLIM_DETAIL_KERNELS && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+  for (auto const wanted : isa::every_path) {
+    isa::path const taken = isa::use(wanted);
+    CHECK((taken == wanted || taken == detail::probe_path()));
+  }
+  CHECK(isa::use(best == isa::path::neon ? isa::path::avx512 : isa::path::neon) ==
+        detail::probe_path());  // another architecture's
+#if defined(__aarch64__)
+  CHECK(best == isa::path::neon);
+#elif KVSLIM_DETAIL_KERNELS && defined(__AVX512BW__) && defined(__AVX512VL__) && \
+    defined(__AVX512DQ__)
   CHECK(best >= isa::path::avx512);
 #elif KVSLIM_DETAIL_KERNELS && defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
   CHECK(best >= isa::path::avx2);

@@ -16,8 +16,6 @@ namespace {
 
 using bytes_of = std::vector<std::byte>;
 constexpr std::uint64_t seed = 0xcbf29ce484222325u;
-constexpr isa::path paths[] = {isa::path::portable, isa::path::avx2, isa::path::avx512,
-                               isa::path::avx512_vnni};
 
 bytes_of pattern(index_t n) {
   bytes_of out(static_cast<std::size_t>(n));
@@ -68,7 +66,7 @@ TEST_CASE("the checksum is the one that is written down", "[checksum]") {
 TEST_CASE("every path, length and address gives the same checksum and copy", "[checksum]") {
   auto const before = isa::current();
   auto const all = pattern(1200);
-  for (auto const path : paths) {
+  for (auto const path : isa::every_path) {
     if (isa::use(path) != path) continue;
     for (index_t n = 0; n < 600; ++n) {
       std::byte const* const from = all.data() + n % 67;

@@ -47,8 +47,7 @@ void check(problem const& p, index_t step) {
   text<decltype(view)> const seen{view, {}};
   rows<> const window = dense_rows(q.data(), {1, p.group, p.window, p.dim});
   isa::path const before = isa::current();
-  for (auto const path :
-       {isa::path::portable, isa::path::avx2, isa::path::avx512, isa::path::avx512_vnni}) {
+  for (auto const path : isa::every_path) {
     if (isa::use(path) != path) continue;
     CHECK(kvslim::detail::with_score_kernels([](auto) {}) == (path != isa::path::portable));
     for (auto const kind : {pooling::average, pooling::maximum}) {

@@ -126,7 +126,7 @@ TEST_CASE("mustafar behind a rotation and behind chosen channels", "[mustafar]")
 
 TEST_CASE("mustafar reads its blocks and nothing behind them, damaged ones too", "[mustafar]") {
   isa::path const before = isa::current();
-  for (auto const path : {isa::path::portable, isa::path::avx2, isa::path::avx512})
+  for (auto const path : isa::every_path)
     for (index_t const dim : {1, 5, 37, 80, 128, 1024}) {
       isa::use(path);
       CAPTURE(isa::name_of(isa::current()), dim);

@@ -70,7 +70,7 @@ void live(Policy const& policy, data::shape const& shape) {
   CHECK((life.intact() && run.intact()));
   CHECK(life.storage_error() <= 0.25);  // the largest of 8 in a block of MXFP4 becomes 6
   isa::path const before = isa::current();
-  for (auto const path : {isa::path::portable, isa::path::avx2, isa::path::avx512}) {
+  for (auto const path : isa::every_path) {
     static_cast<void>(isa::use(path));
     CHECK(oracle::attend_error(run.packed, c, 2) <= tolerance::attend);
   }

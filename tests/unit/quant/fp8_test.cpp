@@ -64,7 +64,7 @@ void live(Policy const& policy, data::shape const& shape) {
   CHECK((life.intact() && run.intact()));
   CHECK(life.storage_error() <= half_step<e5m2>);
   isa::path const before = isa::current();
-  for (auto const path : {isa::path::portable, isa::path::avx2, isa::path::avx512}) {
+  for (auto const path : isa::every_path) {
     static_cast<void>(isa::use(path));
     CHECK(oracle::attend_error(run.packed, c, 2) <= tolerance::attend);
   }

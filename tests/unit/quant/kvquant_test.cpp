@@ -278,7 +278,7 @@ TEST_CASE("kvquant is attended to alike on every path", "[kvquant][isa]") {
     for (index_t r = 0; r < shape.rows(); ++r, counts.push_back(2))
       for (index_t const x : {first, first + 9, first + 10, shape.tokens - 1})
         begin_end.push_back(static_cast<std::int32_t>(x));
-    for (auto const wanted : {isa::path::portable, isa::path::avx2, isa::path::avx512}) {
+    for (auto const wanted : isa::every_path) {
       if (isa::use(wanted) != wanted) continue;
       INFO("path " << isa::name_of(wanted) << ", dim " << shape.head_dim);
       CHECK(oracle::attend_error(run.packed, c, 2) <= tolerance::attend);

@@ -17,8 +17,6 @@ using namespace kvslim;
 
 namespace {
 
-constexpr isa::path paths[] = {isa::path::portable, isa::path::avx2, isa::path::avx512,
-                               isa::path::avx512_vnni};
 constexpr index_t dims[] = {1, 8, 16, 20, 48, 80, 128};
 
 /// What the memory may look like: dense, channels apart, gaps between tokens or heads.
@@ -82,7 +80,7 @@ void compare() {
 
 TEST_CASE("given rows are read, checked and written as plain loops do", "[given_rows]") {
   auto const before = isa::current();
-  for (auto const path : paths) {
+  for (auto const path : isa::every_path) {
     if (isa::use(path) != path) continue;
     compare<float>();
     compare<f16>();
