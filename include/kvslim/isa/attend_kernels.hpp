@@ -74,20 +74,7 @@ struct lookahead {
   }
 };
 
-#if defined(__clang__)
-#define KVSLIM_ISA_UNROLL _Pragma("unroll")
-#define KVSLIM_ISA_KEEP(x) static_cast<void>(0)
-#else
-#define KVSLIM_ISA_UNROLL _Pragma("GCC unroll 16")
-// Keeps a sum where it is: g++ would move some of them to memory.
-#if KVSLIM_DETAIL_NEON
-#define KVSLIM_ISA_KEEP(x) asm("" : "+w"(x))
-#else
-#define KVSLIM_ISA_KEEP(x) asm("" : "+v"(x))
-#endif
-#endif
-#define KVSLIM_ISA_INLINE [[gnu::always_inline, KVSLIM_ISA_TARGET]] static
-#define KVSLIM_ISA_CALL [[gnu::noinline, KVSLIM_ISA_TARGET]] static
+#include <kvslim/isa/macros.inc>
 
 /// Calls f(number of heads as a constant) for the numbers that kernels are made for.
 template <class F>
@@ -116,10 +103,7 @@ inline void by_kernel_heads(index_t heads, F const& f) noexcept {
 #include <kvslim/isa/avx512_vnni.inc>
 #endif
 
-#undef KVSLIM_ISA_UNROLL
-#undef KVSLIM_ISA_KEEP
-#undef KVSLIM_ISA_INLINE
-#undef KVSLIM_ISA_CALL
+#include <kvslim/isa/end_macros.inc>
 
 /// Calls f(kernels, number of heads, first head) until all heads are served; false where there are
 /// no kernels. `Digits`: there are kernels that read codes as integers, where they have room.

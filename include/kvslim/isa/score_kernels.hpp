@@ -17,19 +17,7 @@ namespace detail {
 
 #if KVSLIM_DETAIL_KERNELS
 
-#if defined(__clang__)
-#define KVSLIM_ISA_UNROLL _Pragma("unroll")
-#define KVSLIM_ISA_KEEP(x) static_cast<void>(0)
-#else
-#define KVSLIM_ISA_UNROLL _Pragma("GCC unroll 16")
-#if KVSLIM_DETAIL_NEON
-#define KVSLIM_ISA_KEEP(x) asm("" : "+w"(x))
-#else
-#define KVSLIM_ISA_KEEP(x) asm("" : "+v"(x))
-#endif
-#endif
-#define KVSLIM_ISA_INLINE [[gnu::always_inline, KVSLIM_ISA_TARGET]] static
-#define KVSLIM_ISA_CALL [[gnu::noinline, KVSLIM_ISA_TARGET]] static
+#include <kvslim/isa/macros.inc>
 
 #if KVSLIM_DETAIL_NEON
 #define KVSLIM_ISA_TARGET gnu::nothrow
@@ -66,10 +54,7 @@ struct score_avx512 {
 #undef KVSLIM_ISA_REGISTERS
 #endif
 
-#undef KVSLIM_ISA_UNROLL
-#undef KVSLIM_ISA_KEEP
-#undef KVSLIM_ISA_INLINE
-#undef KVSLIM_ISA_CALL
+#include <kvslim/isa/end_macros.inc>
 
 /// Calls f(kernels); false where there are none.
 template <class F>
