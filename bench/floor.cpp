@@ -39,6 +39,32 @@ struct settings {
   int rounds;
 };
 
+/// compress() of a cache, and a copy of what it reads.
+template <class Policy>
+class coding {
+ public:
+  coding(bench::run<Policy> const& r, bench::cache const& c)
+      : run_(r), cache_(c), copy_(c.k.size() * 4) {}
+  double encode_seconds() const {
+    return seconds([&] {
+      if (!run_.compress(cache_)) std::abort();
+    });
+  }
+  double copy_seconds() const {
+    return seconds([&] {
+      std::size_t const half = cache_.k.size() * 2;
+      std::memcpy(copy_.data(), cache_.k.data(), half);
+      std::memcpy(copy_.data() + half, cache_.v.data(), half);
+      sink = static_cast<std::uint64_t>(copy_[half]);
+    });
+  }
+
+ private:
+  bench::run<Policy> const& run_;
+  bench::cache const& cache_;
+  mutable std::vector<std::byte> copy_;
+};
+
 template <class Policy>
 void measure(char const* name, Policy const& policy, index_t tokens, settings const& how) {
   bench::cache const c({1, 8, tokens, 128}, 32);
@@ -63,15 +89,7 @@ void measure(char const* name, Policy const& policy, index_t tokens, settings co
   auto const read_share = [&] {
     for (std::size_t i = 0; i < share; ++i) sink = bench::plain_read(next().storage.data(), bytes);
   };
-  std::vector<std::byte> copy(c.k.size() * 4);
-  auto const copy_source = [&] {
-    std::memcpy(copy.data(), c.k.data(), c.k.size() * 2);
-    std::memcpy(copy.data() + c.k.size() * 2, c.v.data(), c.v.size() * 2);
-    sink = static_cast<std::uint64_t>(copy[copy.size() / 2]);
-  };
-  auto const encode = [&] {
-    if (!first.compress(c)) std::abort();
-  };
+  coding<Policy> const code(first, c);
   std::vector<isa::path> paths;
   for (auto const wanted : isa::every_path)
     if (isa::use(wanted) == wanted) paths.push_back(wanted);
@@ -79,7 +97,8 @@ void measure(char const* name, Policy const& policy, index_t tokens, settings co
   for (int i = 0; i < how.rounds; ++i) {
     for (std::size_t p = 0; p < paths.size(); ++p) {
       isa::use(paths[p]);
-      double const m = seconds(copy_source), e = seconds(encode), again = seconds(copy_source);
+      double const before_copy = code.copy_seconds(), e = code.encode_seconds(),
+                   after_copy = code.copy_seconds();
       double const before = seconds(read_share),
                    a = seconds([&] { attend_share(attend_precision::tight); }),
                    between = seconds(read_share),
@@ -87,7 +106,7 @@ void measure(char const* name, Policy const& policy, index_t tokens, settings co
                    after = seconds(read_share);
       results[p].attend.push_back((before + between) / 2 / a);
       results[p].fast.push_back((between + after) / 2 / fast);
-      results[p].encode.push_back((m + again) / 2 / e);
+      results[p].encode.push_back((before_copy + after_copy) / 2 / e);
       results[p].gigabytes.push_back(static_cast<double>(share * bytes) / a * 1e-9);
     }
   }
@@ -101,22 +120,15 @@ template <class Policy>
 void measure_encode(char const* name, Policy const& policy, index_t tokens, int rounds) {
   bench::cache const c({1, 8, tokens, 128}, 32);
   bench::run<Policy> const r(policy, c);
-  std::vector<std::byte> copy(c.k.size() * 4);
-  auto const copy_source = [&] {
-    std::memcpy(copy.data(), c.k.data(), c.k.size() * 2);
-    std::memcpy(copy.data() + c.k.size() * 2, c.v.data(), c.v.size() * 2);
-    sink = static_cast<std::uint64_t>(copy[copy.size() / 2]);
-  };
-  auto const encode = [&] {
-    if (!r.compress(c)) std::abort();
-  };
-  encode();
+  coding<Policy> const code(r, c);
+  code.encode_seconds();
   std::printf("%-24s %7lld", name, static_cast<long long>(tokens));
   for (auto wanted : {isa::path::portable, isa::path::avx2, isa::path::avx512, isa::path::neon}) {
     if (isa::use(wanted) != wanted) continue;
     std::vector<double> of_copy;
     for (int i = 0; i < rounds; ++i) {
-      double const before = seconds(copy_source), e = seconds(encode), after = seconds(copy_source);
+      double const before = code.copy_seconds(), e = code.encode_seconds(),
+                   after = code.copy_seconds();
       of_copy.push_back((before + after) / 2 / e);
     }
     auto const q = bench::quartiles(of_copy);
