@@ -6,9 +6,9 @@
 ///
 /// Bodies live in an inline namespace that names the version and everything among the compiler's
 /// flags that changes what a body becomes (instruction sets, OpenMP, relaxed floating point, debug
-/// checks), because a linker merges inline functions of one name: two translation units compiled
-/// with different flags must not share a body. A .cu file compiled with the same host flags has the
-/// same names, so that kvslim's types cross between .cpp and .cu.
+/// checks, KVSLIM_PORTABLE), because a linker merges inline functions of one name: two translation
+/// units compiled with different flags must not share a body. A .cu file compiled with the same
+/// host flags has the same names, so that kvslim's types cross between .cpp and .cu.
 
 #if defined(_MSVC_LANG) ? _MSVC_LANG < 202002L : __cplusplus < 202002L
 #error "kvslim: C++20 is needed: compile with -std=c++20 or later"
@@ -85,11 +85,17 @@
 #else
 #define KVSLIM_DETAIL_CHECKS
 #endif
-#define KVSLIM_DETAIL_JOIN(a, b, c, d, e, f) v0_2##a##b##c##d##e##f
-#define KVSLIM_DETAIL_NAME(a, b, c, d, e, f) KVSLIM_DETAIL_JOIN(a, b, c, d, e, f)
-#define KVSLIM_DETAIL_ABI                                                          \
-  KVSLIM_DETAIL_NAME(KVSLIM_DETAIL_VECTORS, KVSLIM_DETAIL_FMA, KVSLIM_DETAIL_F16C, \
-                     KVSLIM_DETAIL_OPENMP, KVSLIM_DETAIL_MATH, KVSLIM_DETAIL_CHECKS)
+#if defined(KVSLIM_PORTABLE)
+#define KVSLIM_DETAIL_PLAIN _portable
+#else
+#define KVSLIM_DETAIL_PLAIN
+#endif
+#define KVSLIM_DETAIL_JOIN(a, b, c, d, e, f, g) v0_2##a##b##c##d##e##f##g
+#define KVSLIM_DETAIL_NAME(a, b, c, d, e, f, g) KVSLIM_DETAIL_JOIN(a, b, c, d, e, f, g)
+#define KVSLIM_DETAIL_ABI                                                            \
+  KVSLIM_DETAIL_NAME(KVSLIM_DETAIL_VECTORS, KVSLIM_DETAIL_FMA, KVSLIM_DETAIL_F16C,   \
+                     KVSLIM_DETAIL_OPENMP, KVSLIM_DETAIL_MATH, KVSLIM_DETAIL_CHECKS, \
+                     KVSLIM_DETAIL_PLAIN)
 
 #define KVSLIM_BEGIN_NAMESPACE \
   namespace kvslim {           \

@@ -4,19 +4,25 @@
 
 /// Which instruction set the CPU kernels of attention use. It is found out at run time: functions
 /// carry targets of their own, so that a program compiled for the oldest processor of its kind is
-/// as fast as one compiled for the processor that it runs on.
+/// as fast as one compiled for the processor that it runs on. With KVSLIM_PORTABLE defined there
+/// are none of these functions: a program is smaller, compiles faster, and runs plain loops.
 
 #include <kvslim/core/config.hpp>
 
-#if !defined(__CUDACC__) && defined(__GNUC__) && defined(__x86_64__)
+#if defined(__CUDACC__) || !defined(__GNUC__) || defined(KVSLIM_PORTABLE)
+#define KVSLIM_DETAIL_X86 0
+#define KVSLIM_DETAIL_NEON 0
+#else
+#if defined(__x86_64__)
 #define KVSLIM_DETAIL_X86 1
 #else
 #define KVSLIM_DETAIL_X86 0
 #endif
-#if !defined(__CUDACC__) && defined(__GNUC__) && defined(__aarch64__) && !defined(__AARCH64EB__)
+#if defined(__aarch64__) && !defined(__AARCH64EB__)
 #define KVSLIM_DETAIL_NEON 1
 #else
 #define KVSLIM_DETAIL_NEON 0
+#endif
 #endif
 #define KVSLIM_DETAIL_KERNELS (KVSLIM_DETAIL_X86 || KVSLIM_DETAIL_NEON)
 

@@ -3,7 +3,8 @@
 #include "life/live.hpp"
 #include "life/table.hpp"
 
-// Scorers that remember: their columns move with their tokens.
+// Scorers that remember: their columns move with their tokens. Three pairs of codecs, as in
+// scorers.cpp.
 
 namespace life {
 
@@ -11,7 +12,7 @@ namespace {
 
 using namespace kvslim;
 
-constexpr double four = 0.05, eight = 4e-3;
+constexpr double four = 0.05, eight = 4e-3, half = 1e-3;
 
 struct mass {
   float sum;
@@ -49,21 +50,20 @@ std::vector<entry> observers() {
              pipeline{shared{hitters{}, {1, d.in(1, 3)}}, draw_quota(d), kivi<4>{{.residual = 32}}},
              {{four, four}, 32, w});
        }},
-      {"hitters, f32",
+      {"hitters, f16",
        [](dice& d) {
-         live<float, float>(d, pipeline{hitters{}, draw_quota(d), dense<float>{}},
-                            {{0.0, 0.0}, 1, 1});
+         live<float, float>(d, pipeline{hitters{}, draw_quota(d)}, {{half, half}, 1, 1});
        }},
-      {"streaming, int4",
+      {"streaming, int8",
        [](dice& d) {
          live<float, float>(
              d,
-             pipeline{streaming_llm{}, draw_quota(d), int_per_token<4>{{.residual = d.small(12)}}},
-             {{four, four}, 4});
+             pipeline{streaming_llm{}, draw_quota(d), int_per_token<8>{{.residual = d.small(12)}}},
+             {{eight, eight}, 4});
        }},
       {"knorm, evictions from f16",
        [](dice& d) {
-         live<f16, f16>(d, pipeline{knorm{}, draw_quota(d), dense<f16>{}}, {{1e-3, 1e-3}, 1});
+         live<f16, f16>(d, pipeline{knorm{}, draw_quota(d), dense<f16>{}}, {{half, half}, 1});
        }},
   };
 }

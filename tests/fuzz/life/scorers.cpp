@@ -3,7 +3,8 @@
 #include "life/live.hpp"
 #include "life/table.hpp"
 
-// Tokens are chosen, merged and moved.
+// Tokens are chosen, merged and moved. Three pairs of codecs do for all: each is compiled once, and
+// quantizers.cpp has the others.
 
 namespace life {
 
@@ -11,7 +12,7 @@ namespace {
 
 using namespace kvslim;
 
-constexpr double two = 0.25, four = 0.05, eight = 4e-3, half = 1e-3, brain = 8e-3;
+constexpr double four = 0.05, eight = 4e-3, half = 1e-3;
 
 top_k draw_quota(dice& d) {
   return {{.budget = d.one_in(5) ? d.in(1, 4) : d.in(1, 120),
@@ -82,13 +83,13 @@ std::vector<entry> scorers() {
          live<float, float>(d, pipeline{knorm{}, draw_quota(d), draw_merger(d), int_per_token<8>{}},
                             {{eight, eight}, 4, 1, false});
        }},
-      {"snapkv, kvmerger, kivi 2",
+      {"snapkv, kvmerger, kivi 4",
        [](dice& d) {
          index_t const w = d.in(1, 6);
          live<bf16, float>(d,
                            pipeline{draw_snapkv(d, w), draw_quota(d), draw_merger(d),
-                                    kivi<2>{{.residual = 32 * d.in(0, 2)}}},
-                           {{two, two}, 32, w, false});
+                                    kivi<4>{{.residual = 32 * d.in(0, 2)}}},
+                           {{four, four}, 32, w, false});
        }},
       {"streaming, rerotate",
        [](dice& d) {
@@ -102,26 +103,24 @@ std::vector<entry> scorers() {
                                  kivi<4>{{.residual = 0}}},
                         {{four, four}, 32});
        }},
-      {"given scores, bf16",
+      {"given scores, f16",
        [](dice& d) {
-         live<float, e4m3>(d, pipeline{given_scores{}, draw_quota(d), dense<bf16>{}},
-                           {{brain, brain}, 1});
+         live<float, e4m3>(d, pipeline{given_scores{}, draw_quota(d)}, {{half, half}, 1});
        }},
       {"shared knorm",
        [](dice& d) {
          live<float, float>(d, pipeline{shared{knorm{}, {d.in(1, 3), d.in(1, 3)}}, draw_quota(d)},
                             {{half, half}, 1});
        }},
-      {"knorm, kvmerger, rerotate, int4",
+      {"knorm, kvmerger, rerotate, int8",
        [](dice& d) {
-         live<float, bf16>(d, pipeline{knorm{}, draw_merger(d), draw_mover(d), int_per_token<4>{}},
-                           {{four, four}, 4, 1, false});
+         live<float, bf16>(d, pipeline{knorm{}, draw_merger(d), draw_mover(d), int_per_token<8>{}},
+                           {{eight, eight}, 4, 1, false});
        }},
-      {"knorm, contest, f32",
+      {"knorm, contest, f16",
        [](dice& d) {
-         live<float, float>(d,
-                            pipeline{knorm{}, pool_quota{d.in(1, 3), d.small(8)}, dense<float>{}},
-                            {{0.0, 0.0}, 1, 1, false});
+         live<float, float>(d, pipeline{knorm{}, pool_quota{d.in(1, 3), d.small(8)}},
+                            {{half, half}, 1, 1, false});
        }},
   };
 }
