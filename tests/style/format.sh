@@ -16,5 +16,5 @@ done
   echo "skipped: clang-format 14 is not installed"
   exit 77
 }
-find include tests bench examples \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' -o -name '*.h' \) -print0 |
+find include tests bench examples \( -name '*.hpp' -o -name '*.cpp' -o -name '*.cuh' -o -name '*.cu' -o -name '*.h' -o -name '*.inc' \) -print0 |
   xargs -0 "$tool" --dry-run --Werror
