@@ -356,8 +356,10 @@ template <class Exec, class Plan, class Cells, class Packed>
     if (!keeps_as_leader(plan, keep, r, layout.key) ||
         !keeps_as_leader(plan, keep, r, layout.value))
       return fail(errc::unsupported, "kvslim: rows that share blocks must keep the same tokens");
-  exec.for_each(rows,
-                [=](index_t r) { w.good[r] = row_fits(plan, cells, keep, w.staging, r) ? 1 : 0; });
+  exec.for_each(rows, [=](index_t i) {
+    index_t const r = rows - 1 - i;  // so that caches still hold the rows that are encoded first
+    w.good[r] = row_fits(plan, cells, keep, w.staging, r) ? 1 : 0;
+  });
   for (index_t r = 0; r < rows; ++r)
     if (w.good[r] == 0)
       return fail(errc::non_finite,
