@@ -147,5 +147,12 @@ template <class T>
 #endif
   return at;
 }
+/// What is made of a number is not made before the loop that needs it, and kept in registers.
+[[nodiscard]] __device__ inline std::uint32_t settled(std::uint32_t x) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
 
 KVSLIM_END_CUDA_NAMESPACE

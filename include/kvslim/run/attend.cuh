@@ -67,19 +67,18 @@ __device__ inline void write_lse(attend_request<cuda_space> const& a, index_t ro
 /// What a block writes if the cache was never filled.
 __device__ inline void write_nothing(extents const& e, attend_request<cuda_space> const& a,
                                      attend_cut const& x, float* partials) {
-  index_t const item = blockIdx.x, split = item % x.splits, work = item / x.splits;
-  index_t const r = x.first_row + work / x.pieces, first = work % x.pieces * x.piece_heads;
-  index_t const s = r / e.kv_heads - a.first_sequence, width = e.value_width();
+  int const item = static_cast<int>(blockIdx.x), split = item % x.splits, work = item / x.splits;
+  int const r = x.first_row + work / x.pieces, first = work % x.pieces * x.piece_heads,
+            kv_heads = static_cast<int>(e.kv_heads);
+  int const s = r / kv_heads - static_cast<int>(a.first_sequence),
+            width = static_cast<int>(e.value_width());
   if (a.active != nullptr && a.active[s] == 0) return;
-  int const heads = static_cast<int>(min(x.piece_heads, x.virtual_heads - first));
+  int const heads = min_int(x.piece_heads, x.virtual_heads - first);
   for (int h = 0; h < heads; ++h) {
-    query_place const at(x, r % e.kv_heads, first + h);
+    query_place const at(x, r % kv_heads, first + h);
     float* const to =
-        x.splits == 1
-            ? nullptr
-            : partials + (((r - x.first_row) * x.virtual_heads + first + h) * x.splits + split) *
-                             partial_floats(e);
-    for (index_t d = threadIdx.x; d < width; d += attend_threads) {
+        x.splits == 1 ? nullptr : partials + x.partial(r, first + h, split) * partial_floats(e);
+    for (int d = static_cast<int>(threadIdx.x); d < width; d += attend_threads) {
       if (x.splits > 1)
         to[d] = 0.0f;
       else
@@ -185,15 +184,16 @@ template <int Heads, class Packed>
 __device__ void attend_block(Packed const& packed, attend_request<cuda_space> const& a,
                              attend_cut const& x, float* shared, float* partials) {
   auto const& e = packed.extents();
-  index_t const item = blockIdx.x, work = item / x.splits;
+  int const item = static_cast<int>(blockIdx.x), work = item / x.splits,
+            kv_heads = static_cast<int>(e.kv_heads);
   row_block block;
   auto& [r, s, kv_head, first, split, heads, masked, visible] = block;
   split = item % x.splits;
   r = x.first_row + work / x.pieces;
   first = work % x.pieces * Heads;
-  s = r / e.kv_heads - a.first_sequence;
-  kv_head = r % e.kv_heads;
-  heads = static_cast<int>(min(Heads, x.virtual_heads - first));
+  s = r / kv_heads - static_cast<int>(a.first_sequence);
+  kv_head = r % kv_heads;
+  heads = min_int(Heads, x.virtual_heads - first);
   if (a.active != nullptr && a.active[s] == 0) return;
   int const dim = static_cast<int>(e.head_dim), width = static_cast<int>(e.value_width());
   int const thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
@@ -237,16 +237,18 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
         a.window > 0 && a.window <= own ? own - static_cast<std::int32_t>(a.window) + 1 : 0;
   }
   masked = row.holes > 0 || a.positions != nullptr || a.q.tokens > 1 || a.window > 0;
-  index_t const slots = row.slots;
-  index_t const share = round_up(div_up(slots, x.splits), run_tokens);
-  index_t const begin = min(slots, split * share), end = min(slots, begin + share);
+  int const slots = row.slots;
+  int const runs = (slots + 31) / 32, share = (runs + x.splits - 1) / x.splits;
+  int const begin_run = min_int(runs, min_int(split, runs) * share),
+            begin = min_int(slots, begin_run * 32),
+            end = min_int(slots, min_int(runs, begin_run + share) * 32);
   visible = {a.visible, r, begin, end};
   auto const logits_of = [&](int h) {
     return a.logits + query_place(x, kv_head, first + h).row(a, s) * a.logits_stride;
   };
   if (a.logits != nullptr && a.visible.begin_end != nullptr)
     for (int h = 0; h < heads; ++h)
-      for (index_t t = begin + thread; t < min(end, a.logits_stride); t += attend_threads)
+      for (index_t t = begin + thread; t < min(index_t{end}, a.logits_stride); t += attend_threads)
         logits_of(h)[t] = -INFINITY;
   __syncthreads();
   if constexpr (keys_own) {
@@ -256,31 +258,29 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
 
   float most[Heads], total[Heads] = {}, total_lost[Heads] = {};
   for (float& m : most) m = -INFINITY;
-  index_t whole = 0;
+  int whole = 0;
   if constexpr (has_runs)
     if (x.runs)
       whole = attend_runs(packed, a, x, {q, limit, earliest, shared}, block, most, total,
                           total_lost, sums, lost);
-  auto const keys = packed.keys(r);
-  auto const values = packed.values(r);
   float const* const biases = packed.biases(r);
   run_positions const positions = packed.positions(r);
   float const soft_cap = packed.layout().logit.soft_cap;
-  for (index_t span = 0; span < visible.count(); ++span) {
+  for (int span = 0; span < visible.count(); ++span) {
     auto const [first_slot, to] = visible[span];
-    index_t const from = max(first_slot, whole);
-    for (index_t step = from; step < to; step += attend_threads) {
-      int const n = static_cast<int>(min(attend_threads, to - step));
+    for (int step = max_int(first_slot, whole); step < to; step += attend_threads) {
+      int const n = min_int(attend_threads, to - step);
       float logit[Heads] = {};
       if (thread < n) {
-        index_t const slot = step + thread;
-        keys.visit(slot, 1, [&](auto const& codec, std::byte const* stored, site const& at) {
-          using form = std::remove_cvref_t<decltype(codec)>;
-          float const* const mine = in_own_basis<form> ? own_q : q;
-          warp_codec<form>::each_channel(codec, stored, at, [&](index_t d, float k) {
-            unrolled<Heads>([&](int h) { logit[h] += mine[d * Heads + h] * k; });
-          });
-        });
+        int const slot = step + thread;
+        packed.keys(r).visit(
+            slot, 1, [&](auto const& codec, std::byte const* stored, site const& at) {
+              using form = std::remove_cvref_t<decltype(codec)>;
+              float const* const mine = in_own_basis<form> ? own_q : q;
+              warp_codec<form>::each_channel(codec, stored, at, [&](index_t d, float k) {
+                unrolled<Heads>([&](int h) { logit[h] += mine[d * Heads + h] * k; });
+              });
+            });
         std::int32_t const position = masked ? positions[slot] : 0;
         float const bias = biases != nullptr ? biases[slot] : 0.0f;
         unrolled<Heads>([&](int h) {
@@ -311,6 +311,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
         weights[thread * Heads + h] = p;
       });
       __syncthreads();
+      auto const values = packed.values(r);  // not before: registers are scarce
       add_values<false, Heads>(values, step, n, width, weights, shrink, sums, lost);
       if constexpr (values_own)
         add_values<true, Heads>(values, step, n, own_width, weights, shrink, own_sums, own_lost);
@@ -347,9 +348,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
       return sum;
     };
     if (x.splits > 1) {
-      float* const to =
-          partials + (((r - x.first_row) * x.virtual_heads + first + h) * x.splits + split) *
-                         partial_floats(e);
+      float* const to = partials + x.partial(r, first + h, split) * partial_floats(e);
       for (int d = thread; d < width; d += attend_threads)
         to[d] = static_cast<float>(sum_of_channel(d));
       if (thread == 0) {
@@ -404,27 +403,29 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(
 template <class Request>
 KVSLIM_DETAIL_KERNEL void __launch_bounds__(attend_threads)
     merge_splits_kernel(extents e, Request a, attend_cut x, float const* partials) {
-  index_t const row = blockIdx.x / x.virtual_heads, s = row / e.kv_heads;
+  int const item = static_cast<int>(blockIdx.x), row = item / x.virtual_heads,
+            kv_heads = static_cast<int>(e.kv_heads), s = row / kv_heads;
   if (a.active != nullptr && a.active[s] == 0) return;
-  query_place const at(x, row % e.kv_heads, blockIdx.x % x.virtual_heads);
-  index_t const width = e.value_width(), floats = partial_floats(e);
-  float const* const mine = partials + blockIdx.x * x.splits * floats;
+  query_place const at(x, row % kv_heads, item % x.virtual_heads);
+  int const width = static_cast<int>(e.value_width());
+  index_t const floats = partial_floats(e);
+  float const* const mine = partials + index_t{item} * x.splits * floats;
   ops::softmax_state state;
-  for (index_t i = 0; i < x.splits; ++i) state.most = fmaxf(state.most, mine[i * floats + width]);
+  for (int i = 0; i < x.splits; ++i) state.most = fmaxf(state.most, mine[i * floats + width]);
   float const high = state.most;
-  auto const weight = [&](index_t i) {
+  auto const weight = [&](int i) {
     return high == -INFINITY ? 0.0f : ops::exp_nonpositive(mine[i * floats + width] - high);
   };
-  for (index_t i = 0; i < x.splits; ++i)
+  for (int i = 0; i < x.splits; ++i)
     state.total +=
         static_cast<double>(weight(i)) * (static_cast<double>(mine[i * floats + width + 1]) +
                                           static_cast<double>(mine[i * floats + width + 2]));
   float own = 1.0f;
   if (a.sink_logits != nullptr) own = state.merge({a.sink_logits[at.head], 1.0}).mine;
   double const inverse = state.total > 0.0 ? static_cast<double>(own) / state.total : 0.0;
-  for (index_t d = threadIdx.x; d < width; d += attend_threads) {
+  for (int d = static_cast<int>(threadIdx.x); d < width; d += attend_threads) {
     float sum = 0.0f, lost = 0.0f;
-    for (index_t i = 0; i < x.splits; ++i)
+    for (int i = 0; i < x.splits; ++i)
       add_exactly(sum, lost, 1.0f, weight(i) * mine[i * floats + d]);
     a.out.put(s, at.head, at.token, d,
               static_cast<float>((static_cast<double>(sum) + static_cast<double>(lost)) * inverse));
@@ -460,11 +461,15 @@ status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
   index_t const group = a.q.heads / e.kv_heads, all = group * a.q.tokens,
                 rows = a.q.sequences * e.kv_heads;
   int const heads = detail::attend_heads(packed.layout(), all);
-  detail::attend_cut const x{group,
-                             all,
-                             detail::div_up(all, heads),
-                             a.splits,
-                             a.first_sequence * e.kv_heads,
+  index_t const pieces = detail::div_up(all, heads);
+  for (index_t const blocks : {rows * all, rows * pieces * a.splits, e.rows()})
+    if (blocks > detail::most_blocks)
+      return detail::fail(errc::unsupported, "kvslim: attend needs more blocks than a grid has");
+  detail::attend_cut const x{static_cast<int>(group),
+                             static_cast<int>(all),
+                             static_cast<int>(pieces),
+                             static_cast<int>(a.splits),
+                             static_cast<int>(a.first_sequence * e.kv_heads),
                              heads,
                              detail::attends_runs(packed.layout()),
                              detail::logit_scale(packed.layout().logit, e.head_dim)};
@@ -474,7 +479,7 @@ status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
   if constexpr (detail::reads_runs<Key, Value>())
     if (heads == 8) kernel = detail::attend_kernel<packed_cache<Key, Value, cuda_space>, true>;
   if (auto const s =
-          detail::launch(exec, {rows * x.pieces * x.splits, detail::attend_threads, shared}, kernel,
+          detail::launch(exec, {rows * pieces * a.splits, detail::attend_threads, shared}, kernel,
                          packed, a, x, partials);
       !s || a.splits == 1)
     return s;

@@ -12,15 +12,24 @@ KVSLIM_BEGIN_CUDA_NAMESPACE
 inline constexpr int attend_warps = 4;
 inline constexpr int attend_threads = attend_warps * warp_threads;  // as many slots make a step
 
-/// How an attend call is cut: one block per (row, piece of heads, split).
+[[nodiscard]] __device__ inline int min_int(int a, int b) { return b < a ? b : a; }
+[[nodiscard]] __device__ inline int max_int(int a, int b) { return a < b ? b : a; }
+
+/// How an attend call is cut: one block per (row, piece of heads, split). A grid holds no more than
+/// an int counts, and registers are scarce.
 struct attend_cut {
-  index_t group;          // query heads of a KV head
-  index_t virtual_heads;  // group * query tokens
-  index_t pieces, splits;
-  index_t first_row;
+  int group;          // query heads of a KV head
+  int virtual_heads;  // group * query tokens
+  int pieces, splits;
+  int first_row;
   int piece_heads;  // 1, 4 or 8
   bool runs;        // whole runs of tokens go to matrix units
   float scale;
+
+  /// Place of a split of a virtual head among partial results.
+  [[nodiscard]] __device__ index_t partial(int r, int virtual_head, int split) const {
+    return (index_t{r - first_row} * virtual_heads + virtual_head) * splits + split;
+  }
 };
 
 /// Threads that take the values of a step turn by turn where V has few channels.
@@ -38,10 +47,10 @@ __device__ inline void add_exactly(float& sum, float& lost, float shrink, float 
 
 /// Which query a virtual head is.
 struct query_place {
-  index_t token, head;
-  __device__ query_place(attend_cut const& x, index_t kv_head, index_t virtual_head)
+  int token, head;
+  __device__ query_place(attend_cut const& x, int kv_head, int virtual_head)
       : token(virtual_head / x.group), head(kv_head * x.group + virtual_head % x.group) {}
-  [[nodiscard]] __device__ index_t row(attend_request<cuda_space> const& a, index_t s) const {
+  [[nodiscard]] __device__ index_t row(attend_request<cuda_space> const& a, int s) const {
     return (s * a.q.heads + head) * a.q.tokens + token;
   }
 };
@@ -49,25 +58,25 @@ struct query_place {
 /// Slots of a row that one block looks at.
 struct slot_spans {
   visible_spans visible;
-  index_t r, begin, end;
+  int r, begin, end;
 
-  [[nodiscard]] __device__ index_t count() const {
-    return visible.begin_end == nullptr ? 1 : min(visible.counts[r], visible.most);
+  [[nodiscard]] __device__ int count() const {
+    return visible.begin_end == nullptr ? 1
+                                        : static_cast<int>(min(visible.counts[r], visible.most));
   }
   struct span {
-    index_t from, to;
+    int from, to;
   };
-  [[nodiscard]] __device__ span operator[](index_t i) const {
+  [[nodiscard]] __device__ span operator[](int i) const {
     if (visible.begin_end == nullptr) return {begin, end};
     std::int32_t const* const mine = visible.begin_end + (r * visible.most + i) * 2;
-    return {max(begin, mine[0]), min(end, mine[1])};
+    return {max_int(begin, mine[0]), min_int(end, mine[1])};
   }
 };
 
 /// What a block is about: four heads or so of one row, and its slots.
 struct row_block {
-  index_t r, s, kv_head, first, split;
-  int heads;
+  int r, s, kv_head, first, split, heads;
   bool masked;
   slot_spans visible;
 };

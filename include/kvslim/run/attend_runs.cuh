@@ -95,6 +95,7 @@ struct score_rules {
   int whole;  // slots of whole runs
   float soft_cap;
   index_t logits_stride;
+  bool any;  // of every run: not only of what spans cut
 };
 inline constexpr index_t score_rule_floats = sizeof(score_rules) / sizeof(float);
 
@@ -120,6 +121,7 @@ __device__ void load_rules(Packed const& packed, attend_request<cuda_space> cons
   to.first_position = positions.first;
   to.soft_cap = packed.layout().logit.soft_cap;
   to.logits_stride = a.logits_stride;
+  to.any = to.soft_cap > 0.0f || to.biases != nullptr || a.logits != nullptr || at.masked;
   for (int h = 0; h < most_run_piece; ++h)
     to.logits[h] =
         a.logits == nullptr || h >= at.heads
@@ -160,10 +162,10 @@ __device__ void finish_scores(Walk const& walk, score_rules const& rules, int n,
 /// logit, its total (in the first thread) and its sums as attend_block has them. Returns the slots
 /// that this covers. Every thread calls.
 template <class Packed, int Heads>
-__device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> const& a,
-                               attend_cut const& x, run_memory const& memory, row_block& at,
-                               float (&most_of)[Heads], float (&total_of)[Heads],
-                               float (&total_lost_of)[Heads], float* sums, float* lost) {
+__device__ int attend_runs(Packed const& packed, attend_request<cuda_space> const& a,
+                           attend_cut const& x, run_memory const& memory, row_block& at,
+                           float (&most_of)[Heads], float (&total_of)[Heads],
+                           float (&total_lost_of)[Heads], float* sums, float* lost) {
   using walk_type =
       run_walk<typename Packed::key_codec_type, typename Packed::value_codec_type, Heads>;
   constexpr int mine = walk_type::lane_heads;
@@ -172,7 +174,7 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
             thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
             warp = thread / warp_threads, head = lane % 4 * mine;  // the first one of a lane
   auto const& row = packed.raw_row(at.r);
-  int const coded = static_cast<int>(min(row.key_coded, row.value_coded) / 32 * 32);
+  int const coded = min_int(row.key_coded, row.value_coded) / 32 * 32;
   if (coded <= at.visible.begin) return 0;
   float* const back = memory.own + walk_type::query_words * Heads * ((dim + 31) & ~31);
   float* const warp_sums = back + 2 * Heads;
@@ -190,8 +192,6 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
                        {packed.layout().value, packed.values(at.r).blocks, width}, memory.own, dim,
                        (width + 31) / 32, (warp & pairs) * (slice_channels / 32),
                        a.precision == attend_precision::fast);
-  bool const plain =
-      rules.soft_cap <= 0.0f && rules.biases == nullptr && a.logits == nullptr && !at.masked;
   float back_mine[mine], query_sum[mine];
   unrolled<mine>([&](int i) {
     back_mine[i] = back[head + i];
@@ -214,15 +214,15 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
   typename walk_type::loaded held = {};
   for (int n = 0; n < rules.block.visible.count(); ++n) {
     auto const span = rules.block.visible[n];
-    int const from = static_cast<int>(span.from), to = static_cast<int>(min(span.to, rules.whole));
+    int const from = span.from, to = min_int(span.to, rules.whole);
     int const last = (to + 31) / 32;
     int run = from / 32 + (warp >> pairs);
     if (from >= to || run >= last) continue;
-    bool const odd = !plain || from % 32 != 0 || to % 32 != 0;
+    bool const odd = rules.any || from % 32 != 0 || to % 32 != 0;
     walk.begin(run, held);
     while (run < last) {
       float o[8][4] = {}, base[mine][walk_type::groups] = {}, part[mine] = {};
-      for (int const stop = static_cast<int>(min(last, run + stretch_runs * stride)); run < stop;) {
+      for (int const stop = min_int(last, run + stretch_runs * stride); run < stop;) {
         float score[mine][4];
         walk.score(run, held, back_mine, query_sum, score);
         int const next = run + stride < last ? run + stride : run;
@@ -281,7 +281,7 @@ __device__ index_t attend_runs(Packed const& packed, attend_request<cuda_space> 
           y = over_rows(y, [](float one, float other) { return one + other; });
         unrolled<8>([&](int tile) {
           int const u = tile / 2, m = tile % 2;
-          if (walk.first_unit + u >= walk.units) return;
+          if (u >= walk.units) return;
           unrolled<2>([&](int half) {
             float& sum = my_sums[i * slice_channels + u * 32 + walk.channel(m, half)];
             sum = sum * shrink + unit * walk.sum_of(o, base[i], u, m, half, i);

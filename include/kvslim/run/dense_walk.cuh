@@ -31,9 +31,9 @@ struct run_walk<dense_key<T>, dense_value<T>, Heads> {
 
   keys_type keys;
   values_type values;
-  float const* q;  // shared, as run_floats says
-  int g, t, dim, units, first_unit;
-  bool fast;  // the last part of a weight is left out
+  float const* q;                    // shared, as run_floats says
+  int g, t, dim, first_unit, units;  // units of V from the first one on
+  bool fast;                         // the last part of a weight is left out
   // Bytes from a run to what this lane reads; of V also those from a unit's first channel in the
   // last unit, half of which may be behind the row.
   std::uint32_t key_lane, value_lane, last_lane;
@@ -46,8 +46,8 @@ struct run_walk<dense_key<T>, dense_value<T>, Heads> {
         g(static_cast<int>(threadIdx.x) % warp_threads / 4),
         t(static_cast<int>(threadIdx.x) % 4),
         dim(key_dim),
-        units(value_units),
         first_unit(unit),
+        units(value_units - unit),
         fast(quick),
         key_lane(static_cast<std::uint32_t>(g / 4) * k.tile_bytes +
                  static_cast<std::uint32_t>(32 * t + 8 * (g % 4))),
@@ -89,7 +89,7 @@ struct run_walk<dense_key<T>, dense_value<T>, Heads> {
     unrolled<4>([&](int j) { weigh(w, j, p[j]); });
     unrolled<2>([&](int part) {
       unrolled<4>([&](int u) {
-        if (first_unit + u >= units) return;
+        if (u >= units) return;
         unrolled<2>([&](int m) {
           std::uint32_t a[4];
           values_type::operand(x.v[u], m, a);
@@ -160,9 +160,8 @@ struct run_walk<dense_key<T>, dense_value<T>, Heads> {
                                        static_cast<std::uint32_t>(2 * part) * values.row_bytes);
     unrolled<4>([&](int i) {
       unrolled<4>([&](int u) {
-        if (first_unit + u >= units) return;
-        std::uint32_t const lane =
-            first_unit + u + 1 == units ? last_lane : static_cast<std::uint32_t>(8 * g);
+        if (u >= units) return;
+        std::uint32_t const lane = u + 1 == units ? last_lane : static_cast<std::uint32_t>(8 * g);
         to.v[u][i] = read_only<uint2>(from + u * 64 + lane);
       });
       from = settled(from + (i == 1 ? 3u : 1u) * values.row_bytes);

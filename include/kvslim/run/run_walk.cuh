@@ -62,11 +62,12 @@ struct run_walk {
 
   keys_type keys;
   values_type values;
-  float const* q;  // shared, as run_floats says
-  int g, t, dim, units, first_unit;
-  bool fast;  // weights are f16 alone; of eight heads
+  float const* q;                    // shared, as run_floats says
+  int g, t, dim, first_unit, units;  // units of V from the first one on
+  bool fast;                         // weights are f16 alone; of eight heads
   // Bytes from a run to what this lane reads: codes of K and V, scales of K, of V's tokens.
   std::uint32_t key_lane, value_lane, scale_lane, value_scale_lane;
+  std::uint32_t value_groups;  // a byte of each of V's units: twice its group
 
   __device__ run_walk(keys_type const& k, values_type const& v, float const* queries, int key_dim,
                       int value_units, int unit, bool quick)
@@ -76,14 +77,20 @@ struct run_walk {
         g(static_cast<int>(threadIdx.x) % warp_threads / 4),
         t(static_cast<int>(threadIdx.x) % 4),
         dim(key_dim),
-        units(value_units),
         first_unit(unit),
+        units(value_units - unit),
         fast(quick),
         key_lane(static_cast<std::uint32_t>(t * key_unit_bytes + kf::key_row(g))),
         value_lane(static_cast<std::uint32_t>(unit * value_unit_bytes + vf::value_row(g)) +
                    static_cast<std::uint32_t>(vf::block(t)) * v.block_bytes),
         scale_lane(static_cast<std::uint32_t>(by_channel ? 8 * t : 2 * kf::token(g))),
-        value_scale_lane(v.scale(kf::token(g))) {}
+        value_scale_lane(v.scale(kf::token(g))),
+        value_groups(0) {
+    for (int u = groups - 1; u >= 0; --u) {
+      auto const at = static_cast<std::uint32_t>(min(unit + u, value_units - 1));
+      value_groups = value_groups << 8 | 2 * (at / v.units_of_group);
+    }
+  }
 
   /// Score j of a lane: its tile, its half, and its token in the run.
   static KVSLIM_HD constexpr int tile(int j) { return keys_type::bits == 2 ? j / 2 : j % 2; }
@@ -190,7 +197,7 @@ struct run_walk {
     std::uint8_t const* const codes = settled(begin + value_lane);
     std::uint8_t const* const behind = settled(codes + 4 * values.block_bytes);
     unrolled<4>([&](int u) {
-      if (first_unit + u >= units) return;
+      if (u >= units) return;
       vf::load(codes + u * value_unit_bytes, to.v[0][u]);
       vf::load(behind + u * value_unit_bytes, to.v[1][u]);
     });
@@ -220,13 +227,9 @@ struct run_walk {
         });
         return;
       }
+      std::uint32_t const packed = settled(value_groups);
       unrolled<2>([&](int i) {
-        std::uint32_t group[2];
-        unrolled<2>([&](int k) {
-          auto const unit = static_cast<std::uint32_t>(first_unit + 2 * i + k);
-          group[k] =
-              2 * (unit < static_cast<std::uint32_t>(units) ? unit / values.units_of_group : 0);
-        });
+        std::uint32_t const group[] = {packed >> 16 * i & 255u, packed >> (16 * i + 8) & 255u};
         unrolled<4>([&](int j) {
           auto const two = [&](std::uint8_t const* from) {
             return read_only<std::uint16_t>(from + group[0]) |
@@ -318,7 +321,7 @@ struct run_walk {
     };
     if constexpr (groups == 1) weigh(0);
     unrolled<4>([&](int u) {
-      if (first_unit + u / 2 * 2 >= units) return;  // what is behind the last unit goes nowhere
+      if (u / 2 * 2 >= units) return;  // what is behind the last unit goes nowhere
       if constexpr (groups == 4) weigh(u);
       unrolled<2>([&](int m) {
         unrolled<2>([&](int part) {
