@@ -238,7 +238,9 @@ void test_queries(cells const& c, index_t group, index_t window, unsigned seed, 
   device<float> const dout(out), dscratch(floats);
   for (auto const how : {reduce::mean, reduce::maximum})
     for (auto const pool : {pooling::average, pooling::maximum}) {
-      ops::mass_options const options{pool, 5, how};
+      // The wide one has neighbours in the blocks of other tokens.
+      bool const wide = pool == pooling::average && how == reduce::mean;
+      ops::mass_options const options{pool, wide ? 301 : 5, how, pool == pooling::maximum};
       check(ops::attention_mass(host, t.on_host, queries, options, {out.data(), e.tokens},
                                 scratch.data()) &&
                 ops::attention_mass(gpu, t.on_gpu, dqueries, options, {dout.get(), e.tokens},
@@ -246,6 +248,12 @@ void test_queries(cells const& c, index_t group, index_t window, unsigned seed, 
             "attention_mass runs", name);
       check(distance(dout.host(), out) <= tolerance::accumulated, "attention_mass", name);
     }
+  for (index_t const kernel : {6017, 6019}) {
+    auto const code = ops::attention_mass(gpu, t.on_gpu, dqueries, {.kernel = kernel},
+                                          {dout.get(), e.tokens}, dscratch.get())
+                          .code;
+    check(code == (kernel == 6017 ? errc::ok : errc::unsupported), "the widest pooling", name);
+  }
 
   std::vector<ledger> ledgers(t.all);
   auto const observed = static_cast<std::size_t>(e.rows() * ops::observe_floats(e));

@@ -7,32 +7,63 @@
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
-/// Mean probability of every token of the prefix: mass [tokens] at the start of a row's scratch.
+/// Tokens whose mass a block has in shared memory, of one head or of several: `span` of each, of
+/// which pooled scores lack neighbours at either end.
+struct mass_cut {
+  index_t heads, span, own;  // own: tokens whose scores a block writes
+  index_t first_head, group;
+};
+
+/// Mass of the tokens of a stretch from one query head after the other, pooled along the text and
+/// reduced over the heads of the tile. Blocks: [row, stretch of cut.own tokens].
 template <class Text>
-KVSLIM_DETAIL_KERNEL void window_mass_kernel(softmax_tile<Text> tile, ops::mass_options options,
-                                             float* scratch) {
+KVSLIM_DETAIL_KERNEL void window_mass_kernel(softmax_tile<Text> tile, mass_cut cut,
+                                             ops::mass_options options, score_view out) {
+  KVSLIM_DETAIL_DYNAMIC_SHARED(mass);  // [heads, span]
   __shared__ tile_statistics stats;
-  index_t const items = tile.text.extents().rows() * tile.stretches_at_most, window = tile.count;
+  index_t const tokens = tile.text.extents().tokens, stretches = div_up(tokens, cut.own),
+                items = tile.text.extents().rows() * stretches, window = tile.queries.tokens,
+                half = options.kernel / 2;
   for (index_t item = blockIdx.x; item < items; item += gridDim.x) {
-    index_t const r = item / tile.stretches_at_most, at = item % tile.stretches_at_most,
-                  prefix = tile.tokens(r) - window, begin = at * tile.stretch,
-                  end = min(begin + tile.stretch, prefix);
-    for (index_t base = begin; base < end; base += tile_threads) {
+    index_t const r = item / stretches, begin = item % stretches * cut.own,
+                  end = min(begin + cut.own, tokens), prefix = max(0, tile.tokens(r) - window),
+                  from = max(0, begin - half), stop = min(end + half, prefix);
+    for (index_t base = from; base < stop; base += tile_threads) {
       index_t const t = base + threadIdx.x;
-      float sum = 0.0f;
-      for (index_t i0 = 0; i0 < window; i0 += tile_queries) {
-        float x[tile_queries];
-        stats.load(tile, r, i0);
-        tile.logits(r, t, i0, x);
-        unrolled<tile_queries>([&](int i) {
-          if (x[i] > -INFINITY)
-            sum += ops::exp_nonpositive(x[i] - stats.most[i]) * stats.inverse[i] *
-                   ops::query_weight(options, prefix, i0 + i);
-        });
-        __syncthreads();
+      for (index_t g = 0; g < cut.heads; ++g) {
+        softmax_tile<Text> one = tile;
+        one.first_head += g;
+        one.heads = 1;
+        one.count = window;
+        float sum = 0.0f;
+        for (index_t i0 = 0; i0 < window; i0 += tile_queries) {
+          float x[tile_queries];
+          stats.load(tile, r, i0 * cut.heads + g, cut.heads);
+          one.logits(r, t, i0, x);
+          unrolled<tile_queries>([&](int i) {
+            if (x[i] > -INFINITY)
+              sum += ops::exp_nonpositive(x[i] - stats.most[i]) * stats.inverse[i] *
+                     ops::query_weight(options, prefix, i0 + i);
+          });
+          __syncthreads();
+        }
+        mass[g * cut.span + t - from] = sum / static_cast<float>(window);
       }
-      if (t < prefix) scratch[r * tile.row_floats + t] = sum / static_cast<float>(window);
     }
+    __syncthreads();
+    for (index_t t = begin + threadIdx.x; t < end; t += tile_threads) {
+      float score = cut.first_head == 0 ? 0.0f : out.row(r)[t];
+      for (index_t g = 0; g < cut.heads && t < prefix; ++g) {
+        float const pooled =
+            ops::pooled_at(options.kind, mass + g * cut.span, t - from, max(0, t - half) - from,
+                           min(prefix - 1, t + half) - from, options.kernel);
+        float const add =
+            options.heads == reduce::mean ? pooled / static_cast<float>(cut.group) : pooled;
+        score = reduce_step(options.heads, score, add);
+      }
+      out.row(r)[t] = score;
+    }
+    __syncthreads();
   }
 }
 
@@ -72,17 +103,27 @@ struct window_take_body {
   }
 };
 
-/// Tokens of one stretch: so many that the statistics of all of them fit behind the mass in
-/// ops::mass_floats.
-[[nodiscard]] constexpr index_t window_stretch(index_t window) noexcept {
-  return tile_threads * div_up(window, 64);
+/// Tokens of one stretch: so many that the statistics of `count` queries for all of them fit into
+/// as many floats as there are tokens, and what ops::mass_floats has besides.
+[[nodiscard]] constexpr index_t window_stretch(index_t count) noexcept {
+  return tile_threads * div_up(count, 64);
+}
+
+/// As many heads as shared memory, and statistics behind the mass, have room for.
+[[nodiscard]] inline mass_cut cut_mass(extents const& e, index_t window, index_t group,
+                                       index_t kernel) noexcept {
+  constexpr index_t room = 6 * 1024;  // floats, beside what logits() takes
+  index_t const span = round_up(kernel - 1 + tile_threads, 2 * tile_threads);
+  index_t const rest = ops::mass_floats(e, window) - 2 * e.tokens - window;
+  return {min(group, min(room / span, rest / (2 * window))), span, span - (kernel - 1), 0, group};
 }
 
 KVSLIM_END_CUDA_NAMESPACE
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Four kernels for each query head of a group.
+/// Three kernels for all query heads of a group (of as many as there is room for); two more where
+/// heads are reduced before pooling. Returns also: unsupported (a pooling kernel above 6017).
 template <>
 struct implementation<ops::attention_mass_op, cuda> {
   template <class Text, class Queries>
@@ -91,42 +132,35 @@ struct implementation<ops::attention_mass_op, cuda> {
     static_assert(std::same_as<typename Queries::space, cuda_space>,
                   "kvslim: a CUDA executor was given queries in host memory");
     auto const& e = text.extents();
-    index_t const floats = ops::mass_floats(e, queries.tokens),
-                  stretch = detail::window_stretch(queries.tokens),
-                  // queries may stand behind all tokens (probed_text)
-        stretches = detail::div_up(e.tokens + queries.tokens, stretch),
-                  group = queries.heads / e.kv_heads;
-    for (index_t g = 0; g < group; ++g) {
-      detail::softmax_tile<Text> const tile{text,
-                                            queries,
-                                            g,
-                                            1,
-                                            0,
-                                            queries.tokens,
+    index_t const window = queries.tokens, group = queries.heads / e.kv_heads,
+                  floats = ops::mass_floats(e, window);
+    ops::mass_options each = options;
+    if (options.reduce_first) each.kernel = 1;
+    auto cut = detail::cut_mass(e, window, group, each.kernel);
+    if (cut.heads < 1)
+      return detail::fail(errc::unsupported, "kvslim: this pooling kernel exceeds shared memory");
+    for (index_t step = cut.heads; cut.first_head < group; cut.first_head += step) {
+      cut.heads = detail::min(step, group - cut.first_head);
+      index_t const count = window * cut.heads, stretch = detail::window_stretch(count);
+      detail::softmax_tile<Text> const tile{text, queries, cut.first_head, cut.heads, 0, count,
                                             detail::logit_scale(options.logit, e.head_dim),
-                                            options.logit.soft_cap,
-                                            scratch + e.tokens,
-                                            floats,
+                                            options.logit.soft_cap, scratch + e.tokens, floats,
                                             stretch,
-                                            stretches};
+                                            // queries may stand behind all tokens (probed_text)
+                                            detail::div_up(e.tokens + window, stretch)};
       if (auto const s = detail::launch_softmax(exec, tile); !s) return s;
-      if (auto const s =
-              detail::launch(exec, {detail::blocks_for(e.rows() * stretches), detail::tile_threads},
-                             detail::window_mass_kernel<Text>, tile, options, scratch);
+      auto const blocks = detail::blocks_for(e.rows() * detail::div_up(e.tokens, cut.own));
+      auto const bytes = cut.heads * cut.span * static_cast<index_t>(sizeof(float));
+      if (auto const s = detail::launch(exec, {blocks, detail::tile_threads, bytes},
+                                        detail::window_mass_kernel<Text>, tile, cut, each, out);
           !s)
         return s;
-      ops::mass_options each = options;
-      if (options.reduce_first) each.kernel = 1;
-      detail::window_pool_body<Text> const pool{text,   each,           out, scratch,
-                                                floats, queries.tokens, g,   group};
-      if (auto const s = detail::launch_for_each(exec, e.rows() * e.tokens, pool); !s) return s;
     }
     if (!options.reduce_first) return {};
     detail::window_take_body const take{out, scratch, e.tokens, floats};
     if (auto const s = detail::launch_for_each(exec, e.rows() * e.tokens, take); !s) return s;
     options.heads = reduce::sum;  // of one
-    detail::window_pool_body<Text> const pool{text,   options,        out, scratch,
-                                              floats, queries.tokens, 0,   1};
+    detail::window_pool_body<Text> const pool{text, options, out, scratch, floats, window, 0, 1};
     return detail::launch_for_each(exec, e.rows() * e.tokens, pool);
   }
 };

@@ -176,11 +176,13 @@ template <class Text>
 struct tile_statistics {
   float most[tile_queries], inverse[tile_queries];
 
-  /// Call before logits(), whose barriers publish it, and a barrier before the next call.
+  /// Of query i0 of the tile and those `step` further on each. Call before logits(), whose barriers
+  /// publish it, and a barrier before the next call.
   template <class Text>
-  __device__ void load(softmax_tile<Text> const& tile, index_t r, index_t i0) {
-    if (threadIdx.x >= tile_queries || i0 + threadIdx.x >= tile.count) return;
-    float const* const of = tile.stats_of(r, 0) + (i0 + threadIdx.x) * 2;
+  __device__ void load(softmax_tile<Text> const& tile, index_t r, index_t i0, index_t step = 1) {
+    index_t const i = i0 + threadIdx.x * step;
+    if (threadIdx.x >= tile_queries || i >= tile.count) return;
+    float const* const of = tile.stats_of(r, 0) + i * 2;
     most[threadIdx.x] = of[0];
     inverse[threadIdx.x] = of[1];
   }
