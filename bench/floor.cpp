@@ -1,21 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// attend() against a plain read of the bytes it stores and compress() against memcpy of its input,
-// on every path that the processor has, sampled alternately in one run. Cold data: copies of a
-// cache are rotated so that every call reads from memory. Prints medians and quartiles of per-round
-// ratios of processor time. Arguments: --smoke, --encode (nothing but compress), or words that
-// a row's name must hold one of.
+// attend() against a plain read of the bytes it stores by as many threads, and compress() against
+// memcpy of its input, on every path that the processor has, sampled alternately in one run. Cold
+// data: copies of a cache are rotated so that every call reads from memory. Prints medians and
+// quartiles of per-round ratios of processor time (with several threads: of time), then geometric
+// means over all shapes, and those to a file that floor.gnuplot draws. Arguments: --smoke, --encode
+// (nothing but compress), --dat FILE, or words that a row's name must hold one of.
 
 #include "support/floor.hpp"
 
 #include "support/data.hpp"
 #include "support/read.hpp"
 
+#include <kvslim/exec/openmp.hpp>
+
+#include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <ctime>
+#include <optional>
 #include <string>
+#include <thread>
 
 // The instruction set of the library's inline namespace: which path the figures are of.
 #define KVSLIM_BENCH_TEXT_(x) #x
@@ -25,8 +32,13 @@ namespace {
 
 using namespace kvslim;
 
-/// Of the processor, so that others who take turns on it do not count.
-double seconds(auto const& body) {
+/// Of one thread: of the processor, so that others who take turns on it do not count.
+double seconds(auto const& body, int threads = 1) {
+  if (threads > 1) {
+    auto const begin = std::chrono::steady_clock::now();
+    body();
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  }
   std::clock_t const begin = std::clock();
   body();
   return static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
@@ -37,7 +49,56 @@ std::uint64_t volatile sink;
 struct settings {
   std::size_t cold_bytes;
   int rounds;
+  std::vector<index_t> tokens;
+  std::vector<index_t> sequences;
+  std::vector<int> threads;
 };
+
+/// What one stored form reached on one path, of every shape.
+struct mark {
+  std::string form;
+  isa::path path;
+  int threads;
+  double bits;  // stored for each number, of the longest shape
+  std::vector<double> tight, fast, encode;
+};
+std::vector<mark> marks;
+
+mark& mark_of(std::string const& form, isa::path path, int threads) {
+  for (auto& m : marks)
+    if (m.form == form && m.path == path && m.threads == threads) return m;
+  marks.push_back({form, path, threads, 0, {}, {}, {}});
+  return marks.back();
+}
+double geometric_mean(std::vector<double> const& x) {
+  double sum = 0;
+  for (double const y : x) sum += std::log(y);
+  return x.empty() ? 0 : std::exp(sum / static_cast<double>(x.size()));
+}
+void print_marks(char const* file) {
+  std::printf(
+      "\ngeometric means over shapes, %% of a plain read (encoding: of memcpy), and the least "
+      "shape\n"
+      "%-32s %7s %6s %14s %14s %7s\n",
+      "stored as", "threads", "bits", "tight (least)", "fast (least)", "encode");
+  std::FILE* const out = file != nullptr ? std::fopen(file, "w") : nullptr;
+  for (auto const& m : marks) {
+    auto const least = [](std::vector<double> const& x) {
+      return 100 * *std::min_element(x.begin(), x.end());
+    };
+    double const tight = 100 * geometric_mean(m.tight), fast = 100 * geometric_mean(m.fast),
+                 encode = 100 * geometric_mean(m.encode);
+    std::printf("%-32s %7d %6.2f %6.1f (%5.1f) %6.1f (%5.1f)",
+                (m.form + ' ' + isa::name_of(m.path)).c_str(), m.threads, m.bits, tight,
+                least(m.tight), fast, least(m.fast));
+    if (!m.encode.empty()) std::printf(" %7.1f", encode);
+    std::printf("\n");
+    if (out != nullptr)
+      std::fprintf(out, "%s %d %.3f %.2f %.2f \"%s\"\n", isa::name_of(m.path), m.threads, m.bits,
+                   tight, fast, m.form.c_str());
+  }
+  if (out != nullptr) std::fclose(out);
+}
 
 /// compress() of a cache, and a copy of what it reads.
 template <class Policy>
@@ -66,8 +127,9 @@ class coding {
 };
 
 template <class Policy>
-void measure(char const* name, Policy const& policy, index_t tokens, settings const& how) {
-  bench::cache const c({1, 8, tokens, 128}, 32);
+void measure(char const* name, Policy const& policy, kvslim::extents const& e,
+             settings const& how) {
+  bench::cache const c(e, 32);
   bench::run<Policy> const first(policy, c);
   if (!first.compress(c)) std::abort();
   std::size_t const bytes = first.packed.bytes();
@@ -80,39 +142,71 @@ void measure(char const* name, Policy const& policy, index_t tokens, settings co
   std::size_t const share = std::max<std::size_t>(1, sets.size() / 16);
   std::size_t at = 0;
   auto const next = [&]() -> bench::run<Policy> const& { return *sets[at++ % sets.size()]; };
-  std::vector<float> out(32 * 128);
+  std::vector<float> out(static_cast<std::size_t>(e.sequences * 32 * 128));
   bench::buffer const scratch(attend_bytes(first.packed.layout(), 32));
-  auto const attend_share = [&](attend_precision precision) {
-    for (std::size_t i = 0; i < share; ++i)
-      if (!bench::attend(next().packed, c, out, scratch, precision)) std::abort();
-  };
-  auto const read_share = [&] {
-    for (std::size_t i = 0; i < share; ++i) sink = bench::plain_read(next().storage.data(), bytes);
-  };
-  coding<Policy> const code(first, c);
-  std::vector<isa::path> paths;
-  for (auto const wanted : isa::every_path)
-    if (isa::use(wanted) == wanted) paths.push_back(wanted);
-  std::vector<bench::floor_rounds> results(paths.size());
-  for (int i = 0; i < how.rounds; ++i) {
+  bool const encodes = e.sequences == 1 && e.tokens <= 16384,
+             small = e.sequences == 1 && e.tokens == how.tokens.front();
+  std::optional<coding<Policy>> code;
+  if (encodes) code.emplace(first, c);
+  double const tokens = static_cast<double>(e.sequences * e.tokens);
+  for (int const threads : how.threads) {
+    std::vector<isa::path> paths;
+    for (auto const wanted : isa::every_path)
+      if (isa::use(wanted) == wanted &&
+          (wanted != isa::path::portable || (small && threads == 1)))  // it takes long
+        paths.push_back(wanted);
+    openmp const exec{threads};
+    auto const attend_seconds = [&](attend_precision precision) {
+      return seconds(
+          [&] {
+            for (std::size_t i = 0; i < share; ++i)
+              if (!bench::attend(next().packed, c, out, scratch, precision, exec)) std::abort();
+          },
+          threads);
+    };
+    auto const read_seconds = [&] {
+      std::size_t const part = bytes / static_cast<std::size_t>(threads);
+      return seconds(
+          [&] {
+            for (std::size_t i = 0; i < share; ++i) {
+              std::byte const* const data = next().storage.data();
+              exec.for_each(threads, [&](index_t n) {
+                sink = bench::plain_read(data + static_cast<std::size_t>(n) * part, part);
+              });
+            }
+          },
+          threads);
+    };
+    std::vector<bench::floor_rounds> results(paths.size());
+    for (int i = 0; i < how.rounds; ++i) {
+      for (std::size_t p = 0; p < paths.size(); ++p) {
+        isa::use(paths[p]);
+        auto& result = results[p];
+        if (encodes && threads == 1) {
+          double const before = code->copy_seconds(), taken = code->encode_seconds(),
+                       after = code->copy_seconds();
+          result.encode.push_back((before + after) / 2 / taken);
+        }
+        double const before = read_seconds(), tight = attend_seconds(attend_precision::tight),
+                     between = read_seconds(), fast = attend_seconds(attend_precision::fast),
+                     after = read_seconds();
+        result.attend.push_back((before + between) / 2 / tight);
+        result.fast.push_back((between + after) / 2 / fast);
+        result.gigabytes.push_back(static_cast<double>(share * bytes) / tight * 1e-9);
+      }
+    }
     for (std::size_t p = 0; p < paths.size(); ++p) {
-      isa::use(paths[p]);
-      double const before_copy = code.copy_seconds(), e = code.encode_seconds(),
-                   after_copy = code.copy_seconds();
-      double const before = seconds(read_share),
-                   a = seconds([&] { attend_share(attend_precision::tight); }),
-                   between = seconds(read_share),
-                   fast = seconds([&] { attend_share(attend_precision::fast); }),
-                   after = seconds(read_share);
-      results[p].attend.push_back((before + between) / 2 / a);
-      results[p].fast.push_back((between + after) / 2 / fast);
-      results[p].encode.push_back((before_copy + after_copy) / 2 / e);
-      results[p].gigabytes.push_back(static_cast<double>(share * bytes) / a * 1e-9);
+      auto const& result = results[p];
+      std::string const row = std::string(name) + ' ' + isa::name_of(paths[p]);
+      bench::print_floor(row.c_str(), e.tokens, e.sequences, threads,
+                         static_cast<double>(bytes) / tokens, result);
+      mark& m = mark_of(name, paths[p], threads);
+      m.bits = static_cast<double>(bytes) * 8 / (tokens * 8 * 128 * 2);
+      m.tight.push_back(bench::quartiles(result.attend).median);
+      m.fast.push_back(bench::quartiles(result.fast).median);
+      if (!result.encode.empty()) m.encode.push_back(bench::quartiles(result.encode).median);
     }
   }
-  for (std::size_t p = 0; p < paths.size(); ++p)
-    bench::print_floor((std::string(name) + ' ' + isa::name_of(paths[p])).c_str(), tokens,
-                       static_cast<double>(bytes) / static_cast<double>(tokens), results[p]);
 }
 
 /// compress() alone against memcpy of its input before and after it, on every path.
@@ -161,30 +255,44 @@ int main(int argc, char** argv) {
     }
     return 0;
   }
+  std::vector<int> threads{1};
+#if defined(_OPENMP)
+  if (std::thread::hardware_concurrency() > 1) threads.push_back(2);
+#endif
   settings const how =
-      smoke ? settings{std::size_t{1} << 20, 3} : settings{std::size_t{700} << 20, 15};
+      smoke ? settings{std::size_t{1} << 20, 3, {512}, {1, 2}, threads}
+            : settings{std::size_t{700} << 20, 7, {4096, 16384, 65536}, {1, 4}, threads};
+  char const* file = nullptr;
+  std::vector<std::string> words;
+  for (int i = smoke ? 2 : 1; i < argc; ++i) {
+    if (std::string(argv[i]) == "--dat" && i + 1 < argc)
+      file = argv[++i];
+    else
+      words.emplace_back(argv[i]);
+  }
   auto const wanted = [&](std::string const& name) {
-    bool any = smoke || argc < 2;
-    for (int i = 1; i < argc; ++i) any = any || name.find(argv[i]) != std::string::npos;
+    bool any = words.empty();
+    for (auto const& word : words) any = any || name.find(word) != std::string::npos;
     return any;
   };
   std::printf(
-      "one thread, 32 query and 8 KV heads of 128, K and V together; compiled as %s; "
-      "attention takes %s here\n",
+      "32 query and 8 KV heads of 128, K and V together; compiled as %s; attention takes %s here\n",
       KVSLIM_BENCH_TEXT(KVSLIM_DETAIL_ABI), isa::name_of(isa::current()));
   bench::print_floor_head();
-  auto const row = [&](char const* name, auto const& policy, index_t tokens) {
-    if (wanted(name)) measure(name, policy, tokens, how);
+  auto const row = [&](char const* name, auto const& policy) {
+    if (!wanted(name)) return;
+    for (index_t const tokens : how.tokens)
+      for (index_t const sequences : how.sequences)
+        measure(name, policy, {sequences, 8, tokens, 128}, how);
   };
-  for (index_t tokens : smoke ? std::vector<index_t>{512} : std::vector<index_t>{4096, 16384}) {
-    row("f16", dense<f16>{}, tokens);
-    row("int8 per token", int_per_token<8>{}, tokens);
-    row("int4 per token", int_per_token<4>{}, tokens);
-    row("ggml q8_0", ggml<ggml_block::q8_0>{}, tokens);
-    row("ggml q4_0", ggml<ggml_block::q4_0>{}, tokens);
-    row("KIVI 8 bit", kivi<8>{}, tokens);
-    row("KIVI 4 bit", kivi<4>{}, tokens);
-    row("KIVI 2 bit", kivi<2>{}, tokens);
-  }
+  row("f16", dense<f16>{});
+  row("int8 per token", int_per_token<8>{});
+  row("int4 per token", int_per_token<4>{});
+  row("ggml q8_0", ggml<ggml_block::q8_0>{});
+  row("ggml q4_0", ggml<ggml_block::q4_0>{});
+  row("KIVI 8 bit", kivi<8>{});
+  row("KIVI 4 bit", kivi<4>{});
+  row("KIVI 2 bit", kivi<2>{});
+  print_marks(file);
   return 0;
 }

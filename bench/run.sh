@@ -35,8 +35,13 @@ if [ -x $build/bench/cuda/bench_cuda_floor ]; then
 else
   on_gpu=true
 fi
-$build/bench/bench_floor_native $smoke
-$build/bench/bench_floor_baseline $smoke
+for flags in native baseline; do
+  $build/bench/bench_floor_$flags $smoke --dat build/floor_$flags.dat
+done
+if [ -z "$smoke" ] && sh cmake/packages.sh gnuplot-nox; then
+  gnuplot -c bench/floor.gnuplot build/floor_native.dat build/floor_native.png
+  echo "wrote build/floor_native.png"
+fi
 $on_gpu $smoke
 if [ -n "$against" ]; then
   $build/bench/against/bench_against $smoke

@@ -150,13 +150,14 @@ struct run {
 
 /// One query per sequence over a stored cache. `scratch` of attend_bytes() serves 8 heads in one
 /// pass.
-template <class Packed>
+template <class Packed, class Exec = kvslim::cpu>
 [[nodiscard]] bool attend(Packed const& packed, cache const& c, std::vector<float>& out,
                           kvslim::workspace scratch,
-                          kvslim::attend_precision precision = kvslim::attend_precision::tight) {
+                          kvslim::attend_precision precision = kvslim::attend_precision::tight,
+                          Exec const& exec = {}) {
   std::vector<float> lse(static_cast<std::size_t>(c.extent.sequences * c.q_heads));
   kvslim::rows_shape const shape{c.extent.sequences, c.q_heads, 1, c.extent.value_width()};
-  return kvslim::attend(kvslim::cpu{}, packed,
+  return kvslim::attend(exec, packed,
                         {.q = c.queries(1),
                          .out = kvslim::dense_rows(out.data(), shape),
                          .lse = lse.data(),
