@@ -38,7 +38,7 @@ fi
 for flags in native baseline; do
   $build/bench/bench_floor_$flags $smoke --dat build/floor_$flags.dat
 done
-if [ -z "$smoke" ] && sh cmake/packages.sh gnuplot-nox; then
+if [ -z "$smoke" ] && sh cmake/packages.sh gnuplot-nox && command -v gnuplot >/dev/null; then
   gnuplot -c bench/floor.gnuplot build/floor_native.dat build/floor_native.png
   echo "wrote build/floor_native.png"
 fi
