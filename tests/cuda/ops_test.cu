@@ -483,6 +483,15 @@ int main(int argc, char** argv) {
                 ++seed, name);
     test_select(c, pipeline{streaming_llm{}, kvmerger{{.threshold = 0.0f}}}, ++seed, name);
   }
+  for (auto const k : {kind::random, kind::ties, kind::equal, kind::special}) {
+    char const* const name = "large groups";
+    if (skips(name)) break;
+    cells const c({6, 4, 1100, 2}, {.lengths = true}, ++seed);
+    for (auto const rules : {contest{0, 0}, contest{5000, 0}, contest{7777, 100, 3, 9},
+                             contest{1, 0}, contest{1 << 20, 0}})
+      test_contest(c, k, {3, 4}, rules, ++seed, name);
+    test_contest(c, k, {6, 4}, {20000, 1}, ++seed, name);
+  }
   struct {
     char const* name;
     extents e;

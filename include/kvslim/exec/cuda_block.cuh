@@ -72,51 +72,77 @@ __device__ index_t block_list(index_t n, index_t most, Has const& has, Use const
   return found;
 }
 
+inline constexpr int digit_bits = 11, digit_bins = 1 << digit_bits;
+
+/// A digit of 64-bit keys: bits [low, high).
+struct key_digit {
+  int high;
+  [[nodiscard]] __device__ int low() const { return high < digit_bits ? 0 : high - digit_bits; }
+  /// The digit below this one; of 0 bits behind the last.
+  [[nodiscard]] __device__ key_digit next() const { return {low()}; }
+};
+
+/// Counts this thread's keys by a digit, of those that equal `threshold` above it. `each(use)`
+/// calls use(key) for every key; counts are shared by a block.
+template <class Each>
+__device__ void count_digits(key_digit at, std::uint64_t threshold, unsigned* counts,
+                             Each const& each) {
+  int const low = at.low();
+  unsigned const mask = (1u << (at.high - low)) - 1u;
+  unsigned last = 0, run = 0;  // equal digits in a row are counted together
+  each([&](std::uint64_t key) {
+    if (at.high < 64 && key >> at.high != threshold >> at.high) return;
+    unsigned const digit = static_cast<unsigned>(key >> low) & mask;
+    if (digit != last && run > 0) {
+      atomicAdd(&counts[last], run);
+      run = 0;
+    }
+    last = digit;
+    ++run;
+  });
+  if (run > 0) atomicAdd(&counts[last], run);
+}
+
+/// Which digit the wanted-th key from the top has, how many keys have a larger one, and how many
+/// this one. counts [digit_bins] are whole when a block comes here.
+struct digit_place {
+  unsigned digit;
+  index_t above, inside;
+};
+__device__ inline digit_place place_of_key(unsigned const* counts, index_t wanted) {
+  constexpr int mine = digit_bins / block_threads;
+  __shared__ digit_place found;
+  unsigned const top = digit_bins - 1 - threadIdx.x * mine;  // this thread's bins, from the top
+  index_t sum = 0;
+  for (unsigned i = 0; i < mine; ++i) sum += counts[top - i];
+  index_t above = block_scan(sum).before;
+  for (unsigned i = 0; i < mine; ++i) {
+    index_t const inside = counts[top - i];
+    if (above < wanted && wanted <= above + inside) found = {top - i, above, inside};
+    above += inside;
+  }
+  __syncthreads();
+  digit_place const place = found;
+  __syncthreads();
+  return place;
+}
+
 /// The key that exactly `wanted` of a block's keys reach, found digit by digit from the top until a
 /// digit is wanted whole. `each(use)` calls use(key) for every key of this thread; keys are
 /// distinct. 1 <= wanted <= keys.
 template <class Each>
 __device__ std::uint64_t block_threshold(index_t wanted, Each const& each) {
-  constexpr int most_bits = 11, bins = 1 << most_bits, mine = bins / block_threads;
-  __shared__ unsigned counts[bins];
-  __shared__ struct {
-    unsigned digit;
-    index_t above, inside;
-  } found;
+  __shared__ unsigned counts[digit_bins];
   std::uint64_t threshold = 0;
-  for (int high = 64; high > 0;) {
-    int const bits = high < most_bits ? high : most_bits, low = high - bits;
-    for (int i = static_cast<int>(threadIdx.x); i < bins; i += block_threads) counts[i] = 0;
+  for (key_digit at{64}; at.high > 0; at = at.next()) {
+    for (int i = static_cast<int>(threadIdx.x); i < digit_bins; i += block_threads) counts[i] = 0;
     __syncthreads();
-    unsigned last = 0, run = 0;  // equal digits in a row are counted together
-    each([&](std::uint64_t key) {
-      if (high < 64 && key >> high != threshold >> high) return;
-      unsigned const digit = static_cast<unsigned>(key >> low) & ((1u << bits) - 1u);
-      if (digit != last && run > 0) {
-        atomicAdd(&counts[last], run);
-        run = 0;
-      }
-      last = digit;
-      ++run;
-    });
-    if (run > 0) atomicAdd(&counts[last], run);
+    count_digits(at, threshold, counts, each);
     __syncthreads();
-    unsigned const top = bins - 1 - threadIdx.x * mine;  // this thread's bins, from the top
-    index_t sum = 0;
-    for (unsigned i = 0; i < mine; ++i) sum += counts[top - i];
-    index_t above = block_scan(sum).before;
-    for (unsigned i = 0; i < mine; ++i) {
-      index_t const inside = counts[top - i];
-      if (above < wanted && wanted <= above + inside) found = {top - i, above, inside};
-      above += inside;
-    }
-    __syncthreads();
-    threshold |= static_cast<std::uint64_t>(found.digit) << low;
-    wanted -= found.above;
-    bool const whole = found.inside == wanted;
-    __syncthreads();
-    if (whole) break;
-    high = low;
+    digit_place const place = place_of_key(counts, wanted);
+    threshold |= static_cast<std::uint64_t>(place.digit) << at.low();
+    wanted -= place.above;
+    if (place.inside == wanted) break;
   }
   return threshold;
 }

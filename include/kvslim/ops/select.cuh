@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/exec/cuda_block.cuh>
+#include <kvslim/ops/contest.cuh>
 #include <kvslim/ops/select.hpp>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
@@ -96,75 +96,6 @@ KVSLIM_DETAIL_KERNEL void keep_best_kernel(Text text, score_view scores, slice<q
   });
 }
 
-/// Where the rows of a group stand in a contest.
-struct contest_rows {
-  extents e;
-  score_view scores;
-  row_group group;
-  contest rules;
-  row_facts* facts;     // group after group
-  std::uint64_t* sure;  // likewise: keys from here on are seated before the contest
-
-  [[nodiscard]] __device__ index_t contenders(index_t at) const {
-    return rules.end(facts[at]) - rules.begin(facts[at]);
-  }
-  [[nodiscard]] __device__ index_t seated(index_t at) const {
-    return max(0, min(rules.sure, contenders(at)));
-  }
-  /// Calls use(key) for every contender of member m of group g that this thread looks at.
-  template <class Use>
-  __device__ void each(index_t g, index_t m, Use const& use) const {
-    float const* const score = scores.row(group.member_row(e, group.group_row(e, g), m));
-    row_facts const& mine = facts[g * group.size() + m];
-    index_t const end = rules.end(mine);
-    for (index_t i = rules.begin(mine) + threadIdx.x; i < end; i += block_threads)
-      use(ops::order_key(score[i], m * e.tokens + i));
-  }
-};
-
-/// One block per row: the keys that its `sure` best reach.
-template <class Rows>
-KVSLIM_DETAIL_KERNEL void seat_sure_kernel(Rows rows) {
-  index_t const at = blockIdx.x, g = at / rows.group.size(), m = at % rows.group.size();
-  index_t const seated = rows.seated(at);
-  std::uint64_t threshold = ~std::uint64_t{0};  // above every key
-  if (seated == rows.contenders(at))
-    threshold = 0;
-  else if (seated > 0)
-    threshold = block_threshold(seated, [&](auto const& use) { rows.each(g, m, use); });
-  if (threadIdx.x == 0) rows.sure[at] = threshold;
-}
-
-/// One block per group: the seats that are left go to the best of all rows.
-template <class Rows>
-KVSLIM_DETAIL_KERNEL void contest_kernel(Rows rows) {
-  index_t const g = blockIdx.x, size = rows.group.size(), first = g * size;
-  auto const each = [&](index_t m, auto const& use) {
-    std::uint64_t const sure = rows.sure[first + m];
-    rows.each(g, m, [&](std::uint64_t key) {
-      if (key < sure) use(key);
-    });
-  };
-  index_t open = 0, seats = rows.rules.seats;
-  for (index_t m = 0; m < size; ++m) {
-    open += rows.contenders(first + m) - rows.seated(first + m);
-    seats -= rows.seated(first + m);
-  }
-  std::uint64_t threshold = ~std::uint64_t{0};
-  if (seats >= open)
-    threshold = 0;
-  else if (seats > 0)
-    threshold = block_threshold(seats, [&](auto const& use) {
-      for (index_t m = 0; m < size; ++m) each(m, use);
-    });
-  for (index_t m = 0; m < size; ++m) {
-    index_t won = 0;
-    each(m, [&](std::uint64_t key) { won += key >= threshold ? 1 : 0; });
-    won = block_sum(won);
-    if (threadIdx.x == 0) rows.facts[first + m].winners = rows.seated(first + m) + won;
-  }
-}
-
 /// One block per row: how many it keeps, in begins[row + 1].
 template <class Text>
 KVSLIM_DETAIL_KERNEL void count_kept_kernel(Text text, fate const* fates, keep_set keep) {
@@ -250,22 +181,6 @@ struct implementation<ops::keep_best_op, cuda> {
                     std::uint64_t*, fate* fates) {
     return detail::launch(exec, {text.extents().rows(), detail::block_threads},
                           detail::keep_best_kernel<Text>, text, scores, quotas, fates);
-  }
-};
-
-template <>
-struct implementation<ops::hold_contest_op, cuda> {
-  template <class Text>
-  static status run(cuda exec, Text const& text, score_view scores, row_group group,
-                    contest const& rules, std::uint64_t* keys, slice<row_facts> facts) {
-    auto const& e = text.extents();
-    detail::contest_rows const rows{e, scores, group, rules, facts.data, keys};
-    if (auto const s = detail::launch(exec, {e.rows(), detail::block_threads},
-                                      detail::seat_sure_kernel<detail::contest_rows>, rows);
-        !s)
-      return s;
-    return detail::launch(exec, {group.groups(e), detail::block_threads},
-                          detail::contest_kernel<detail::contest_rows>, rows);
   }
 };
 
