@@ -104,7 +104,8 @@ class Golden:
 def kivi():
     m = load("kivi")
     g = Golden("kivi", "minference 0.1.6.0 minference/modules/kivi.py (routines of jy-yuan/KIVI quant/new_pack.py): quant_and_pack_kcache, "
-               "quant_and_pack_vcache, unpack_tensor, unpack_and_dequant_*; seed 0, f16 [1,1,64,32], group 32, and where named 16 and 8")
+               "quant_and_pack_vcache, unpack_tensor, unpack_and_dequant_*; seed 0, f16 [1,1,64,32], group 32, and where named 16 and 8; of 3, 5, 6 and 7 bits "
+               "the first 32 tokens, not packed, groups 32, 16, 8 and 32, rows in f32")
     torch.manual_seed(0)
     k = (torch.randn(1, 1, 64, 32) * (1 + 4 * (torch.arange(32) % 7 == 2))).half()
     v = torch.randn(1, 1, 64, 32).half()
@@ -122,6 +123,15 @@ def kivi():
         g.put(f"v_scale_{name}", scale)
         g.put(f"v_min_{name}", mn)
         g.put(f"v_value_{name}", m.unpack_and_dequant_vcache(code, scale, mn, group, bits))
+    # Widths that their 32-bit words do not hold: the codes as they are before packing.
+    m.pack_tensor = lambda code, bits, pack_dim: code
+    for bits, group in ((3, 32), (5, 16), (6, 8), (7, 32)):
+        for side, x, quantize in (("k", k, m.quant_and_pack_kcache), ("v", v, m.quant_and_pack_vcache)):
+            for name, one in zip(("code", "scale", "min"), quantize(x[:, :, :32], group, bits)):
+                g.put(f"{side}_{name}_{bits}", one)
+        # One range for all channels of a token, in float.
+        for name, one in zip(("code", "scale", "min"), m.quant_and_pack_vcache(v[:, :, :32].float(), 32, bits)):
+            g.put(f"row_{name}_{bits}", one)
 
 
 def snapkv_authors():
@@ -1545,7 +1555,7 @@ def gear():
     m = load_file(os.path.join(arguments.gear, "GenerationBench/GenerationTest/GEARLM/Simulated/compress_function.py"))
     g = Golden("gear", "HaoKang-Timmy/GEAR efe0bfe GenerationBench/GenerationTest/GEARLM/Simulated/compress_function.py: gears_channelQ, gears_tokenQ, "
                "gearslkivi_channelQ_new, gearslkivi_tokenQ_new, tokenwise_gearlkivi_channelQ, tokenwise_gearlkivi_tokenQ; seed 19, f16 [1,1,64,64], "
-               "group 32, 10 % outliers, rank 4, 3 rounds from start_of")
+               "group 32, 10 % outliers, rank 4, 3 rounds from start_of; of 3, 5, 6 and 7 bits [1,1,32,32] of them, group 16")
     torch.manual_seed(19)
     k = (torch.randn(1, 1, 64, 64) * (1 + 6 * (torch.arange(64) % 9 == 2)) + torch.randn(64)).half()
     v = (torch.randn(1, 1, 64, 64) + torch.randn(64, 3) @ torch.randn(3, 64)).half()
@@ -1563,6 +1573,9 @@ def gear():
                                    ("v", v, m.gearslkivi_tokenQ_new, m.tokenwise_gearlkivi_tokenQ)):
             missed = (x.double() - both(x, bits, 32, 0.1, 4, 3).double()).norm(), (x.double() - low(x.float(), bits, 32, 4, 3).double()).norm()
             g.put(f"{name}_missed_{bits}", torch.stack(missed).float())
+    for bits in (3, 5, 6, 7):  # theirs have bits^2 - 1 steps: so given, 2^bits - 1
+        g.put(f"k_sparse_{bits}", m.gears_channelQ(k[:, :, :32, :32], 2 ** (bits / 2), 16, 0.1))
+        g.put(f"v_sparse_{bits}", m.gears_tokenQ(v[:, :, :32, :32], 2 ** (bits / 2), 16, 0.1))
     g = Golden("gear_kcvt", "HaoKang-Timmy/GEAR efe0bfe GenerationBench/GenerationTest/GEARLM/Simulated/compress_function.py: gears_channelQ, gears_tokenQ, "
                "tokenwise_gearlkivi_channelQ as compress_method GEAR-KCVT and GEARL-KCVT call them; seed 32, f16 [1,1,192,32], 10 % outliers, rank 4, "
                "3 rounds from start_of")
@@ -1673,7 +1686,7 @@ def palu():
     m = module.HeadwiseLowRankModule.from_linear_whiten(linear, [16, 16])
     g.put("factors", torch.stack([u.weight for u in m.U]))
     g.put("rebuilt", heads(m(x[None])))
-    for bits in (4, 2):
+    for bits in (4, 3, 2):
         m = module.HeadwiseLowRankModule.from_linear_whiten(linear, [16, 16])
         m.configure_latent_quantizer(bits, 0, False, 1.0, hadamard=True)
         g.put(f"rebuilt_{bits}", heads(m(x[None])))
@@ -1927,7 +1940,8 @@ def landmarks():
 def zipcache():
     m = load_file(os.path.join(arguments.zipcache, "zipcache/models/CompressUtils/compress_function.py"))
     g = Golden("zipcache", "ThisisBillhe/ZipCache b6932b9 zipcache/models/CompressUtils/compress_function.py true_mixedprec_compress_channelwise of K, "
-               "true_channel_separate_mixedprec_tokenwise_compress of each class of V, and back; seed 24, T 40, D 32, every third token in 4 bits, the rest in 2")
+               "true_channel_separate_mixedprec_tokenwise_compress of each class of V, and back; seed 24, T 40, D 32, every third token in 4 bits, the rest in 2; "
+               "and 16 channels of the first 20 in 3, 5, 6 or 7")
     torch.manual_seed(24)
     k = torch.randn(1, 1, 40, 32) * (0.3 + torch.rand(32) * 2) + torch.randn(32) * 2
     v = torch.randn(1, 1, 40, 32) * (0.2 + 8 * torch.rand(32) ** 4)
@@ -1944,6 +1958,16 @@ def zipcache():
         out[:, :, ids[0, 0]] = m.true_channel_separate_mixedprec_tokenwise_decompress(
             *stored[:3], bits, *stored[3:6], bits, stored[6], every, every, torch.float32, rows.shape)
     g.put("v_value", out)
+    # Other widths, which are not packed: one class of 20 tokens, read as codes of 8 bits are.
+    every = torch.arange(20)[None, None]
+    for bits in (3, 5, 6, 7):
+        x = k[:, :, :20, :16]
+        stored = m.true_mixedprec_compress_channelwise(x, every, every, bits, bits)
+        g.put(f"k_value_{bits}", m.true_mixedprec_decompress_channelwise(*stored[:3], 8, *stored[3:], 8, every, every, torch.float32, x.shape))
+        x = v[:, :, :20, :16]
+        stored = m.true_channel_separate_mixedprec_tokenwise_compress(x, every, every, bits, bits)
+        g.put(f"v_value_{bits}", m.true_channel_separate_mixedprec_tokenwise_decompress(
+            *stored[:3], 8, *stored[3:6], 8, stored[6], every, every, torch.float32, x.shape))
 
 
 MAKERS = [

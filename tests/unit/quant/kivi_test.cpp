@@ -8,6 +8,7 @@
 #include "support/stored.hpp"
 #include "support/tolerance.hpp"
 
+#include <kvslim/quant/int_per_token.hpp>
 #include <kvslim/quant/kivi.hpp>
 
 #include <array>
@@ -80,23 +81,39 @@ void check_floats(float spread, float offset, index_t key_group = 32, index_t va
   });
 }
 
-/// `side` is k or v; parameter(t, d) is where a value's parameters stand in the file.
+/// Stores as many tokens of k or v as the file has codes of, `part` with `bits`; parameter(t, d) is
+/// where a value's parameters stand in the file.
+template <class Codec, class Parameter>
+data::stored<Codec> check_codes(golden const& g, Codec const& codec, std::string const& side,
+                                std::string const& part, std::string const& bits,
+                                Parameter const& parameter) {
+  auto const& codes = g[part + "_code" + bits];
+  auto rows = g.floats(side);
+  rows.resize(codes.size());
+  data::stored<Codec> const s(codec, rows, 32);
+  for (index_t t = 0; t < s.tokens; ++t)
+    for (index_t d = 0; d < 32; ++d) {
+      auto const shared = static_cast<std::size_t>(parameter(t, d));
+      REQUIRE(s.code(t, d) == codes[static_cast<std::size_t>(t * 32 + d)]);
+      REQUIRE(to_float(s.parameters(t, d).scale) == g[part + "_scale" + bits][shared]);
+      REQUIRE(to_float(s.parameters(t, d).low) == g[part + "_min" + bits][shared]);
+    }
+  return s;
+}
+
+/// `side` is k or v.
 template <class Codec, class Parameter>
 void check_golden(golden const& g, Codec const& codec, std::string const& side,
                   std::string const& bits, Parameter const& parameter) {
-  data::stored const s(codec, g.floats(side), 32);
+  auto const s = check_codes(g, codec, side, side, bits, parameter);
   for (index_t t = 0; t < 64; ++t)
     for (index_t d = 0; d < 32; ++d) {
-      auto const at = static_cast<std::size_t>(t * 32 + d);
-      auto const shared = static_cast<std::size_t>(parameter(t, d));
       double const scale = to_float(s.parameters(t, d).scale),
                    low = to_float(s.parameters(t, d).low);
-      REQUIRE(s.code(t, d) == g[side + "_code" + bits][at]);
-      REQUIRE(scale == g[side + "_scale" + bits][shared]);
-      REQUIRE(low == g[side + "_min" + bits][shared]);
       // The authors' reconstruction rounds code * scale and the sum to f16; ours rounds nothing,
       // so it is rounded here.
-      REQUIRE(std::abs(half(half(s.code(t, d) * scale) + low) - g[side + "_value" + bits][at]) <=
+      REQUIRE(std::abs(half(half(s.code(t, d) * scale) + low) -
+                       g[side + "_value" + bits][static_cast<std::size_t>(t * 32 + d)]) <=
               tolerance::accumulated);
     }
 }
@@ -112,6 +129,22 @@ void check_golden(golden const& g, index_t group = 32, std::string const& name =
                [&](index_t t, index_t d) { return t * (32 / group) + d / group; });
 }
 
+/// A width that the authors' words do not hold: codes and parameters, and those of whole rows.
+template <int Bits>
+void check_width(golden const& g, index_t group) {
+  CAPTURE(Bits);
+  kivi<Bits> const policy{{.group = group, .residual = 32, .rounding = rounding::authors}};
+  std::string const bits = "_" + std::to_string(Bits);
+  check_codes(g, policy.key_codec(), "k", "k", bits,
+              [&](index_t t, index_t d) { return t / group * 32 + d; });
+  check_codes(g, policy.value_codec(), "v", "v", bits,
+              [&](index_t t, index_t d) { return t * (32 / group) + d / group; });
+  auto const row = [](index_t t, index_t) { return t; };
+  int_per_token<Bits, f16, float> const plain;
+  check_codes(g, plain.key_codec(), "v", "row", bits, row);
+  check_codes(g, plain.value_codec(), "v", "row", bits, row);
+}
+
 }  // namespace
 
 TEST_CASE("kivi's codes and parameters are the authors'", "[golden][kivi]") {
@@ -121,6 +154,15 @@ TEST_CASE("kivi's codes and parameters are the authors'", "[golden][kivi]") {
   check_golden<8>(g);
   check_golden<2>(g, 16, "_16");
   check_golden<4>(g, 8, "_8");
+}
+
+TEST_CASE("codes of other widths are what the authors' arithmetic gives",
+          "[golden][kivi][int_per_token]") {
+  golden const g("kivi");
+  check_width<3>(g, 32);
+  check_width<5>(g, 16);
+  check_width<6>(g, 8);
+  check_width<7>(g, 32);
 }
 
 TEST_CASE("kivi rounds floats to halves before it does what the authors do", "[kivi]") {

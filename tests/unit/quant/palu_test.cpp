@@ -33,7 +33,7 @@ TEST_CASE("palu's reference is the authors' code", "[golden][palu]") {
   for (index_t group : {0, 1}) {
     auto const f =
         reference::palu(matrix_of(g["weights"], at(group * 32 * 24), 32, 24), whitening, 16);
-    for (int const bits : {16, 4, 2}) {
+    for (int const bits : {16, 4, 3, 2}) {
       CAPTURE(group, bits);
       auto const got =
           reference::palu_rebuilt(bits == 16 ? f : reference::with_hadamard(f), x, bits);
@@ -92,6 +92,7 @@ TEST_CASE("palu rebuilds what the authors' factors rebuild", "[golden][palu]") {
     }
   };
   coded(options(palu<4>{}), "rebuilt_4");
+  coded(options(palu<3>{}), "rebuilt_3");
   coded(options(palu<2>{}), "rebuilt_2");
 }
 
@@ -127,7 +128,7 @@ TEST_CASE("palu lives, group by group and layer by layer", "[palu]") {
                values = any_maps(shape.kv_heads, 2, shape.value_width(), 12, 7);
     codec_tables const tables{.key = keys.data(), .value = values.data()};
     lives(palu<>{o}, c, tables, 3);
-    lives(palu<4>{{.layers = 2,
+    lives(palu<3>{{.layers = 2,
                    .kv_heads = shape.kv_heads,
                    .heads = 2,
                    .key_rank = 20,

@@ -43,6 +43,32 @@ auto encoded(View const& view, keep_set const& keep) {
   return room;
 }
 
+/// A width that the authors do not pack: one class of 16 channels of 20 tokens.
+template <int Bits>
+void check_width(golden const& g) {
+  CAPTURE(Bits);
+  index_t const n = 20, dim = 16;
+  data::cache c({.kv_heads = 1, .tokens = n, .head_dim = dim});
+  for (index_t t = 0; t < n; ++t)
+    for (index_t d = 0; d < dim; ++d) {
+      auto const from = static_cast<std::size_t>(t * 32 + d),
+                 to = static_cast<std::size_t>(t * dim + d);
+      c.k[to] = static_cast<float>(g["k"][from]);
+      c.v[to] = static_cast<float>(g["v"][from]);
+    }
+  tokens every(1, n);
+  for (index_t t = 0; t < n; ++t)
+    every.cells[static_cast<std::size_t>(every.begins[1]++)] = static_cast<std::int32_t>(t);
+  auto const room = encoded<Bits>(c.view(), every.set);
+  std::string const bits = "_value_" + std::to_string(Bits);
+  for (index_t t = 0; t < n; ++t)
+    for (index_t d = 0; d < dim; ++d) {
+      auto const at = static_cast<std::size_t>(t * dim + d);
+      classes::check_near(room.packed.key(0, t, d), g["k" + bits][at], c.k[at]);
+      classes::check_near(room.packed.value(0, t, d), g["v" + bits][at], c.v[at]);
+    }
+}
+
 }  // namespace
 
 TEST_CASE("zipcache stores what the authors' functions give", "[golden][zipcache]") {
@@ -69,6 +95,10 @@ TEST_CASE("zipcache stores what the authors' functions give", "[golden][zipcache
   check(high.packed);
   check(low.packed);
   CHECK(classes::segments_error(high.packed, low.packed, c) <= tolerance::attend);
+  check_width<3>(g);
+  check_width<5>(g);
+  check_width<6>(g);
+  check_width<7>(g);
 }
 
 TEST_CASE("zipcache's classes come from any scorer, over any cells", "[zipcache]") {
