@@ -61,15 +61,15 @@ prefilled const& calibration::text() const {
   return *text_;
 }
 
-loaded_tables calibration::cskv(index_t rank) const {
+loaded_tables calibration::cskv(index_t rank, bool in_codes) const {
   auto const& s = text().shape();
   loaded_tables out;
   for (index_t l = 0; l < s.layers; ++l) {
     auto const of = [&](side which) {
       return directions(channels(text(), model_.rope(), which, l, 0, s.kv_heads), rank);
     };
-    store(out.key, of(side::raw_key), s.kv_heads);
-    store(out.value, of(side::value), s.kv_heads);
+    store(out.key, of(side::raw_key), s.kv_heads, in_codes ? 2 : 1);
+    store(out.value, of(side::value), s.kv_heads, in_codes ? 2 : 1);
   }
   return out;
 }

@@ -15,8 +15,9 @@ class calibration {
   /// A stretch of text; the model is shown it when a table is first asked for.
   calibration(model& m, std::vector<index_t> tokens) : model_(m), words_(std::move(tokens)) {}
 
-  /// CSKV: directions of a layer's keys before RoPE and of its values, all heads side by side.
-  [[nodiscard]] loaded_tables cskv(index_t rank) const;
+  /// CSKV: directions of a layer's keys before RoPE and of its values, all heads side by side;
+  /// `in_codes` twice, as the maps to latents and back.
+  [[nodiscard]] loaded_tables cskv(index_t rank, bool in_codes) const;
   /// Eigen Attention: directions of a layer's keys before RoPE, one set for all heads, and of each
   /// head's values.
   [[nodiscard]] loaded_tables eigen_attention(index_t rank) const;

@@ -32,10 +32,13 @@ void add_loaded(std::vector<method>& list, model const& m,
     list.push_back(
         entry(name, family::low_rank, [=](index_t) { return policy; }, {.tables = once(tables)}));
   };
-  add("CSKV, half",
-      cskv<>{
-          {.kv_heads = heads, .key_rank = of_layer, .value_rank = of_layer, .rotation = rotation}},
-      [=] { return text->cskv(of_layer); });
+  auto const cskv_of = [&](auto with) {
+    with.opt = {
+        .kv_heads = heads, .key_rank = of_layer, .value_rank = of_layer, .rotation = rotation};
+    return with;
+  };
+  add("CSKV, half", cskv_of(cskv<>{}), [=] { return text->cskv(of_layer, false); });
+  add("CSKV, half, 4 bit", cskv_of(cskv<f16, 4>{}), [=] { return text->cskv(of_layer, true); });
   add("Eigen Attention, half",
       eigen_attention<>{
           {.kv_heads = heads, .key_rank = half, .value_rank = half, .rotation = rotation}},

@@ -11,8 +11,10 @@ void add_quantized(std::vector<method>& list, kvslim::rope const& rotation) {
     list.push_back(entry(name, family::quantized, [=](index_t) { return policy; }));
   };
   add("int8 per token", int_per_token<8>{});
+  add("int6 per token", int_per_token<6>{});
   add("int4 per token", int_per_token<4>{});
   add("int4 per token, rotated", rotated{int_per_token<4>{}});
+  add("int3 per token", int_per_token<3>{});
   add("Centred 8 bit", centred<8>{});
   add("Centred K 6, V 5 bit", centred<6, 5>{});
   add("Centred 4 bit", centred<4>{});
@@ -27,8 +29,14 @@ void add_quantized(std::vector<method>& list, kvslim::rope const& rotation) {
   add("MXFP4", fp4<fp4_block::mxfp4>{});
   add("KIVI 8 bit", kivi<8>{});
   add("KIVI 4 bit", kivi<4>{});
+  add("KIVI 4 bit, keys by 16", kivi<4>{{.group = 16, .value_group = 32}});
+  add("KIVI 4 bit, keys by 64", kivi<4>{{.group = 64, .value_group = 32}});
   add("KIVI 2 bit", kivi<2>{});
+  add("KIVI K 8, V 4 bit", kivi<8, 4>{});
+  add("KIVI K 5, V 3 bit", kivi<5, 3>{});
+  add("KIVI K 3, V 5 bit", kivi<3, 5>{});
   add("GEAR 4 bit", gear<4>{});
+  add("GEAR 4 bit, KCVT", gear<4>{{.kcvt = true}});
   add("GEAR-L 2 bit", gear_l<2>{});
   add("ThinK 40 %", think{});
   add("ZipCache 4 bit, one class", zipcache<4>{});
