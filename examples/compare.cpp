@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
@@ -117,8 +118,13 @@ int main(int argc, char** argv) try {
     tokens.insert(tokens.end(), begin, begin + context - 1);
     other_text = std::make_shared<calibration>(model, tokens);
   }
+  // Gates are trained for a model: they lie beside it.
+  std::shared_ptr<gates const> gated;
+  auto const beside = std::filesystem::path(model_path).replace_extension() += "-fastkvzip.gguf";
+  if (std::filesystem::exists(beside))
+    gated = std::make_shared<gates>(gguf::open(beside.string()), shape);
   auto const list = rows_of(heads ? head_methods(model, shape.vocabulary == 256)
-                                  : methods(model, shape.vocabulary == 256, other_text),
+                                  : methods(model, shape.vocabulary == 256, other_text, gated),
                             only);
   if (list.size() == 1 && !only.empty()) throw std::runtime_error("no row is called " + only);
   if (heads && shape.kv_heads == 1)

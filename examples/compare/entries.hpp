@@ -35,10 +35,11 @@ inline auto one(double fraction, index_t tokens, model_shape const& s) {
 class calibration;
 
 void add_quantized(std::vector<method>& list, kvslim::rope const& rotation);
-void add_evicted(std::vector<method>& list, model const& m, kvslim::snapkv const& snap);
+void add_evicted(std::vector<method>& list, model const& m, kvslim::snapkv const& snap,
+                 std::shared_ptr<gates const> const& gated);
 /// Who decides how much each head and layer keeps.
-void add_shared_budgets(std::vector<method>& list, model_shape const& s,
-                        kvslim::snapkv const& snap);
+void add_shared_budgets(std::vector<method>& list, model_shape const& s, kvslim::snapkv const& snap,
+                        std::shared_ptr<gates const> const& gated);
 /// A fixed budget while decoding: as many tokens leave as come.
 void add_while_decoding(std::vector<method>& list, model_shape const& s);
 /// Low rank by tables that were made of another text.

@@ -25,9 +25,11 @@ struct method {
 class calibration;
 
 /// Every pipeline keeps the last 32 tokens and, where it evicts, 4 sinks. `bytes`: the model's
-/// tokens are bytes. Without a text to calibrate on, methods that load tables are left out.
+/// tokens are bytes. Without a text to calibrate on, methods that load tables are left out, and
+/// without trained gates those that ask them.
 std::vector<method> methods(model const& m, bool bytes,
-                            std::shared_ptr<calibration const> const& text);
+                            std::shared_ptr<calibration const> const& text,
+                            std::shared_ptr<gates const> const& gated);
 
 /// Who chooses what a KV head keeps: the head itself, the heads of its layer together (one set, by
 /// the mean or the maximum of their scores) or the layer's next head; and equal budgets against

@@ -6,7 +6,8 @@ namespace example {
 
 using namespace kvslim;
 
-void add_shared_budgets(std::vector<method>& list, model_shape const& s, snapkv const& snap) {
+void add_shared_budgets(std::vector<method>& list, model_shape const& s, snapkv const& snap,
+                        std::shared_ptr<gates const> const& gated) {
   session_options const all_layers{.layers_together = true};
   list.push_back(entry("SnapKV + AdaKV 25 %", family::evicted, [=](index_t t) {
     return pipeline{snap, adakv{{.budget = budget_for(0.25, t), .kv_heads = s.kv_heads}}};
@@ -65,6 +66,14 @@ void add_shared_budgets(std::vector<method>& list, model_shape const& s, snapkv 
           return pipeline{kvzip{{.squared = true}}, one(fraction, t, s)};
         },
         repeated));
+  if (gated != nullptr)
+    for (auto [name, fraction] :
+         {std::pair{"Fast KVzip 25 %, one budget", 0.25}, {"Fast KVzip 12.5 %, one budget", 0.125}})
+      list.push_back(entry(name, family::evicted,
+                           [=](index_t t) {
+                             return pipeline{fastkvzip{}, one(fraction, t, s)};
+                           },
+                           {.layers_together = true, .gated = gated}));
   session_options whole_prompt = all_layers;
   whole_prompt.window = 0;
   list.push_back(entry(

@@ -6,7 +6,8 @@ namespace example {
 
 using namespace kvslim;
 
-void add_evicted(std::vector<method>& list, model const& m, snapkv const& snap) {
+void add_evicted(std::vector<method>& list, model const& m, snapkv const& snap,
+                 std::shared_ptr<gates const> const& gated) {
   rerotate const close_gaps{m.rope()};
   row_group const heads{.sequences = 1, .kv_heads = m.shape().kv_heads};
   auto const add = [&](char const* name, auto make, session_options options = {}) {
@@ -35,6 +36,13 @@ void add_evicted(std::vector<method>& list, model const& m, snapkv const& snap) 
       },
       {.raw = true});
   add("KVzip 50 %", [](index_t t) { return pipeline{kvzip{}, keep(0.5, t)}; }, {.repeats = true});
+  add("KVzip 25 %", [](index_t t) { return pipeline{kvzip{}, keep(0.25, t)}; }, {.repeats = true});
+  if (gated != nullptr)
+    add("Fast KVzip 50 %",
+        [](index_t t) {
+          return pipeline{fastkvzip{}, keep(0.5, t)};
+        },
+        {.gated = gated});
   add("SnapKV 50 %", [=](index_t t) { return pipeline{snap, keep(0.5, t)}; });
   add("SnapKV 25 %", [=](index_t t) { return pipeline{snap, keep(0.25, t)}; });
   add("SnapKV 12.5 %", [=](index_t t) { return pipeline{snap, keep(0.125, t)}; });

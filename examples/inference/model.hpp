@@ -35,6 +35,9 @@ class model {
   using attention = std::function<void(index_t, std::span<float const>, std::span<float const>,
                                        std::span<float const>, std::span<float>)>;
 
+  /// While attention is the caller's: what the layer has read in front of its projections.
+  [[nodiscard]] std::span<float const> hidden() const { return h_; }
+
   /// Runs one token at one position; returns the logits, valid until the next call.
   std::span<float const> step(index_t token, index_t position, attention const& attend);
 

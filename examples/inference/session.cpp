@@ -57,6 +57,7 @@ pass::pass(model_shape const& s, index_t tokens) : shape_(s), tokens_(tokens) {
   q.resize(floats(s.q_heads));
   k.resize(floats(s.kv_heads));
   v.resize(floats(s.kv_heads));
+  hidden.resize(static_cast<std::size_t>(s.layers * tokens * s.width));
 }
 
 void pass::step(model& m, index_t token, index_t position, index_t at, index_t first,
@@ -72,6 +73,7 @@ void pass::step(model& m, index_t token, index_t position, index_t at, index_t f
     store(q, queries, s.q_heads);
     store(k, keys, s.kv_heads);
     store(v, values, s.kv_heads);
+    std::copy(m.hidden().begin(), m.hidden().end(), hidden.begin() + (l * tokens_ + at) * s.width);
     for (index_t h = 0; h < s.q_heads; ++h) {
       index_t const row = l * s.kv_heads + h / group;
       if (before != nullptr)

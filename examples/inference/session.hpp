@@ -5,7 +5,7 @@
 // A model's cache as an inference engine holds it: dense while prefilling, then one kvslim cache
 // per layer.
 
-#include "model.hpp"
+#include "gates.hpp"
 
 #include <kvslim/exec/openmp.hpp>
 #include <kvslim/kvslim.hpp>
@@ -63,6 +63,7 @@ class pass {
   }
 
   std::vector<float> q, k, v;
+  std::vector<float> hidden;  ///< what the layers' projections read, [layer, token, width]
 
  private:
   model_shape shape_;
@@ -99,6 +100,13 @@ class prefilled {
   }
   /// The model's second look at the first `length` tokens; made once, while the length stays.
   [[nodiscard]] repetition const& repeated(index_t length) const;
+  /// What gates of some layers read of the first `length` tokens.
+  [[nodiscard]] kvslim::hidden_states<> hidden(index_t layer, index_t layers,
+                                               index_t length) const {
+    index_t const width = shape().width, all = tokens() * width;
+    return {kvslim::rows_view<float const>{
+        text_.hidden.data() + layer * all, layers, 1, length, width, {all, all, width, 1}}};
+  }
   /// Queries of the first `length` tokens as they were before RoPE, [layer, head, length, dim].
   [[nodiscard]] std::vector<float> raw_queries(index_t length) const;
 
@@ -144,6 +152,7 @@ struct session_options {
   std::vector<float> (*scores)(prefilled const&, index_t layer, index_t layers,
                                index_t length) = nullptr;
   std::function<loaded_tables const&()> tables = {};  ///< for codecs that load theirs
+  std::shared_ptr<gates const> gated = {};            ///< for scorers that ask gates
 };
 
 template <class Policy>
@@ -181,7 +190,10 @@ class policy_session final : public session {
       if (options.scores != nullptr) given = options.scores(text, l, per_cache_, length);
       kvslim::evidence const evidence{
           kvslim::window_queries{text.window(l, per_cache_, length, options.window)},
-          kvslim::token_scores<>{given.data()}, second_pass(again, l),
+          kvslim::token_scores<>{given.data()},
+          second_pass(again, l),
+          text.hidden(l, per_cache_, length),
+          options.gated ? options.gated->of(l, per_cache_) : kvslim::gate_weights<>{},
           kvslim::raw_queries<>{
               raw.empty() ? kvslim::rows_view<float const>{}
                           : kvslim::dense_rows(raw.data() + l * s.q_heads * length * s.head_dim,
