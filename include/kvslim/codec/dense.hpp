@@ -19,7 +19,8 @@ struct dense_key {
   using tail_type = T;
   static constexpr index_t tile = 16;
   static constexpr codec_traits traits{.form = detail::dense_form<T>(detail::form_kind::dense_key),
-                                       .rewrites = true};
+                                       .rewrites = true,
+                                       .long_runs = true};
 
   [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
     return detail::check_channels(dim);
@@ -67,13 +68,13 @@ struct dense_key {
     for (index_t done = 0; done < at.n;) {
       index_t const t0 = (at.first + done) % tile, n = detail::min(at.n - done, tile - t0);
       auto const* const in = detail::array_at<T>(block) + (at.first + done) / tile * tile * dim;
+      float* const to = scores + done / run_tokens * at.apart + done % run_tokens;
       detail::by_heads(heads, [&](auto count, index_t h0) {
         constexpr index_t m = decltype(count)::value;
         detail::local<float, m, tile> sum;
         dot_tile<m>(in, q + h0 * dim, dim, sum);
         for (index_t h = 0; h < m; ++h)
-          for (index_t i = 0; i < n; ++i)
-            scores[(h0 + h) * run_tokens + done + i] += sum[h][t0 + i];
+          for (index_t i = 0; i < n; ++i) to[(h0 + h) * run_tokens + i] += sum[h][t0 + i];
       });
       done += n;
     }
@@ -114,7 +115,8 @@ struct dense_value {
   static constexpr codec_traits traits{
       .form = detail::dense_form<T>(detail::form_kind::dense_value),
       .rewrites = true,
-      .encodes_runs = true};
+      .encodes_runs = true,
+      .long_runs = true};
 
   [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
     return detail::check_channels(dim);
@@ -144,6 +146,17 @@ struct dense_value {
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
     if (detail::accumulate_rows<T>(block, at, p, heads, out)) return;
+    site run = at;
+    for (index_t begin = 0; begin < at.n; begin += run_tokens, run.first += run_tokens) {
+      run.n = detail::min(at.n - begin, run_tokens);
+      add_run(block, run, p + begin / run_tokens * at.apart, heads, out);
+    }
+  }
+
+ private:
+  /// What accumulate does for up to run_tokens tokens, by plain loops.
+  static KVSLIM_HD void add_run(std::byte const* block, site const& at, float const* p,
+                                index_t heads, float* out) noexcept {
     index_t d = 0;
     for (; d + 32 <= at.dim; d += 32)
       detail::by_heads(heads, [&](auto count, index_t h) {
@@ -170,8 +183,6 @@ struct dense_value {
         out[h * at.dim + d] += sum;
       }
   }
-
- private:
   /// Channels [d, d + N) of what accumulate adds to `Heads` heads.
   template <index_t Heads, index_t N>
   static KVSLIM_HD void add_channels(std::byte const* block, site const& at, index_t d,

@@ -65,7 +65,7 @@ struct codec_traits {
   bool tabled = false;        ///< reads site::table, which the cache must bind
   bool tabled_fit = false;    ///< fit alone does: it must be bound only while the cache is filled
   bool shares_keys = false;   ///< a value codec that reads K's bytes and stores nothing
-  bool long_runs = false;     ///< accumulate takes step_runs runs at once, site::apart
+  bool long_runs = false;     ///< dot or accumulate takes step_runs runs at once, site::apart
 };
 
 /// Every size of a codec for head_dim `dim` and at most `tokens` tokens, and what may be coded.
@@ -119,7 +119,7 @@ struct site {
   index_t next_bytes = 0;
   index_t held = 0;  ///< in fit: tokens of the row, those that stay in the exact tail too
   attend_precision precision = attend_precision::tight;  ///< of dot and accumulate
-  index_t apart = 0;  ///< in accumulate: floats from the weights of one run to the next's
+  index_t apart = 0;  ///< floats from the logits or weights of one run to those of the next
   detail::digit_rows* room = nullptr;  ///< [digit_room], where kernels may work; or null
   detail::digit_rows* kept = nullptr;  ///< what they make of queries that last, which are between
   float const* lasting = nullptr;      ///< these two and stay the same for all of a row

@@ -73,6 +73,22 @@ struct lookahead {
     for (index_t i = 0; i < lines; ++i, at += 64) __builtin_prefetch(at);
   }
 };
+/// The same number of bytes at every step, up to two lines: what is fetched faster than memory
+/// gives it makes other loads wait.
+struct even_lookahead {
+  std::byte const* at;
+  std::byte const* end;
+  index_t pace;
+
+  even_lookahead(site const& s, index_t steps) noexcept
+      : at(s.next), end(s.next + s.next_bytes), pace(div_up(s.next_bytes, steps)) {}
+  [[gnu::always_inline]] void fetch() noexcept {
+    if (at >= end) return;
+    __builtin_prefetch(at);
+    if (pace > 64) __builtin_prefetch(at + 64);
+    at += pace;
+  }
+};
 
 #include <kvslim/isa/macros.inc>
 
@@ -92,6 +108,21 @@ inline void by_kernel_heads(index_t heads, F const& f) noexcept {
       return f(std::integral_constant<index_t, 6>{});
     default:
       return f(std::integral_constant<index_t, 8>{});
+  }
+}
+
+/// The same for kernels of at most four.
+template <class F>
+inline void by_dense_heads(index_t heads, F const& f) noexcept {
+  switch (heads) {
+    case 1:
+      return f(std::integral_constant<index_t, 1>{});
+    case 2:
+      return f(std::integral_constant<index_t, 2>{});
+    case 3:
+      return f(std::integral_constant<index_t, 3>{});
+    default:
+      return f(std::integral_constant<index_t, 4>{});
   }
 }
 
@@ -144,8 +175,7 @@ template <class T>
                                     index_t heads, float* scores) noexcept {
   return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
     decltype(kernels)::template dot_tiles<T>(array_at<T>(block), at, q + h * at.dim, m,
-                                             scores + h * run_tokens,
-                                             lookahead(at, at.dim / 4 + 1));
+                                             scores + h * run_tokens);
   });
 }
 /// V as T[dim], token after token.
@@ -153,9 +183,8 @@ template <class T>
 [[nodiscard]] inline bool accumulate_rows(std::byte const* block, site const& at, float const* p,
                                           index_t heads, float* out) noexcept {
   return with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
-    decltype(kernels)::template accumulate_dense<T>(array_at<T>(block) + at.first * at.dim, at.dim,
-                                                    at.n, p + h * run_tokens, m, out + h * at.dim,
-                                                    lookahead(at, at.n * (at.dim / 64 + 1)));
+    decltype(kernels)::template accumulate_dense<T>(array_at<T>(block) + at.first * at.dim, at,
+                                                    p + h * run_tokens, m, out + h * at.dim);
   });
 }
 /// K in planar units of one run of 32 tokens, parameters per token; they are the block's.
@@ -324,9 +353,10 @@ template <class T>
 [[nodiscard]] inline bool add_sparse(std::byte const* block, sparse_shape const& s, site const& at,
                                      float const* p, index_t heads, float* out) noexcept {
   return by_expanded<T>(block, s, at, [&](float const* rows, index_t first, index_t n) {
+    site const part{.n = n, .dim = s.dim};
     static_cast<void>(with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
-      decltype(kernels)::accumulate_dense(rows, s.dim, n, p + h * run_tokens + first, m,
-                                          out + h * s.dim, lookahead({}, 1));
+      decltype(kernels)::accumulate_dense(static_cast<float const*>(rows), part,
+                                          p + h * run_tokens + first, m, out + h * s.dim);
     }));
   });
 }

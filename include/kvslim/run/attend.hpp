@@ -110,12 +110,18 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
   index_t in_stretch = 0;
   for (index_t t = begin; t < end;) {
     index_t sizes[step_runs], runs = 0, after = t;
-    for (; runs < most_runs && after < end; after += sizes[runs++]) {
-      index_t const n = sizes[runs] = min(end - after, keys.reach(after));
+    while (runs < most_runs && after < end) {
+      index_t const together = runs_together(keys, after, end, most_runs - runs);
+      index_t const n = together > 1 ? together * run_tokens : min(end - after, keys.reach(after));
       float* const x = scores + runs * run_floats;
-      for (index_t i = 0; i < run_floats; ++i) x[i] = 0.0f;
+      for (index_t i = 0; i < together * run_floats; ++i) x[i] = 0.0f;
       dot_step(keys, after, n, values.coded_at(after, n), piece, x);
-      if (special) finish_logits(packed, r, after, n, masked, piece, x);
+      for (index_t left = n; left > 0; left -= run_tokens) {
+        index_t const m = sizes[runs] = min(left, run_tokens);
+        if (special) finish_logits(packed, r, after, m, masked, piece, scores + runs * run_floats);
+        after += m;
+        ++runs;
+      }
     }
     float high[run_heads], sum[run_heads];
     for (index_t h = 0; h < heads; ++h) high[h] = most[h];
@@ -137,14 +143,10 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
     index_t ahead = after;  // of K, to be fetched while V is read
     for (index_t run = 0; run < runs;) {
       float const* const p = scores + run * run_floats;
-      index_t n = sizes[run], together = 1;
-      if constexpr (std::remove_cvref_t<decltype(values)>::codec_type::traits.long_runs)
-        if (t % values.sizes.block_tokens == 0)
-          while (n == together * run_tokens && run + together < runs &&
-                 sizes[run + together] == run_tokens && t + n + run_tokens <= values.coded) {
-            n += run_tokens;
-            ++together;
-          }
+      index_t whole = run;  // runs from here on that are whole
+      while (whole < runs && sizes[whole] == run_tokens) ++whole;
+      index_t const together = runs_together(values, t, after, whole - run);
+      index_t const n = together > 1 ? together * run_tokens : sizes[run];
       coded_bytes const next = keys.coded_at(ahead, n);
       if (together > 1) {
         accumulate_step(values, t, n, next, p, piece);

@@ -89,7 +89,19 @@ KVSLIM_HD inline void fold_stretch(attend_piece& piece, index_t width, index_t o
   }
 }
 
-/// scores[h][i] += q[h] . key of slot + i; n at most the half's reach.
+/// How many whole runs from slot `slot` one call of the codec's dot or accumulate takes, at most
+/// `most`: 1 where it takes none but its reach.
+template <class Half>
+[[nodiscard]] KVSLIM_HD index_t runs_together(Half const& half, index_t slot, index_t end,
+                                              index_t most) noexcept {
+  if constexpr (Half::codec_type::traits.long_runs)
+    if (slot % half.sizes.block_tokens == 0)
+      return max(min(most, (min(end, half.coded) - slot) / run_tokens), 1);
+  return 1;
+}
+
+/// scores[h][i] += q[h] . key of slot + i; n at most the half's reach, or whole runs where the
+/// codec takes several, piece.heads * run_tokens scores each.
 template <class Half>
 KVSLIM_HD KVSLIM_DETAIL_APART void dot_step(Half const& keys, index_t slot, index_t n,
                                             coded_bytes const& next, attend_piece const& piece,
@@ -99,6 +111,7 @@ KVSLIM_HD KVSLIM_DETAIL_APART void dot_step(Half const& keys, index_t slot, inde
     at.next_bytes = next.size;
     at.precision = piece.precision;
     at.room = piece.room;
+    at.apart = piece.heads * run_tokens;
     if constexpr (in_own_basis<decltype(codec)>) {
       codec.dot(block, at, piece.own_q, piece.heads, scores);
     } else {
