@@ -21,7 +21,8 @@ struct channel_key {
   static constexpr index_t most_tokens = 1024;  ///< of a block
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::channel_key, Bits),
-      .whole_blocks = true};
+      .whole_blocks = true,
+      .encodes_stored = true};
 
   index_t group = 32;
   index_t residual = 128;
@@ -50,13 +51,20 @@ struct channel_key {
     return {};
   }
 
+  /// Codes rows of T that lie side by side, where a kernel does; `spare` is room for them as
+  /// floats, which rows of float need none of. False: nothing was written.
+  template <element T>
+  [[nodiscard]] KVSLIM_HD bool encode_stored(T const* rows, float* spare, site const& at,
+                                             std::byte* block) const noexcept {
+    auto const stored = parameters(block, at.dim);
+    return group == block_tokens() && rounding == kvslim::rounding::precise &&
+           detail::encode_channels<Bits>(rows, spare, group, at, detail::codes_of(block),
+                                         stored.scale, stored.low);
+  }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     index_t const dim = at.dim, tokens = block_tokens();
     auto const stored = parameters(block, dim);
-    if (group == tokens && rounding == kvslim::rounding::precise &&
-        detail::encode_channels<Bits>(rows, group, at, detail::codes_of(block), stored.scale,
-                                      stored.low))
-      return;
+    if (encode_stored(rows, nullptr, at, block)) return;
     for (index_t t0 = 0; t0 < tokens; t0 += group)
       detail::by_channels(dim, [&](auto channels, index_t d) {
         constexpr index_t n = decltype(channels)::value;
@@ -156,7 +164,8 @@ template <int Bits, element Tail = f16, affine_parameter Param = f16>
 struct run_channel_key : channel_key<Bits, Tail, Param> {
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::run_channel_key, Bits),
-      .whole_blocks = true};
+      .whole_blocks = true,
+      .encodes_stored = true};
 
   KVSLIM_HD constexpr run_channel_key() noexcept : channel_key<Bits, Tail, Param>{32, 32} {}
 

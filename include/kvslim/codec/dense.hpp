@@ -20,6 +20,7 @@ struct dense_key {
   static constexpr index_t tile = 16;
   static constexpr codec_traits traits{.form = detail::dense_form<T>(detail::form_kind::dense_key),
                                        .rewrites = true,
+                                       .encodes_stored = true,
                                        .long_runs = true};
 
   [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
@@ -36,6 +37,15 @@ struct dense_key {
     return {};
   }
 
+  /// Stores rows of T that lie side by side; false where no kernel does, and nothing was written.
+  template <element From>
+  [[nodiscard]] KVSLIM_HD bool encode_stored(From const* rows, float*, site const& at,
+                                             std::byte* block) const noexcept {
+    if constexpr (std::same_as<From, T>)
+      return at.n == tile && detail::turn_tile(rows, at, detail::array_at<T>(block));
+    else
+      return false;
+  }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     auto* const out = detail::array_at<T>(block);
     if (at.n == tile) {
@@ -116,6 +126,7 @@ struct dense_value {
       .form = detail::dense_form<T>(detail::form_kind::dense_value),
       .rewrites = true,
       .encodes_runs = true,
+      .encodes_stored = true,
       .long_runs = true};
 
   [[nodiscard]] KVSLIM_HD constexpr status check(index_t dim) const noexcept {
@@ -132,6 +143,15 @@ struct dense_value {
     return {};
   }
 
+  /// Stores rows of T that lie side by side; false where no kernel does, and nothing was written.
+  template <element From>
+  [[nodiscard]] KVSLIM_HD bool encode_stored(From const* rows, float*, site const& at,
+                                             std::byte* block) const noexcept {
+    if constexpr (std::same_as<From, T>)
+      return detail::copy_rows(rows, at, block + at.first * sizes(at.dim, 0).block_bytes);
+    else
+      return false;
+  }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     auto* const out = detail::array_at<T>(block);
     index_t const n = at.n * at.dim, whole = n - n % 16;

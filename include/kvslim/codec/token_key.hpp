@@ -16,7 +16,8 @@ struct token_key {
   using tail_type = Tail;
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::token_key, Bits),
-      .rewrites = true};
+      .rewrites = true,
+      .encodes_stored = true};
 
   index_t residual = 0;
 
@@ -44,12 +45,22 @@ struct token_key {
     return {};
   }
 
+  /// Codes rows of T that lie side by side, where a kernel does; `spare` is room for them as
+  /// floats, which rows of float need none of. False: nothing was written.
+  template <element T>
+  [[nodiscard]] KVSLIM_HD bool encode_stored(T const* rows, float* spare, site const& at,
+                                             std::byte* block) const noexcept {
+    auto const stored = parameters(block, at.dim);
+    return at.n == block_tokens &&
+           detail::encode_tokens<Bits>(rows, spare, at, detail::codes_of(block), stored.scale,
+                                       stored.low);
+  }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     index_t const dim = at.dim;
     auto* const codes = detail::codes_of(block);
     auto const stored = parameters(block, dim);
     bool const whole = at.n == block_tokens;
-    if (whole && detail::encode_tokens<Bits>(rows, at, codes, stored.scale, stored.low)) return;
+    if (whole && encode_stored(rows, nullptr, at, block)) return;
     for (index_t i = 0; i < at.n; ++i) {
       float const* const x = rows + i * dim;
       auto const a =

@@ -56,16 +56,17 @@ enum class basis : std::uint8_t { channels, own };
 struct codec_traits {
   form_id form;
   basis space = basis::channels;
-  bool whole_blocks = false;  ///< blocks are only written whole; otherwise any run of tokens
-  bool rewrites = false;      ///< one token of a block may be coded again without its neighbours
-  bool encodes_runs = false;  ///< encode takes several whole blocks at once, run_tokens in all
-  bool positions = false;     ///< reads site::positions, so they are stored
-  bool grouped = false;       ///< rows of `row_group group() const` share blocks
-  bool fitted = false;        ///< `fit` computes a state before the first block
-  bool tabled = false;        ///< reads site::table, which the cache must bind
-  bool tabled_fit = false;    ///< fit alone does: it must be bound only while the cache is filled
-  bool shares_keys = false;   ///< a value codec that reads K's bytes and stores nothing
-  bool long_runs = false;     ///< dot or accumulate takes step_runs runs at once, site::apart
+  bool whole_blocks = false;    ///< blocks are only written whole; otherwise any run of tokens
+  bool rewrites = false;        ///< one token of a block may be coded again without its neighbours
+  bool encodes_runs = false;    ///< encode takes several whole blocks at once, run_tokens in all
+  bool encodes_stored = false;  ///< encode_stored reads rows as they lie in plain memory
+  bool positions = false;       ///< reads site::positions, so they are stored
+  bool grouped = false;         ///< rows of `row_group group() const` share blocks
+  bool fitted = false;          ///< `fit` computes a state before the first block
+  bool tabled = false;          ///< reads site::table, which the cache must bind
+  bool tabled_fit = false;      ///< fit alone does: it must be bound only while the cache is filled
+  bool shares_keys = false;     ///< a value codec that reads K's bytes and stores nothing
+  bool long_runs = false;       ///< dot or accumulate takes step_runs runs at once, site::apart
 };
 
 /// Every size of a codec for head_dim `dim` and at most `tokens` tokens, and what may be coded.
@@ -144,6 +145,12 @@ inline constexpr bool has_fit = requires(C const c, index_t i, site const at, st
   c.fit(no_rows{}, i, at, state, scratch);
 };
 
+template <class C>
+inline constexpr bool has_encode_stored = requires(C const c, f16 const* rows, float* spare,
+                                                   site const at, std::byte* block) {
+  c.encode_stored(rows, spare, at, block);
+};
+
 /// Whether attention reads a codec's blocks in coordinates of its own.
 template <class C>
 inline constexpr bool in_own_basis = std::remove_cvref_t<C>::traits.space == basis::own;
@@ -215,6 +222,12 @@ struct check_codec {
       "kvslim: this codec says .fitted and has no `fit(read, tokens, at, state, scratch)`");
   static_assert(C::traits.fitted || !has_fit<C>,
                 "kvslim: this codec has fit() and does not say .fitted = true");
+  static_assert(C::traits.encodes_stored == has_encode_stored<C>,
+                "kvslim: a codec says .encodes_stored = true if, and only if, it has "
+                "`encode_stored(rows, spare, at, block)`");
+  static_assert(!(C::traits.encodes_stored && C::traits.grouped),
+                "kvslim: rows that share blocks do not lie side by side: .encodes_stored is not "
+                "for .grouped codecs");
   static_assert(C::traits.fitted || !C::traits.tabled_fit,
                 "kvslim: this codec says .tabled_fit and has no fit()");
   static_assert(!(C::traits.rewrites && C::traits.whole_blocks),

@@ -199,6 +199,7 @@ template <class Cache>
       index_t const s = r / e.kv_heads, h = r % e.kv_heads, n = cache.length(s, h);
       if (!serves(cache.k.layout, s, n) || !serves(cache.v.layout, s, n))
         return fail(errc::invalid_shape, "kvslim: a page list is shorter than its sequence");
+      if (cache.in_text_order() && !cache.bias.given()) continue;  // nothing is said of tokens
       for (index_t t = 0; t < n; ++t) {
         auto const state = cache.state(s, h, t);
         if (state == token_state::padding) continue;

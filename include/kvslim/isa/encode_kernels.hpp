@@ -34,41 +34,51 @@ inline bool with_encoders(index_t dim, F const& f) noexcept {
   }
 }
 
+/// Brings memory near that is written next: lines that kernels write in no order are waited for one
+/// by one. It may end before what was asked for.
+inline void fetch_to_write(std::byte* at, index_t bytes) noexcept {
+  for (index_t i = 0; i < bytes; i += 64) __builtin_prefetch(at + i, 1);
+}
+
 /// Whether there are kernels for codes of so many bits with such parameters.
 template <int Bits, class Param>
 inline constexpr bool has_encoder = std::same_as<Param, f16>&& ops::planar_bits<Bits>&& Bits > 1;
 
+// Rows are T side by side, and `spare` is room for them as floats, which none that are need.
+
 /// K of 32 tokens into a block, parameters per token.
-template <int Bits, class Param>
-[[nodiscard]] inline bool encode_tokens(float const* rows, site const& at, std::uint8_t* codes,
-                                        Param* scale, Param* low) noexcept {
+template <int Bits, class T, class Param>
+[[nodiscard]] inline bool encode_tokens(T const* rows, float* spare, site const& at,
+                                        std::uint8_t* codes, Param* scale, Param* low) noexcept {
   if constexpr (has_encoder<Bits, Param>)
     return at.dim >= 32 && with_encoders(at.dim, [&](auto kernels) {
              decltype(kernels)::template encode_tokens<Bits>(
-                 rows, at.dim, codes, scale, low, lookahead(at, run_tokens * (1 + at.dim / 64)));
+                 rows, spare, at.dim, codes, scale, low,
+                 lookahead(at, run_tokens * (1 + at.dim / 64)));
            });
   return false;
 }
 /// K of `group` tokens into a block, parameters per channel.
-template <int Bits, class Param>
-[[nodiscard]] inline bool encode_channels(float const* rows, index_t group, site const& at,
-                                          std::uint8_t* codes, Param* scale, Param* low) noexcept {
+template <int Bits, class T, class Param>
+[[nodiscard]] inline bool encode_channels(T const* rows, float* spare, index_t group,
+                                          site const& at, std::uint8_t* codes, Param* scale,
+                                          Param* low) noexcept {
   if constexpr (has_encoder<Bits, Param>)
     return with_encoders(at.dim, [&](auto kernels) {
-      decltype(kernels)::template encode_channels<Bits>(rows, group, at.dim, codes, scale, low,
-                                                        lookahead(at, group * (at.dim / 64 + 1)));
+      decltype(kernels)::template encode_channels<Bits>(
+          rows, spare, group, at.dim, codes, scale, low, lookahead(at, group * (at.dim / 32 + 1)));
     });
   return false;
 }
 /// V of n tokens into whole blocks of four, parameters (of type Param, behind the codes) per token
 /// and `group` channels, of which there is room for a block of 32.
-template <int Bits, class Param>
-[[nodiscard]] inline bool encode_values(float const* rows, site const& at, index_t group,
+template <int Bits, class Param, class T>
+[[nodiscard]] inline bool encode_values(T const* rows, float* spare, site const& at, index_t group,
                                         std::byte* block, index_t code_bytes) noexcept {
   if constexpr (has_encoder<Bits, Param>)
     return group >= 32 && at.dim <= 32 * group && with_encoders(group, [&](auto kernels) {
              decltype(kernels)::template encode_values<Bits>(
-                 rows, at.n, at.dim, group, block, code_bytes,
+                 rows, spare, at.n, at.dim, group, block, code_bytes,
                  lookahead(at, at.n * (at.dim / group + at.dim / 128 + 1)));
            });
   return false;
@@ -84,6 +94,26 @@ template <class T>
     return with_encoders(
         dim, [&](auto kernels) { decltype(kernels)::template encode_tile<T>(rows, dim, out); });
   return false;
+}
+/// K of 16 tokens of T as T[dim][16].
+template <class T>
+[[nodiscard]] inline bool turn_tile(T const* rows, site const& at, T* out) noexcept {
+  if constexpr (std::same_as<T, float>) {
+    return encode_tile(rows, at.dim, out);
+  } else if constexpr (sizeof(T) == 2) {
+    return at.dim % 32 == 0 && with_encoders(at.dim, [&](auto kernels) {
+             decltype(kernels)::turn_tile(rows, at.dim, out, lookahead(at, at.dim / 4));
+           });
+  }
+  return false;
+}
+/// Whole rows as they are.
+template <class T>
+[[nodiscard]] inline bool copy_rows(T const* rows, site const& at, std::byte* out) noexcept {
+  index_t const bytes = at.n * at.dim * static_cast<index_t>(sizeof(T));
+  return bytes % 64 == 0 && with_encoders(bytes, [&](auto kernels) {
+           decltype(kernels)::copy_lines(rows, bytes, out, lookahead(at, bytes / 64));
+         });
 }
 /// n floats as T.
 template <class T>
@@ -145,6 +175,7 @@ template <class F>
 
 #else
 
+KVSLIM_HD constexpr void fetch_to_write(std::byte*, index_t) noexcept {}
 template <class F>
 [[nodiscard]] KVSLIM_HD constexpr bool with_instructions(F const&) noexcept {
   return false;
@@ -163,6 +194,14 @@ template <int Bits, class Param, class... Args>
 }
 template <class T>
 [[nodiscard]] KVSLIM_HD constexpr bool encode_tile(float const*, index_t, T*) noexcept {
+  return false;
+}
+template <class T>
+[[nodiscard]] KVSLIM_HD constexpr bool turn_tile(T const*, site const&, T*) noexcept {
+  return false;
+}
+template <class T>
+[[nodiscard]] KVSLIM_HD constexpr bool copy_rows(T const*, site const&, std::byte*) noexcept {
   return false;
 }
 template <class T>

@@ -173,6 +173,14 @@ KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set
     }
     for (index_t i = 0; i < at.coded;) {
       index_t const take = at.together(i, at.coded);
+      auto const ahead = next_run<Keys>(cells, keep, r, i + take, at.coded);
+      if (i + take < at.coded)
+        fetch_to_write(at.block(i + take),
+                       div_up(take, at.sizes.block_tokens) * at.sizes.block_bytes);
+      if (encode_run<Keys>(plan, cells, keep, at, i, take, rows, ahead)) {
+        i += take;
+        continue;
+      }
       std::memset(
           at.block(i), 0,
           static_cast<std::size_t>(div_up(take, at.sizes.block_tokens) * at.sizes.block_bytes));
@@ -183,7 +191,7 @@ KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set
           continue;
         for (index_t j = 0; j < take; ++j) read(m, i + j, mine + j * at.dim);
       }
-      at.encode(i, take, rows, next_run<Keys>(cells, keep, r, i + take, at.coded));
+      at.encode(i, take, rows, ahead);
       i += take;
     }
   }
@@ -281,6 +289,16 @@ template <class Plan, class Layout, class Cells>
   return nullptr;
 }
 
+/// Whether n cells ascend within [0, length), one by one if `consecutive`.
+[[nodiscard]] inline bool cells_ascend(std::int32_t const* list, index_t n, index_t length,
+                                       bool consecutive) noexcept {
+  if (n == 0) return true;
+  std::int32_t wrong = 0;
+  for (index_t i = 1; i < n; ++i) wrong |= list[i] <= list[i - 1] ? 1 : 0;
+  return wrong == 0 && list[0] >= 0 && list[n - 1] < length &&
+         (!consecutive || list[n - 1] - list[0] == n - 1);
+}
+
 /// Whether row r's list can be encoded. Null is yes.
 template <class Plan, class Cells>
 [[nodiscard]] char const* fault_of_list(Plan const& plan, Cells const& cells, keep_set const& keep,
@@ -290,6 +308,16 @@ template <class Plan, class Cells>
     return "kvslim: the keep set's begins do not ascend";
   std::int32_t const next = next_position_of(cells, r / e.kv_heads, r % e.kv_heads);
   auto const layout = plan.layout();
+  if constexpr (requires { cells.positions.given(); }) {
+    // Where cells are positions, one loop says that there is no fault, the next one which.
+    bool const consecutive = !Plan::has_mover && layout.find(side_kind::position) < 0;
+    index_t const n = keep.count(r);
+    std::int32_t const* const list = keep.cells + keep.begins[r];
+    if (cells.in_text_order() &&
+        cells_ascend(list, n, cells.length(r / e.kv_heads, r % e.kv_heads), consecutive) &&
+        (!consecutive || n == 0 || list[n - 1] + 1 == next))
+      return nullptr;
+  }
   for (index_t i = 0; i < keep.count(r); ++i)
     if (char const* const fault = fault_of_entry(plan, layout, cells, keep, r, i, next);
         fault != nullptr)

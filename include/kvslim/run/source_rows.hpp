@@ -49,6 +49,8 @@ template <bool Keys, class Cells>
                 }) {
     auto const last = channels_of<Keys>(cells, s, h, kept[n - 1]);
     if (first.stride() != 1 || last.first() - first.first() != (n - 1) * first.size()) return none;
+    if (kept[n - 1] - kept[0] != n - 1) return none;
+    if (cells.in_text_order()) return first.first();  // a list that was checked ascends then
     std::int32_t gaps = 0;
     for (index_t i = 1; i < n; ++i) gaps |= (kept[i] - kept[i - 1]) ^ 1;
     return gaps == 0 ? first.first() : none;
@@ -76,6 +78,24 @@ template <bool Keys, class Plan, class Cells>
            widen_rows<value>(
                [&](index_t j) { return channels_of<Keys>(cells, s, h, kept[j]).first(); }, n,
                keep.count(r) - i, first.size(), out);
+  } else {
+    return false;
+  }
+}
+
+/// Codes entries [i, i + n) of a row's keep list where they lie, if they lie side by side and the
+/// codec reads such; false: nothing was written.
+template <bool Keys, class Plan, class Cells, class Half>
+[[nodiscard]] KVSLIM_HD inline bool encode_run(Plan const& plan, Cells const& cells,
+                                               keep_set const& keep, Half const& to, index_t i,
+                                               index_t n, float* spare,
+                                               coded_bytes ahead) noexcept {
+  if constexpr (Half::codec_type::traits.encodes_stored && in_plain_memory<Keys, Cells> &&
+                !Plan::has_merger && !(Plan::has_mover && Keys)) {
+    index_t const heads = plan.extents().kv_heads, r = to.row;
+    auto const* const in =
+        in_one_piece<Keys>(cells, r / heads, r % heads, keep.cells + keep.begins[r] + i, n);
+    return in != nullptr && to.encode_stored(i, n, in, spare, ahead);
   } else {
     return false;
   }

@@ -85,10 +85,23 @@ struct packed_half {
   /// `ahead` is read next, and may be fetched early.
   KVSLIM_HD void encode(index_t slot, index_t n, float* rows,
                         coded_bytes ahead = {}) const noexcept {
+    codec.encode(rows, coding(slot, n, ahead), block(slot));
+  }
+  /// The same of rows of T that lie side by side, if the codec reads such; `spare` is room for them
+  /// as floats. False: nothing was written.
+  template <class T>
+  [[nodiscard]] KVSLIM_HD bool encode_stored(index_t slot, index_t n, T const* rows, float* spare,
+                                             coded_bytes ahead) const noexcept {
+    if constexpr (Codec::traits.encodes_stored)
+      return codec.encode_stored(rows, spare, coding(slot, n, ahead), block(slot));
+    else
+      return false;
+  }
+  [[nodiscard]] KVSLIM_HD site coding(index_t slot, index_t n, coded_bytes ahead) const noexcept {
     site here = at(slot % sizes.block_tokens, n, slot);
     here.next = ahead.at;
     here.next_bytes = ahead.size;
-    codec.encode(rows, here, block(slot));
+    return here;
   }
   /// Writes slots [slot, slot + n) of the ring; n is at most beside(slot, end).
   KVSLIM_HD void store(index_t slot, float const* values, index_t n = 1) const noexcept {

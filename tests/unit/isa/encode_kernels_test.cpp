@@ -125,6 +125,11 @@ void stores_alike(char const* name, Policy const& policy, index_t dim) {
   stored(c.view(), policy, {});
   stored(scattered<float>(c).view(), policy, {.positions = true});
   stored(scattered<f16>(c).view(), policy, {.append_tokens = 40, .positions = true});
+  // Rows side by side, which codecs may read as they lie.
+  scattered<f16> const halves(c);
+  scattered<bf16> const upper(c);
+  stored(dense_cache(halves.k.data(), halves.v.data(), c.shape.extents()), policy, {});
+  stored(dense_cache(upper.k.data(), upper.v.data(), c.shape.extents()), policy, {});
   stored(scattered<bf16>(c).view(), pipeline{knorm{}, top_k{{.budget = 101}}, policy}, {});
 }
 
