@@ -102,7 +102,8 @@ void test_selection(cells const& c, kind scores_kind, unsigned seed, char const*
     quotas.push_back({.count = up_to(e.tokens),
                       .sinks = engine() % 4 == 0 ? up_to(e.tokens) : up_to(9),
                       .recent = engine() % 4 == 0 ? up_to(e.tokens) : up_to(9),
-                      .least = engine() % 3 == 0 ? 0.1f : -INFINITY});
+                      .least = engine() % 3 == 0 ? 0.1f : -INFINITY,
+                      .cover = scores_kind == kind::random && engine() % 4 == 0 ? 0.6f : 0.0f});
   quotas.front() = {.count = e.tokens / 3};
   device<quota> const dquotas(quotas);
   slice<quota const> const q{quotas.data(), e.rows()}, dq{dquotas.get(), e.rows()};
@@ -482,6 +483,12 @@ int main(int argc, char** argv) {
                          kvmerger{{.threshold = 0.1f}}},
                 ++seed, name);
     test_select(c, pipeline{streaming_llm{}, kvmerger{{.threshold = 0.0f}}}, ++seed, name);
+  }
+  for (auto const k : {kind::random, kind::ties, kind::equal, kind::special}) {
+    char const* const name = "long rows";
+    if (skips(name)) break;
+    cells const c({3, 2, 9000, 1}, {.lengths = true}, ++seed);
+    test_selection(c, k, ++seed, name);
   }
   for (auto const k : {kind::random, kind::ties, kind::equal, kind::special}) {
     char const* const name = "large groups";

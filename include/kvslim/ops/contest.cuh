@@ -3,9 +3,9 @@
 #pragma once
 
 /// A contest of rows for seats on CUDA. A large group (all layers, say) is counted by blocks all
-/// over the device, digit of its keys by digit; a small one by one block.
+/// over the device; a small one by one block.
 
-#include <kvslim/exec/cuda_block.cuh>
+#include <kvslim/ops/key_thresholds.cuh>
 #include <kvslim/ops/select.hpp>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
@@ -81,29 +81,30 @@ KVSLIM_DETAIL_KERNEL void contest_kernel(Rows rows) {
   }
 }
 
-/// A large group on its way: the key that has won so far, and seats left below it.
-struct contest_state {
-  std::uint64_t threshold;
-  index_t wanted;  // 0: the threshold is found
+/// The keys of large groups, in stretches of rows.
+struct contest_keys {
+  contest_rows rows;
+  index_t stretches;  // of a row
+
+  [[nodiscard]] __device__ index_t group_of(index_t part) const {
+    return part / stretches / rows.group.size();
+  }
+  template <class Use>
+  __device__ void each(index_t part, Use const& use) const {
+    index_t const at = part / stretches, size = rows.group.size();
+    std::uint64_t const sure = rows.sure[at];
+    rows.each(
+        at / size, at % size,
+        [&](std::uint64_t key) {
+          if (key < sure) use(key);
+        },
+        part % stretches * key_stretch, key_stretch);
+  }
 };
-static_assert(sizeof(contest_state) == 2 * sizeof(std::uint64_t));
 
-/// Scratch of large groups, behind rows.sure: a state each, and counts by digit.
-struct contest_space {
-  contest_state* states;  // [groups]
-  unsigned* counts;       // [groups, digit_bins]
-
-  static constexpr index_t words = 2 + digit_bins / 2;  // of 64 bits, of a group
-  contest_space(std::uint64_t* at, index_t groups)
-      : states(static_cast<contest_state*>(static_cast<void*>(at))),
-        counts(static_cast<unsigned*>(static_cast<void*>(at + 2 * groups))) {}
-};
-inline constexpr index_t contest_stretch = 8 * block_threads;  // tokens of a block
-inline constexpr index_t small_contest = 8192;                // keys that one block counts as fast
-
-/// One block per group: seats that are left, and no counts.
+/// One block per group: seats that are left.
 template <class Rows>
-KVSLIM_DETAIL_KERNEL void open_contest_kernel(Rows rows, contest_space space) {
+KVSLIM_DETAIL_KERNEL void open_contest_kernel(Rows rows, threshold_space space) {
   index_t const g = blockIdx.x, size = rows.group.size();
   index_t open = 0, seated = 0;
   for (index_t m = threadIdx.x; m < size; m += block_threads) {
@@ -112,56 +113,12 @@ KVSLIM_DETAIL_KERNEL void open_contest_kernel(Rows rows, contest_space space) {
   }
   open = block_sum(open);
   index_t const seats = rows.rules.seats - block_sum(seated);
-  for (int i = static_cast<int>(threadIdx.x); i < digit_bins; i += block_threads)
-    space.counts[g * digit_bins + i] = 0;
-  if (threadIdx.x == 0)
-    space.states[g] = {seats >= open ? 0 : ~std::uint64_t{0}, seats >= open ? 0 : max(0, seats)};
-}
-
-/// One block per stretch of a row: counts the keys that may still be the last to win. Before the
-/// first digit a threshold of all ones stands for none.
-template <class Rows>
-KVSLIM_DETAIL_KERNEL void count_contest_kernel(Rows rows, contest_space space, key_digit digit,
-                                               index_t stretches) {
-  __shared__ unsigned counts[digit_bins];
-  index_t const at = blockIdx.x / stretches, size = rows.group.size(), g = at / size;
-  contest_state const state = space.states[g];
-  if (state.wanted == 0) return;
-  for (int i = static_cast<int>(threadIdx.x); i < digit_bins; i += block_threads) counts[i] = 0;
-  __syncthreads();
-  std::uint64_t const sure = rows.sure[at];
-  count_digits(digit, state.threshold, counts, [&](auto const& use) {
-    rows.each(
-        g, at % size,
-        [&](std::uint64_t key) {
-          if (key < sure) use(key);
-        },
-        blockIdx.x % stretches * contest_stretch, contest_stretch);
-  });
-  __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < digit_bins; i += block_threads)
-    if (counts[i] > 0) atomicAdd(&space.counts[g * digit_bins + i], counts[i]);
-}
-
-/// One block per group: the digit of the last key that wins. Leaves no counts.
-template <class Space>
-KVSLIM_DETAIL_KERNEL void decide_contest_kernel(Space space, key_digit digit) {
-  index_t const g = blockIdx.x;
-  contest_state const state = space.states[g];
-  if (state.wanted == 0) return;
-  unsigned* const counts = space.counts + g * digit_bins;
-  digit_place const place = place_of_key(counts, state.wanted);
-  for (int i = static_cast<int>(threadIdx.x); i < digit_bins; i += block_threads) counts[i] = 0;
-  if (threadIdx.x != 0) return;
-  std::uint64_t const found = digit.high == 64 ? 0 : state.threshold;
-  index_t const wanted = state.wanted - place.above;
-  space.states[g] = {found | static_cast<std::uint64_t>(place.digit) << digit.low(),
-                     wanted == place.inside ? 0 : wanted};
+  if (threadIdx.x == 0) space.begin(g, seats, open);
 }
 
 /// One block per row: how many of its contenders win.
 template <class Rows>
-KVSLIM_DETAIL_KERNEL void close_contest_kernel(Rows rows, contest_space space) {
+KVSLIM_DETAIL_KERNEL void close_contest_kernel(Rows rows, threshold_space space) {
   index_t const at = blockIdx.x, g = at / rows.group.size();
   std::uint64_t const sure = rows.sure[at], threshold = space.states[g].threshold;
   index_t won = 0;
@@ -175,7 +132,7 @@ KVSLIM_END_CUDA_NAMESPACE
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Two kernels, or fifteen for groups of more than 8192 keys.
+/// Two kernels; for groups of more than 8192 keys fifteen, and a fill.
 template <>
 struct implementation<ops::hold_contest_op, cuda> {
   template <class Text>
@@ -189,29 +146,20 @@ struct implementation<ops::hold_contest_op, cuda> {
                                       detail::seat_sure_kernel<rows_type>, rows);
         !s)
       return s;
-    if (group.size() * (e.tokens - 1) < detail::small_contest)
+    if (group.size() * (e.tokens - 1) < detail::block_keys)
       return detail::launch(exec, {groups, detail::block_threads},
                             detail::contest_kernel<rows_type>, rows);
-    static_assert(detail::small_contest >= detail::contest_space::words);
-    detail::contest_space const space(keys + e.rows(), groups);
+    detail::threshold_space const space(keys + e.rows(), groups);
+    if (auto const s = space.clear(exec); !s) return s;
     if (auto const s = detail::launch(exec, {groups, detail::block_threads},
                                       detail::open_contest_kernel<rows_type>, rows, space);
         !s)
       return s;
-    index_t const stretches = detail::div_up(e.tokens, detail::contest_stretch);
-    for (int high = 64; high > 0; high -= detail::digit_bits) {
-      detail::key_digit const digit{high};
-      if (auto const s = detail::launch(exec, {e.rows() * stretches, detail::block_threads},
-                                        detail::count_contest_kernel<rows_type>, rows, space, digit,
-                                        stretches);
-          !s)
-        return s;
-      if (auto const s =
-              detail::launch(exec, {groups, detail::block_threads},
-                             detail::decide_contest_kernel<detail::contest_space>, space, digit);
-          !s)
-        return s;
-    }
+    index_t const stretches = detail::div_up(e.tokens, detail::key_stretch);
+    if (auto const s = detail::find_thresholds(exec, detail::contest_keys{rows, stretches},
+                                               e.rows() * stretches, space);
+        !s)
+      return s;
     return detail::launch(exec, {e.rows(), detail::block_threads},
                           detail::close_contest_kernel<rows_type>, rows, space);
   }

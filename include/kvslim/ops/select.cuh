@@ -47,13 +47,15 @@ __device__ std::uint64_t cover_threshold(std::int64_t need, Each const& each) {
   return threshold;
 }
 
-/// One block per row. The kept set is what reaches a threshold among the keys of open tokens.
+/// One block per row; of long rows those with a cover alone. The kept set is what reaches a
+/// threshold among the keys of open tokens.
 template <class Text>
 KVSLIM_DETAIL_KERNEL void keep_best_kernel(Text text, score_view scores, slice<quota const> quotas,
-                                           fate* fates) {
+                                           fate* fates, bool covers_only) {
   auto const& e = text.extents();
   index_t const r = blockIdx.x, n = text.tokens(r / e.kv_heads, r % e.kv_heads);
   quota const q = quotas[r];
+  if (covers_only && !(q.cover > 0.0f)) return;
   fate* const mine = fates + r * e.tokens;
   float const* const score = scores.row(r);
   auto const each = [&](auto const& use) {
@@ -93,6 +95,72 @@ KVSLIM_DETAIL_KERNEL void keep_best_kernel(Text text, score_view scores, slice<q
   }
   each([&](index_t i, std::uint64_t key) {
     if (key >= threshold) mine[i] = fate::kept;
+  });
+}
+
+/// Keys of long rows without a cover, which blocks all over the device look at.
+template <class Text>
+struct open_keys {
+  Text text;
+  score_view scores;
+  slice<quota const> quotas;
+  fate* fates;
+  index_t stretches;  // of a row
+
+  [[nodiscard]] __device__ index_t group_of(index_t part) const { return part / stretches; }
+  /// Calls use(fate, key, is open) for every token of this thread.
+  template <class Use>
+  __device__ void tokens(index_t part, Use const& use) const {
+    auto const& e = text.extents();
+    index_t const r = group_of(part), n = text.tokens(r / e.kv_heads, r % e.kv_heads),
+                  begin = part % stretches * key_stretch, end = min(n, begin + key_stretch);
+    quota const q = quotas[r];
+    fate* const mine = fates + r * e.tokens;
+    float const* const score = scores.row(r);
+    if (q.cover > 0.0f) return;
+    for (index_t i = begin + threadIdx.x; i < end; i += block_threads)
+      use(mine[i], ops::order_key(score[i], i),
+          mine[i] == fate::evicted && ops::reaches(score[i], q.least));
+  }
+  template <class Use>
+  __device__ void each(index_t part, Use const& use) const {
+    tokens(part, [&](fate&, std::uint64_t key, bool open) {
+      if (open) use(key);
+    });
+  }
+};
+
+/// One block per part: adds up tokens that are kept already (in .threshold) and open ones
+/// (.wanted).
+template <class Keys>
+KVSLIM_DETAIL_KERNEL void count_open_kernel(Keys keys, threshold_space space) {
+  index_t taken = 0, open = 0;
+  keys.tokens(blockIdx.x, [&](fate one, std::uint64_t, bool is_open) {
+    taken += one != fate::evicted ? 1 : 0;
+    open += is_open ? 1 : 0;
+  });
+  taken = block_sum(taken);
+  open = block_sum(open);
+  if (threadIdx.x != 0) return;
+  threshold_state& row = space.states[keys.group_of(blockIdx.x)];
+  using word = unsigned long long;
+  atomicAdd(reinterpret_cast<word*>(&row.threshold), static_cast<word>(taken));
+  atomicAdd(reinterpret_cast<word*>(&row.wanted), static_cast<word>(open));
+}
+struct begin_rows_body {
+  slice<quota const> quotas;
+  threshold_space space;
+
+  __device__ void operator()(index_t r) const {
+    threshold_state const counted = space.states[r];
+    space.begin(r, quotas[r].count - static_cast<index_t>(counted.threshold), counted.wanted);
+  }
+};
+template <class Keys>
+KVSLIM_DETAIL_KERNEL void keep_reaching_kernel(Keys keys, threshold_space space) {
+  std::uint64_t const threshold = space.states[keys.group_of(blockIdx.x)].threshold;
+  keys.tokens(blockIdx.x, [&](fate& one, std::uint64_t key, bool open) {
+    if (open && key >= threshold) one = fate::kept;
   });
 }
 
@@ -174,13 +242,36 @@ struct implementation<ops::protect_op, cuda> {
   }
 };
 
+/// One kernel; sixteen and a fill for rows of more than 8192 tokens.
 template <>
 struct implementation<ops::keep_best_op, cuda> {
   template <class Text>
   static status run(cuda exec, Text const& text, score_view scores, slice<quota const> quotas,
-                    std::uint64_t*, fate* fates) {
-    return detail::launch(exec, {text.extents().rows(), detail::block_threads},
-                          detail::keep_best_kernel<Text>, text, scores, quotas, fates);
+                    std::uint64_t* keys, fate* fates) {
+    using keys_type = detail::open_keys<Text>;
+    auto const& e = text.extents();
+    bool const far = e.tokens > detail::block_keys;
+    if (auto const s =
+            detail::launch(exec, {e.rows(), detail::block_threads}, detail::keep_best_kernel<Text>,
+                           text, scores, quotas, fates, far);
+        !s || !far)
+      return s;
+    index_t const stretches = detail::div_up(e.tokens, detail::key_stretch),
+                  parts = e.rows() * stretches;
+    keys_type const open{text, scores, quotas, fates, stretches};
+    detail::threshold_space const space(keys, e.rows());
+    if (auto const s = space.clear(exec); !s) return s;
+    if (auto const s = detail::launch(exec, {parts, detail::block_threads},
+                                      detail::count_open_kernel<keys_type>, open, space);
+        !s)
+      return s;
+    if (auto const s =
+            detail::launch_for_each(exec, e.rows(), detail::begin_rows_body{quotas, space});
+        !s)
+      return s;
+    if (auto const s = detail::find_thresholds(exec, open, parts, space); !s) return s;
+    return detail::launch(exec, {parts, detail::block_threads},
+                          detail::keep_reaching_kernel<keys_type>, open, space);
   }
 };
 
