@@ -23,6 +23,10 @@ double processor_seconds(Body const& body) {
          1e-9 * static_cast<double>(end.tv_nsec - begin.tv_nsec);
 }
 
+inline double median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x[x.size() / 2];
+}
 template <class Operation, class Floor>
 void beside(benchmark::State& state, Operation const& operation, Floor const& floor) {
   std::vector<double> ratios;
@@ -31,8 +35,7 @@ void beside(benchmark::State& state, Operation const& operation, Floor const& fl
     state.SetIterationTime(time);
     ratios.push_back(least / time);
   }
-  std::sort(ratios.begin(), ratios.end());
-  state.counters["of_floor"] = ratios[ratios.size() / 2];
+  state.counters["of_floor"] = median(ratios);
 }
 
 }  // namespace bench

@@ -32,13 +32,26 @@ class buffer {
   std::unique_ptr<std::byte[], release> data_;
 };
 
+/// What lies in it: `usual` is normal with six added to every 29th channel of K; `flat` says the
+/// same of every token (keys of one length, queries of zero, equal given scores); `ties` repeats
+/// eight tokens; `outliers` makes every 29th channel of K thirty times as large.
+enum class content { usual, flat, ties, outliers };
+inline constexpr struct {
+  content what;
+  char const* name;
+} contents[] = {{content::usual, ""},
+                {content::flat, "/flat_scores"},
+                {content::ties, "/heavy_ties"},
+                {content::outliers, "/outlier_channels"}};
+
 struct cache {
   kvslim::extents extent;
   index_t q_heads;
   std::vector<kvslim::f16> k, v;
   std::vector<float> q, scores;
 
-  cache(kvslim::extents e, index_t query_heads) : extent(e), q_heads(query_heads) {
+  cache(kvslim::extents e, index_t query_heads, content what = content::usual)
+      : extent(e), q_heads(query_heads) {
     std::mt19937 engine(1);
     std::normal_distribution<float> normal;
     auto const n = static_cast<std::size_t>(e.rows() * e.tokens * e.head_dim);
@@ -48,14 +61,24 @@ struct cache {
     // predictor.
     std::vector<float> noise(65537);
     for (float& x : noise) x = normal(engine);
-    for (std::size_t i = 0; i < n; ++i) {
-      auto const d = static_cast<index_t>(i) % e.head_dim;
-      k.push_back(kvslim::from_float<kvslim::f16>(noise[i % 65537] + (d % 29 == 3 ? 6.0f : 0.0f)));
+    auto const repeat = static_cast<std::size_t>(8 * e.head_dim);
+    for (std::size_t j = 0; j < n; ++j) {
+      std::size_t const i = what == content::ties ? j % repeat : j;
+      bool const outlier = static_cast<index_t>(i) % e.head_dim % 29 == 3;
+      float x = noise[i % 65537];
+      if (what == content::flat)
+        x = std::copysign(1.0f, x);
+      else if (outlier)
+        x = what == content::outliers ? 30.0f * x : x + 6.0f;
+      k.push_back(kvslim::from_float<kvslim::f16>(x));
       v.push_back(kvslim::from_float<kvslim::f16>(noise[(i * 7) % 65537]));
     }
     for (index_t i = 0; i < e.sequences * q_heads * 64 * e.head_dim; ++i)
-      q.push_back(normal(engine));
-    for (index_t i = 0; i < e.rows() * e.tokens; ++i) scores.push_back(std::exp(normal(engine)));
+      q.push_back(what == content::flat ? 0.0f : normal(engine));
+    for (index_t i = 0; i < e.rows() * e.tokens; ++i)
+      scores.push_back(what == content::flat   ? 1.0f
+                       : what == content::ties ? static_cast<float>(i % 8)
+                                               : std::exp(normal(engine)));
   }
   [[nodiscard]] auto view() const { return kvslim::dense_cache(k.data(), v.data(), extent); }
   [[nodiscard]] auto queries(index_t n) const {
