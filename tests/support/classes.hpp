@@ -15,6 +15,19 @@ namespace classes {
 
 using namespace kvslim;
 
+/// A keep set of one's own memory.
+struct tokens {
+  std::vector<std::int64_t> begins;
+  std::vector<std::int32_t> cells, ranks;
+  keep_set set;
+
+  tokens(index_t rows, index_t room)
+      : begins(static_cast<std::size_t>(rows + 1), 0),
+        cells(static_cast<std::size_t>(room)),
+        ranks(static_cast<std::size_t>(room)),
+        set{.begins = begins.data(), .cells = cells.data(), .ranks = ranks.data(), .room = room} {}
+};
+
 /// A stored value is the reference's, or as near to what was given: rounding may decide between
 /// two codes.
 inline void check_near(double got, double expected, double given) {

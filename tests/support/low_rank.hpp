@@ -281,4 +281,24 @@ void reads_back(Codec const& codec, std::initializer_list<int> words) {
   CHECK(Codec::read(wrong, out).code == kvslim::errc::foreign);
 }
 
+/// Caches that codecs with tables of two layers live in: f(shape).
+template <class F>
+void each_layered(F const& f) {
+  f(data::shape{.sequences = 4, .kv_heads = 2, .group = 1, .tokens = 70, .head_dim = 80});
+  f(data::shape{.sequences = 2, .kv_heads = 3, .group = 8, .tokens = 1, .head_dim = 32});
+  f(data::shape{
+      .sequences = 2, .kv_heads = 2, .group = 5, .tokens = 45, .head_dim = 20, .value_dim = 12});
+}
+
+/// A head's tokens take as many f16 as its ranks say, and the table none.
+template <class Policy>
+void stores_ranks() {
+  auto const plan =
+      kvslim::make_plan(Policy{{.kv_heads = 4, .key_rank = 16, .value_rank = 24}}, {1, 4, 64, 32});
+  auto const row = plan.layout().parts(64, 1);
+  CHECK(row.key_blocks == 0);
+  CHECK(row.key_tail == 2 * 16 * 64);
+  CHECK(row.value_tail - row.value_blocks == 2 * 24 * 64);
+}
+
 }  // namespace low_rank

@@ -6,6 +6,7 @@
 #include "reference/chelsea.hpp"
 
 #include "support/catch.hpp"
+#include "support/lives.hpp"
 #include "support/methods.hpp"
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
@@ -15,6 +16,9 @@ using namespace kvslim;
 namespace {
 
 constexpr float hidden = -std::numeric_limits<float>::infinity();
+constexpr auto stored = [](auto const& packed, index_t r) {
+  return data::stored_row<reference::chelsea_rows>(packed, r);
+};
 
 template <class Packed>
 double row_error(Packed const& packed, index_t r, reference::chelsea_rows const& expected) {
@@ -32,21 +36,6 @@ double row_error(Packed const& packed, index_t r, reference::chelsea_rows const&
       compare(packed.value(r, slot, static_cast<index_t>(d)), expected.v[i][d]);
   }
   return worst / most;
-}
-
-template <class Packed>
-reference::chelsea_rows stored(Packed const& packed, index_t r) {
-  reference::chelsea_rows out;
-  for (index_t i = 0; i < packed.raw_row(r).slots; ++i) {
-    out.k.emplace_back();
-    out.v.emplace_back();
-    for (index_t d = 0; d < packed.extents().head_dim; ++d)
-      out.k.back().push_back(packed.key(r, i, d));
-    for (index_t d = 0; d < packed.extents().value_width(); ++d)
-      out.v.back().push_back(packed.value(r, i, d));
-    out.mass.push_back(std::exp(static_cast<double>(packed.logit_bias(r, i))));
-  }
-  return out;
 }
 
 auto rounds_by(chelsea::options const& o) {

@@ -8,6 +8,7 @@
 
 #include "support/catch.hpp"
 #include "support/golden.hpp"
+#include "support/lives.hpp"
 #include "support/methods.hpp"
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
@@ -17,6 +18,9 @@ using namespace kvslim;
 namespace {
 
 constexpr float hidden = -std::numeric_limits<float>::infinity();
+constexpr auto stored = [](auto const& packed, index_t r) {
+  return data::stored_row<reference::compensated>(packed, r);
+};
 
 double worst(reference::matrix const& got, reference::matrix const& wanted) {
   double error = 0, most = 1e-30;
@@ -27,21 +31,6 @@ double worst(reference::matrix const& got, reference::matrix const& wanted) {
       most = std::max(most, std::abs(wanted[i][d]));
     }
   return error / most;
-}
-
-template <class Packed>
-reference::compensated stored(Packed const& packed, index_t r) {
-  reference::compensated out;
-  for (index_t i = 0; i < packed.raw_row(r).slots; ++i) {
-    out.k.emplace_back();
-    out.v.emplace_back();
-    for (index_t d = 0; d < packed.extents().head_dim; ++d)
-      out.k.back().push_back(packed.key(r, i, d));
-    for (index_t d = 0; d < packed.extents().value_width(); ++d)
-      out.v.back().push_back(packed.value(r, i, d));
-    out.mass.push_back(std::exp(static_cast<double>(packed.logit_bias(r, i))));
-  }
-  return out;
 }
 
 /// sinks, one place and the newest.

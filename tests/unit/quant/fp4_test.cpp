@@ -7,8 +7,7 @@
 
 #include "support/catch.hpp"
 #include "support/golden.hpp"
-#include "support/life.hpp"
-#include "support/oracle.hpp"
+#include "support/lives.hpp"
 #include "support/stored.hpp"
 #include "support/tolerance.hpp"
 
@@ -53,34 +52,6 @@ void check_rows(fp4_rows<Type> const& codec, std::vector<float> const& x, index_
         REQUIRE(s.value(t, d + c) == static_cast<float>(expected.values[i]));
       }
     }
-}
-
-template <class Policy>
-void live(Policy const& policy, data::shape const& shape) {
-  CAPTURE(shape.head_dim, shape.value_dim, shape.group);
-  data::cache const c(shape);
-  data::compressed const run(policy, c.view(), {}, {.append_tokens = 20});
-  INFO(run.result.message);
-  REQUIRE(run.result.ok());
-  data::life life(run.packed, c);
-  for (int i = 0; i < 18; ++i) {
-    REQUIRE(life.append().ok());
-    REQUIRE(life.settle().ok());
-  }
-  CHECK((life.intact() && run.intact()));
-  CHECK(life.storage_error() <= 0.25);  // the largest of 8 in a block of MXFP4 becomes 6
-  isa::path const before = isa::current();
-  for (auto const path : isa::every_path) {
-    static_cast<void>(isa::use(path));
-    CHECK(oracle::attend_error(run.packed, c, 2) <= tolerance::attend);
-  }
-  static_cast<void>(isa::use(before));
-  std::vector<std::byte> bytes(serialized_bytes(run.packed));
-  REQUIRE(serialize(run.packed, bytes.data(), bytes.size()).ok());
-  data::buffer storage(run.plan.packed_bytes());
-  packed_cache const other(run.plan, storage);
-  REQUIRE(deserialize(bytes.data(), bytes.size(), other).ok());
-  CHECK(oracle::attend_error(other, c) <= tolerance::attend);
 }
 
 }  // namespace
@@ -157,6 +128,9 @@ TEST_CASE("4-bit floats decode to what is coded alike again", "[fp4]") {
 }
 
 TEST_CASE("fp4 caches live", "[fp4]") {
+  auto const live = [](auto const& policy, data::shape const& shape) {
+    data::lives_coded(policy, shape, 18, 0.25);  // the largest of 8 in a block of MXFP4 becomes 6
+  };
   live(fp4<mx>{}, {.sequences = 2, .kv_heads = 1, .group = 4, .tokens = 45, .head_dim = 128});
   live(fp4<nv>{{.residual = 9}}, {.group = 8, .tokens = 33, .head_dim = 80, .value_dim = 16});
   live(fp4<nv, mx>{{.rounding = fp4_rounding::even, .key_scale = 0.01f}},
@@ -165,22 +139,7 @@ TEST_CASE("fp4 caches live", "[fp4]") {
        {.kv_heads = 3, .group = 1, .tokens = 1, .head_dim = 64, .value_dim = 128});
   for (index_t const group : {2, 3, 5, 6, 7})
     live(fp4<nv>{}, {.kv_heads = 1, .group = group, .tokens = 35, .head_dim = 256});
-  data::cache const c({.kv_heads = 2, .tokens = 90, .head_dim = 64});
-  data::compressed const run(
-      pipeline{knorm{}, top_k{{.budget = 50, .sinks = 4}}, fp4<nv>{{.residual = 6}}}, c.view(), {},
-      {.append_tokens = 2, .evicts = true});
-  REQUIRE(run.result.ok());
-  data::life life(run.packed, c);
-  std::vector<std::byte> scratch(victim_bytes(run.plan));
-  for (int i = 0; i < 20; ++i) {
-    REQUIRE(life.append().ok());
-    std::vector<std::int32_t> victims(2);
-    REQUIRE(choose_victims(cpu{}, run.plan, run.packed, victims.data(), scratch).ok());
-    REQUIRE(evict(cpu{}, run.packed, victims.data()).ok());
-    REQUIRE(life.settle().ok());
-    REQUIRE(oracle::attend_error(run.packed, c) <= tolerance::attend);
-  }
-  CHECK(run.packed.tokens(0, 0) == 50);
+  data::holds_budget(fp4<nv>{{.residual = 6}}, 20);
 }
 
 TEST_CASE("bits for each element of fp4 are the formula's", "[fp4]") {

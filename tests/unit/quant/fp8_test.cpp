@@ -6,8 +6,7 @@
 #include "reference/fp4.hpp"
 #include "support/catch.hpp"
 #include "support/golden.hpp"
-#include "support/life.hpp"
-#include "support/oracle.hpp"
+#include "support/lives.hpp"
 #include "support/stored.hpp"
 #include "support/tolerance.hpp"
 
@@ -47,34 +46,6 @@ void check_codes(Codec const& codec, std::vector<float> const& x, index_t dim, i
       REQUIRE(std::abs(got - v) <= half_step<T> * std::abs(static_cast<double>(v)) +
                                        values[1] * scale * (0.5 + tolerance::elementwise));
     }
-}
-
-template <class Policy>
-void live(Policy const& policy, data::shape const& shape) {
-  CAPTURE(shape.head_dim, shape.value_dim, shape.group);
-  data::cache const c(shape);
-  data::compressed const run(policy, c.view(), {}, {.append_tokens = 40});
-  INFO(run.result.message);
-  REQUIRE(run.result.ok());
-  data::life life(run.packed, c);
-  for (int i = 0; i < 35; ++i) {
-    REQUIRE(life.append().ok());
-    REQUIRE(life.settle().ok());
-  }
-  CHECK((life.intact() && run.intact()));
-  CHECK(life.storage_error() <= half_step<e5m2>);
-  isa::path const before = isa::current();
-  for (auto const path : isa::every_path) {
-    static_cast<void>(isa::use(path));
-    CHECK(oracle::attend_error(run.packed, c, 2) <= tolerance::attend);
-  }
-  static_cast<void>(isa::use(before));
-  std::vector<std::byte> bytes(serialized_bytes(run.packed));
-  REQUIRE(serialize(run.packed, bytes.data(), bytes.size()).ok());
-  data::buffer storage(run.plan.packed_bytes());
-  packed_cache const other(run.plan, storage);
-  REQUIRE(deserialize(bytes.data(), bytes.size(), other).ok());
-  CHECK(oracle::attend_error(other, c) <= tolerance::attend);
 }
 
 }  // namespace
@@ -130,28 +101,16 @@ TEST_CASE("8-bit floats are the reference's", "[fp8]") {
 }
 
 TEST_CASE("fp8 caches live", "[fp8]") {
+  auto const live = [](auto const& policy, data::shape const& shape) {
+    data::lives_coded(policy, shape, 35, half_step<e5m2>);
+  };
   live(fp8<>{}, {.sequences = 2, .kv_heads = 1, .group = 4, .tokens = 75, .head_dim = 128});
   live(fp8<e5m2, e4m3>{{.residual = 9}},
        {.group = 8, .tokens = 33, .head_dim = 80, .value_dim = 3});
   live(fp8<>{{.group = 16}}, {.kv_heads = 1, .group = 11, .tokens = 50, .head_dim = 96});
   live(fp8<e4m3, e4m3, float>{{.key_scale = 0.05f, .value_scale = 0.02f}},
        {.kv_heads = 3, .group = 1, .tokens = 1, .head_dim = 72, .value_dim = 40});
-  data::cache const c({.kv_heads = 2, .tokens = 90, .head_dim = 64});
-  data::compressed const run(
-      pipeline{knorm{}, top_k{{.budget = 50, .sinks = 4}}, fp8<>{{.residual = 6, .group = 32}}},
-      c.view(), {}, {.append_tokens = 2, .evicts = true});
-  REQUIRE(run.result.ok());
-  data::life life(run.packed, c);
-  std::vector<std::byte> scratch(victim_bytes(run.plan));
-  for (int i = 0; i < 40; ++i) {
-    REQUIRE(life.append().ok());
-    std::vector<std::int32_t> victims(2);
-    REQUIRE(choose_victims(cpu{}, run.plan, run.packed, victims.data(), scratch).ok());
-    REQUIRE(evict(cpu{}, run.packed, victims.data()).ok());
-    REQUIRE(life.settle().ok());
-    REQUIRE(oracle::attend_error(run.packed, c) <= tolerance::attend);
-  }
-  CHECK(run.packed.tokens(0, 0) == 50);
+  data::holds_budget(fp8<>{{.residual = 6, .group = 32}}, 40);
 }
 
 TEST_CASE("bits for each element of fp8 are the formula's", "[fp8]") {

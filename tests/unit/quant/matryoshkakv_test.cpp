@@ -143,15 +143,7 @@ TEST_CASE("matryoshkakv of a rank holds the first coordinates of a larger one", 
 }
 
 TEST_CASE("matryoshkakv lives, beside exact tokens that know no mean", "[matryoshkakv]") {
-  for (data::shape const& shape :
-       {data::shape{.sequences = 4, .kv_heads = 2, .group = 1, .tokens = 70, .head_dim = 80},
-        data::shape{.sequences = 2, .kv_heads = 3, .group = 8, .tokens = 1, .head_dim = 32},
-        data::shape{.sequences = 2,
-        .kv_heads = 2,
-        .group = 5,
-        .tokens = 45,
-        .head_dim = 20,
-        .value_dim = 12}}) {
+  each_layered([](data::shape const& shape) {
     data::cache const c(shape);
     auto const keys = table_of(any(2 * shape.kv_heads, shape.head_dim)),
                values = table_of(any(2 * shape.kv_heads, shape.value_width()));
@@ -161,16 +153,11 @@ TEST_CASE("matryoshkakv lives, beside exact tokens that know no mean", "[matryos
                           .value_rank = 11,
                           .residual = 4}},
           c, {.key = keys.data(), .value = values.data()}, 4);
-  }
+  });
 }
 
 TEST_CASE("matryoshkakv stores so many numbers, and no table", "[matryoshkakv]") {
-  auto const plan =
-      make_plan(matryoshkakv<>{{.kv_heads = 4, .key_rank = 16, .value_rank = 24}}, {1, 4, 64, 32});
-  auto const row = plan.layout().parts(64, 1);
-  CHECK(row.key_blocks == 0);
-  CHECK(row.key_tail == 2 * 16 * 64);
-  CHECK(row.value_tail - row.value_blocks == 2 * 24 * 64);
+  stores_ranks<matryoshkakv<>>();
 }
 
 TEST_CASE("matryoshkakv refuses what it cannot store and reads back what it wrote",

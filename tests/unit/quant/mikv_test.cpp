@@ -8,7 +8,7 @@
 
 #include "support/catch.hpp"
 #include "support/classes.hpp"
-#include "support/life.hpp"
+#include "support/lives.hpp"
 #include "support/matrix.hpp"
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
@@ -76,14 +76,8 @@ TEST_CASE("mikv keeps what a policy would evict, as the paper's formulas give", 
   data::buffer memory(plan.keep_bytes()), scratch(plan.select_bytes());
   auto keep = plan.keep(memory);
   REQUIRE(select(cpu{}, plan, view, at.evidence(), keep, scratch).ok());
-  auto const room_for = static_cast<std::size_t>(e.rows() * e.tokens);
-  std::vector<std::int64_t> begins(static_cast<std::size_t>(e.rows()) + 1);
-  std::vector<std::int32_t> cells(room_for), ranks(room_for);
-  keep_set rest{.begins = begins.data(),
-                .cells = cells.data(),
-                .ranks = ranks.data(),
-                .room = static_cast<index_t>(room_for)};
-  REQUIRE(ops::rest_of(cpu{}, view, keep, rest).ok());
+  classes::tokens rest(e.rows(), e.rows() * e.tokens);
+  REQUIRE(ops::rest_of(cpu{}, view, keep, rest.set).ok());
   auto const encoded = [&](auto policy, keep_set const& set) {
     data::room<decltype(policy)> room(policy, e, {.positions = true});
     room.packed.bind({.key = table.data()});
@@ -92,7 +86,7 @@ TEST_CASE("mikv keeps what a policy would evict, as the paper's formulas give", 
     return room;
   };
   auto const high = encoded(mikv<8, f16, float>{}, keep);
-  auto const low = encoded(mikv<3, f16, float>{}, rest);
+  auto const low = encoded(mikv<3, f16, float>{}, rest.set);
   CHECK(classes::segments_error(high.packed, low.packed, at.c) <= tolerance::attend);
   index_t tokens = 0;
   auto const check = [&](auto const& packed, int bits) {
@@ -169,23 +163,7 @@ TEST_CASE("a class of mikv lives", "[mikv]") {
       CHECK(oracle::attend_error(room.packed, c, 2) <= tolerance::attend);
       auto packed = room.packed;
       packed.bind({});  // only filling reads the table
-      data::life life(packed, c);
-      for (int i = 0; i < 35; ++i) {
-        REQUIRE(life.append().ok());
-        if (i % 5 == 4) {
-          std::vector<std::int32_t> const victims{static_cast<std::int32_t>(i / 5),
-                                                  static_cast<std::int32_t>(i / 5)};
-          REQUIRE(evict(cpu{}, packed, victims.data()).ok());
-        }
-        REQUIRE(life.settle().ok());
-      }
-      CHECK(oracle::attend_error(packed, c) <= tolerance::attend);
-      std::vector<std::byte> bytes(serialized_bytes(packed));
-      REQUIRE(serialize(packed, bytes.data(), bytes.size()).ok());
-      data::buffer storage(room.plan.packed_bytes());
-      packed_cache const other(room.plan, storage);
-      REQUIRE(deserialize(bytes.data(), bytes.size(), other).ok());
-      CHECK(oracle::attend_error(other, c) <= tolerance::attend);
+      data::lives_evicting(room.plan, packed, c);
     }
 }
 

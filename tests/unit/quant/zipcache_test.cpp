@@ -9,7 +9,7 @@
 #include "support/catch.hpp"
 #include "support/classes.hpp"
 #include "support/golden.hpp"
-#include "support/life.hpp"
+#include "support/lives.hpp"
 #include "support/matrix.hpp"
 #include "support/oracle.hpp"
 #include "support/tolerance.hpp"
@@ -19,21 +19,9 @@
 #include <algorithm>
 
 using namespace kvslim;
+using classes::tokens;
 
 namespace {
-
-/// A keep set of one's own memory.
-struct tokens {
-  std::vector<std::int64_t> begins;
-  std::vector<std::int32_t> cells, ranks;
-  keep_set set;
-
-  tokens(index_t rows, index_t room)
-      : begins(static_cast<std::size_t>(rows + 1), 0),
-        cells(static_cast<std::size_t>(room)),
-        ranks(static_cast<std::size_t>(room)),
-        set{.begins = begins.data(), .cells = cells.data(), .ranks = ranks.data(), .room = room} {}
-};
 
 template <int Bits, class View>
 auto encoded(View const& view, keep_set const& keep) {
@@ -170,23 +158,7 @@ TEST_CASE("a class of zipcache lives", "[zipcache]") {
       REQUIRE(run.result.ok());
       CHECK(run.intact());
       CHECK(oracle::attend_error(run.packed, c, 2) <= tolerance::attend);
-      data::life life(run.packed, c);
-      for (int i = 0; i < 35; ++i) {
-        REQUIRE(life.append().ok());
-        if (i % 5 == 4) {
-          std::vector<std::int32_t> const victims{static_cast<std::int32_t>(i / 5),
-                                                  static_cast<std::int32_t>(i / 5)};
-          REQUIRE(evict(cpu{}, run.packed, victims.data()).ok());
-        }
-        REQUIRE(life.settle().ok());
-      }
-      CHECK(oracle::attend_error(run.packed, c) <= tolerance::attend);
-      std::vector<std::byte> bytes(serialized_bytes(run.packed));
-      REQUIRE(serialize(run.packed, bytes.data(), bytes.size()).ok());
-      data::buffer storage(run.plan.packed_bytes());
-      packed_cache const other(run.plan, storage);
-      REQUIRE(deserialize(bytes.data(), bytes.size(), other).ok());
-      CHECK(oracle::attend_error(other, c) <= tolerance::attend);
+      data::lives_evicting(run.plan, run.packed, c);
     }
 }
 
