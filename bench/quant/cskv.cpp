@@ -8,6 +8,8 @@ namespace {
 
 [[maybe_unused]] int const registered[] = {
     bench::add("cskv", [](index_t) { return cskv<>{{.key_rank = 128, .value_rank = 256}}; }),
+    bench::add("cskv_4",
+               [](index_t) { return cskv<f16, 4>{{.key_rank = 128, .value_rank = 256}}; }),
 };
 
 }  // namespace

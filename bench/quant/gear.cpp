@@ -9,6 +9,7 @@ namespace {
 [[maybe_unused]] int const registered[] = {
     bench::add("gear_4", [](index_t) { return gear<4>{}; }),
     bench::add("gear_2", [](index_t) { return gear<2>{}; }),
+    bench::add("gear_2_kcvt", [](index_t) { return gear<2>{{.kcvt = true}}; }),
     bench::add("gear_l_2", [](index_t) { return gear_l<2>{}; }),
 };
 

@@ -8,6 +8,7 @@ namespace {
 
 [[maybe_unused]] int const registered[] = {
     bench::add("int8_per_token", [](index_t) { return int_per_token<8>{}; }),
+    bench::add("int6_per_token", [](index_t) { return int_per_token<6>{}; }),
     bench::add("int4_per_token", [](index_t) { return int_per_token<4>{}; }),
 };
 

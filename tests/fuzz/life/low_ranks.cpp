@@ -24,7 +24,8 @@ std::vector<entry> low_ranks() {
                                               .residual = 32 * d.in(1, 3),
                                               .rank = d.in(0, 4),
                                               .grown_rank = d.in(0, 3),
-                                              .outliers = d.one_in(2) ? 0.02f : 0.2f}}},
+                                              .outliers = d.one_in(2) ? 0.02f : 0.2f,
+                                              .kcvt = d.one_in(2)}}},
                             {{anything, anything}, 32});
        }},
       {"xkv",
@@ -63,6 +64,14 @@ std::vector<entry> low_ranks() {
                                 .key_rank = 4 * d.in(1, 8),
                                 .value_rank = d.in(1, 32),
                                 .residual = d.small(20)}};
+         live<float, float>(d, pipeline{factors}, {{anything, anything}, 32});
+       }},
+      {"cskv 4",  // rows of more heads would have to hold the same tokens
+       [](dice& d) {
+         cskv<f16, 4> const factors{{.kv_heads = 1,
+                                     .key_rank = 4 * d.in(1, 8),
+                                     .value_rank = d.in(1, 32),
+                                     .window = d.small(20)}};
          live<float, float>(d, pipeline{factors}, {{anything, anything}, 32});
        }},
   };

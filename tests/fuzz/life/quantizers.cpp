@@ -3,6 +3,8 @@
 #include "life/live.hpp"
 #include "life/table.hpp"
 
+#include <numeric>
+
 // Everything is kept; how it is stored differs. Losses are of the row's whole spread: half a step
 // of its codes, the parameters' rounding, and a little.
 
@@ -10,7 +12,8 @@ namespace life {
 
 std::vector<entry> quantizers() {
   using namespace kvslim;
-  constexpr double two = 0.25, four = 0.05, eight = 4e-3, half = 1e-3, brain = 8e-3, byte = 0.06;
+  constexpr double two = 0.25, three = 0.11, four = 0.05, five = 0.025, eight = 4e-3, half = 1e-3,
+                   brain = 8e-3, byte = 0.06;
   return {
       {"dense f32",
        [](dice& d) {
@@ -26,15 +29,19 @@ std::vector<entry> quantizers() {
        }},
       {"kivi 2",
        [](dice& d) {
-         live<float, float>(d, pipeline{kivi<2>{{.group = 32, .residual = 32 * d.in(0, 4)}}},
-                            {{two, two}, 32});
+         index_t const group = 16 * d.in(1, 10);  // what fills no runs is refused
+         index_t const runs = std::lcm(group, index_t{32});
+         live<float, float>(
+             d,
+             pipeline{kivi<2>{{.group = group, .residual = runs * d.in(0, 2), .value_group = 32}}},
+             {{two, two}, 32});
        }},
-      {"kivi 4, 2 with bf16",
+      {"kivi 3, 5 with bf16",
        [](dice& d) {
          live<bf16, f16>(d,
-                         pipeline{kivi<4, 2, bf16>{
+                         pipeline{kivi<3, 5, bf16>{
                              {.group = 16, .residual = 16 * d.in(0, 4), .value_group = 32}}},
-                         {{four + brain, two + brain}, 32});
+                         {{three + brain, five + brain}, 32});
        }},
       {"kivi 4",
        [](dice& d) {
