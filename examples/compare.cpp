@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// The main job: a real model's cache, compressed by each of two dozen pipelines and attended as
+// The main job: a real model's cache, compressed by each of many pipelines and attended as
 // stored. Prints one table and writes report.json and report.dat (for the plot).
 
 #include "compare/calibration.hpp"
