@@ -68,7 +68,8 @@ std::optional<box> find_spot(point p, double width, double most_away,
                              std::vector<box> const& taken) {
   for (double away = 0.0; away <= most_away; away += 1.0)
     for (double up : {1.0, -1.0})
-      for (double aside : {1.3, -1.3 - width, 1.3 + away, -1.3 - away - width}) {
+      for (double aside : {1.3, -1.3 - width, 1.3 + away, -1.3 - away - width,
+                           std::min(-width / 2, letters - width - p.x)}) {
         double const left = p.x + aside, y = p.y + up * away;
         box const area{left, left + width, y - 0.5, y + 0.5};
         if (area.left < 0 || area.right > letters || area.bottom < 0 || area.top > lines) continue;
@@ -219,7 +220,9 @@ void write_plot_data(std::string const& path, std::vector<method> const& list,
       taken.push_back({x - 0.3, x + 0.3, y - 0.2, y + 0.2});
     }
   }
-  // The best points' labels first, so that they find room; one that finds none nearby is left out.
+  // The best points' labels first, the longest of them at the right, so that they find room; one
+  // that finds none nearby is left out.
+  std::reverse(best.begin(), best.end());
   best.insert(best.end(), rest.begin(), rest.end());
   std::ostringstream right_of_points, left_of_points, leaders;
   for (auto m : best) {
@@ -234,7 +237,8 @@ void write_plot_data(std::string const& path, std::vector<method> const& list,
         << plot.ratio(x) << ' ' << plot.kl(y) << " \"" << list[m].name << "\"\n";
     if (std::abs(y - p.y) > 1.2)
       leaders << results[m].ratio << ' ' << plot.kl(p.y) << '\n'
-              << plot.ratio(x) << ' ' << plot.kl(y + (y > p.y ? -0.4 : 0.4)) << "\n\n";
+              << plot.ratio(std::clamp(p.x, found->left, found->right)) << ' '
+              << plot.kl(y + (y > p.y ? -0.4 : 0.4)) << "\n\n";
   }
   out << "\n\n# labels, left-aligned\n" << right_of_points.str();
   out << "\n\n# labels, right-aligned\n" << left_of_points.str();
