@@ -8,6 +8,7 @@
 
 #include <kvslim/core/codec.hpp>
 #include <kvslim/isa/convert.hpp>
+#include <kvslim/isa/lookahead.hpp>
 #include <kvslim/isa/path.hpp>
 #include <kvslim/ops/group_range.hpp>
 #include <kvslim/ops/pack.hpp>
@@ -59,36 +60,6 @@ struct expansion {
   }
 };
 inline constexpr expansion expanded;
-
-/// Fetches what is read next, some lines at every step of a kernel.
-struct lookahead {
-  std::byte const* at;
-  std::byte const* end;
-  index_t lines;
-
-  lookahead(site const& s, index_t steps) noexcept
-      : at(s.next), end(s.next + s.next_bytes), lines(s.next_bytes / 64 / steps + 1) {}
-  [[gnu::always_inline]] void fetch() noexcept {
-    if (at >= end) return;
-    for (index_t i = 0; i < lines; ++i, at += 64) __builtin_prefetch(at);
-  }
-};
-/// The same number of bytes at every step, up to two lines: what is fetched faster than memory
-/// gives it makes other loads wait.
-struct even_lookahead {
-  std::byte const* at;
-  std::byte const* end;
-  index_t pace;
-
-  even_lookahead(site const& s, index_t steps) noexcept
-      : at(s.next), end(s.next + s.next_bytes), pace(div_up(s.next_bytes, steps)) {}
-  [[gnu::always_inline]] void fetch() noexcept {
-    if (at >= end) return;
-    __builtin_prefetch(at);
-    if (pace > 64) __builtin_prefetch(at + 64);
-    at += pace;
-  }
-};
 
 #include <kvslim/isa/macros.inc>
 
@@ -162,11 +133,43 @@ inline bool with_kernels(index_t heads, F const& f,
     case isa::path::avx512:
       return served(avx512{});
     case isa::path::avx2:
-      return served(avx2{});
+      if constexpr (Digits)
+        return served(avx2_digits{});
+      else
+        return served(avx2{});
 #endif
     default:
       return false;
   }
+}
+
+/// Whether kernels read codes as integers; they take several runs at once.
+template <int Bits>
+[[nodiscard]] inline bool reads_codes([[maybe_unused]] digit_rows const* room) noexcept {
+#if KVSLIM_DETAIL_X86
+  if constexpr (ops::planar_bits<Bits>)
+    return room != nullptr &&
+           (isa::current() == isa::path::avx512_vnni || isa::current() == isa::path::avx2);
+#endif
+  return false;
+}
+
+/// Whether there is nothing else than to read them so, and no room for it.
+template <int Bits>
+[[nodiscard]] inline bool lacks_room([[maybe_unused]] site const& at) noexcept {
+#if KVSLIM_DETAIL_X86
+  if constexpr (ops::planar_bits<Bits>)
+    return at.room == nullptr && isa::current() == isa::path::avx2;
+#endif
+  return false;
+}
+/// Calls f(site) with room on the stack, which scratch spares: 6.3 KiB.
+template <class F>
+[[nodiscard]] KVSLIM_DETAIL_APART bool with_own_room(site at, F const& f) noexcept {
+  digit_rows room[static_cast<std::size_t>(digit_room)];
+  for (digit_rows& x : room) x.from = nullptr;
+  at.room = room;
+  return f(at);
 }
 
 /// K in tiles of 16 tokens, T[dim][16] each.
@@ -192,6 +195,10 @@ template <int Bits, class Param>
 [[nodiscard]] inline bool dot_tokens(std::uint8_t const* codes, Param const* scale,
                                      Param const* low, site const& at, float const* q,
                                      index_t heads, float* scores) noexcept {
+  if (lacks_room<Bits>(at))
+    return with_own_room(at, [&](site const& s) {
+      return dot_tokens<Bits>(codes, scale, low, s, q, heads, scores);
+    });
   return with_kernels<ops::planar_bits<Bits>>(
       heads,
       [&](auto kernels, index_t m, index_t h) {
@@ -206,6 +213,10 @@ template <int Bits, class Param>
 [[nodiscard]] inline bool dot_channels(std::uint8_t const* codes, Param const* scale,
                                        Param const* low, site const& at, float const* q,
                                        index_t heads, float* scores) noexcept {
+  if (lacks_room<Bits>(at))
+    return with_own_room(at, [&](site const& s) {
+      return dot_channels<Bits>(codes, scale, low, s, q, heads, scores);
+    });
   return with_kernels<ops::planar_bits<Bits>>(
       heads,
       [&](auto kernels, index_t m, index_t h) {
@@ -220,40 +231,37 @@ template <int Bits, class Param>
 [[nodiscard]] inline bool accumulate_blocks(value_blocks const& v, site const& at, float const* p,
                                             index_t heads, float* out) noexcept {
   if (v.group % 16 != 0 && v.group != v.dim) return false;
-#if KVSLIM_DETAIL_X86
-  [[maybe_unused]] bool const whole_units = v.group % 32 == 0 || v.group == v.dim;
-  if constexpr (ops::planar_bits<Bits>)
-    if (isa::current() == isa::path::avx512_vnni && at.room != nullptr && whole_units &&
-        v.first == 0 && v.n % run_tokens == 0) {
-      for (index_t h = 0; h < heads; h += digit_heads)
-        avx512_vnni::accumulate_planar<Bits, Param>(v, at, p + h * run_tokens,
-                                                    min(digit_heads, heads - h), out + h * v.dim);
-      return true;
-    }
-#endif
-  for (index_t begin = 0; begin < v.n; begin += run_tokens) {
+  if (lacks_room<Bits>(at))
+    return with_own_room(
+        at, [&](site const& s) { return accumulate_blocks<Bits, Param>(v, s, p, heads, out); });
+  bool const together = reads_codes<Bits>(at.room) && v.first == 0 && v.n % run_tokens == 0;
+  index_t const most = together ? v.n : run_tokens;
+  for (index_t begin = 0; begin < v.n; begin += most) {
     // Kernels take eight blocks, which more than a run begun inside of a block may touch.
-    index_t const n = min(run_tokens, v.n - begin);
+    index_t const n = min(most, v.n - begin);
     value_blocks head = v, rest = v;
     head.block += begin / 4 * v.block_bytes;
-    head.n = min(n, run_tokens - v.first);
+    head.n = together ? n : min(n, run_tokens - v.first);
     rest.block = head.block + run_tokens / 4 * v.block_bytes;
     rest.first = 0;
     rest.n = n - head.n;
     float const* const weights = p + begin / run_tokens * at.apart;
-    site ahead = at;  // its share of what is read next
-    ahead.next_bytes = at.next_bytes * n / v.n;
-    if (at.next != nullptr) ahead.next += at.next_bytes * begin / v.n;
-    if (!with_kernels(heads, [&](auto kernels, index_t m, index_t h) {
-          using isa = decltype(kernels);
-          lookahead const next(ahead, (n + 3) / 4 * (v.dim / 32 + 1));
-          isa::template accumulate_planar<Bits, Param>(head, weights + h * run_tokens, m,
-                                                       out + h * v.dim, next);
-          if (rest.n > 0)
-            isa::template accumulate_planar<Bits, Param>(rest, weights + h * run_tokens + head.n, m,
-                                                         out + h * v.dim, next);
-        }))
-      return false;
+    std::byte const* ahead = at.next;  // its share of what is read next
+    index_t ahead_bytes = at.next_bytes;
+    if (!together) {
+      ahead_bytes = at.next_bytes * n / v.n;
+      if (at.next != nullptr) ahead += at.next_bytes * begin / v.n;
+    }
+    auto const run = [&](auto kernels, index_t m, index_t h) {
+      using isa = decltype(kernels);
+      lookahead const next(ahead, ahead_bytes, (n + 3) / 4 * (v.dim / 32 + 1));
+      isa::template accumulate_planar<Bits, Param>(head, at, weights + h * run_tokens, m,
+                                                   out + h * v.dim, next);
+      if (rest.n > 0)
+        isa::template accumulate_planar<Bits, Param>(rest, at, weights + h * run_tokens + head.n, m,
+                                                     out + h * v.dim, next);
+    };
+    if (!with_kernels<ops::planar_bits<Bits>>(heads, run, at.room)) return false;
   }
   return true;
 }

@@ -106,7 +106,8 @@ void check(char const* name, Policy const& policy, data::shape const& shape, ind
   CHECK(run.intact());
 }
 
-/// Scratch at the least alignment; values and parameters of any size, which digits may not hold.
+/// Scratch at the least alignment, and none; values and parameters of any size, which digits may
+/// not hold.
 template <class Policy>
 void check_size(Policy const& policy, float size) {
   INFO("values times " << size);
@@ -122,6 +123,11 @@ void check_size(Policy const& policy, float size) {
       REQUIRE(attend(cpu{}, run.packed, a.request, workspace{room.data() + off, bytes}).ok());
       CHECK(oracle::error_of(run.packed, a.request) <= tolerance::attend);
     }
+    REQUIRE(attend(cpu{}, run.packed, a.request).ok());
+    CHECK(oracle::error_of(run.packed, a.request) <= tolerance::attend);
+    a.request.precision = attend_precision::fast;
+    REQUIRE(attend(cpu{}, run.packed, a.request).ok());
+    CHECK(oracle::error_of(run.packed, a.request) <= tolerance::attend_fast);
   });
 }
 
@@ -199,6 +205,8 @@ TEST_CASE("every path serves KIVI", "[isa][attend]") {
         {.kv_heads = 1, .group = 4, .tokens = 230, .head_dim = 64}, 20);
   check("float parameters", kivi<2, 4, f16, float>{{.residual = 32}},
         {.kv_heads = 1, .group = 5, .tokens = 130, .head_dim = 64}, 20);
+  check("one bit", kivi<1>{{.residual = 32}},
+        {.kv_heads = 1, .group = 3, .tokens = 170, .head_dim = 96}, 20);
   check("bf16 parameters", kivi<2, 4, f16, bf16>{{.residual = 32}},
         {.kv_heads = 1, .group = 5, .tokens = 130, .head_dim = 128}, 20);
 }
