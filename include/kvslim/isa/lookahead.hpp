@@ -5,6 +5,9 @@
 /// How the CPU kernels fetch what attention reads next.
 
 #include <kvslim/core/codec.hpp>
+#include <kvslim/isa/path.hpp>
+
+#if KVSLIM_DETAIL_KERNELS
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -44,3 +47,5 @@ struct even_lookahead {
 }  // namespace detail
 
 KVSLIM_END_NAMESPACE
+
+#endif
