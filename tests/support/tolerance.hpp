@@ -12,7 +12,8 @@ inline constexpr double accumulated =
     1e-5;  // sums over head_dim or tokens in float, relative to the norm
 inline constexpr double attend = 2e-5;  // the bound that attend() states, relative L2
 inline constexpr double attend_terms =
-    2e-7;  // or this much of a key's scale * sum |q_d k_d|, where that is more
+    2e-7;  // or this much of a key's scale * sum |q_d k_d|, where that is more; of codes |k_d| is
+           // |step * code| + |minimum|
 inline constexpr double attend_fast = 5e-4;        // the same of attend_precision::fast
 inline constexpr double attend_fast_terms = 1e-5;  // or of scale * max |q_d| * sum |k_d|
 inline constexpr double f16_storage =
