@@ -4,7 +4,7 @@
 #include <kvslim/kvslim.hpp>
 
 struct turned : kvslim::token_key<8> {
-  static constexpr kvslim::codec_traits traits{.form = kvslim::form_id{1}};
+  static constexpr kvslim::codec_traits traits{.form = kvslim::form_id{1}, .encodes_stored = true};
   void prepare(float const*, kvslim::site const&, float*) const {}
 };
 constexpr kvslim::packed_layout<turned, kvslim::dense_value<kvslim::f16>> layout{};

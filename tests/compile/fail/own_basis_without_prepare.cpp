@@ -4,8 +4,8 @@
 #include <kvslim/kvslim.hpp>
 
 struct turned : kvslim::token_key<8> {
-  static constexpr kvslim::codec_traits traits{.form = kvslim::form_id{1},
-                                               .space = kvslim::basis::own};
+  static constexpr kvslim::codec_traits traits{
+      .form = kvslim::form_id{1}, .space = kvslim::basis::own, .encodes_stored = true};
 };
 constexpr kvslim::packed_layout<turned, kvslim::dense_value<kvslim::f16>> layout{};
 static_assert(sizeof layout > 0);

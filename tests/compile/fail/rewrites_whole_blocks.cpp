@@ -5,7 +5,7 @@
 
 struct both : kvslim::token_key<8> {
   static constexpr kvslim::codec_traits traits{
-      .form = kvslim::form_id{1}, .whole_blocks = true, .rewrites = true};
+      .form = kvslim::form_id{1}, .whole_blocks = true, .rewrites = true, .encodes_stored = true};
 };
 constexpr kvslim::packed_layout<both, kvslim::dense_value<kvslim::f16>> layout{};
 static_assert(sizeof layout > 0);
