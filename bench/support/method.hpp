@@ -29,6 +29,12 @@ double coded_bits(Run const& r) {
          static_cast<double>(e.head_dim + e.value_width());
 }
 
+#if defined(KVSLIM_BENCH_SMOKE)
+inline constexpr int copy_rounds = 1;  // nobody reads its figures
+#else
+inline constexpr int copy_rounds = 5;
+#endif
+
 /// MakePolicy: tokens -> policy. Axes: tokens, and what lies in the cache; 8 KV heads, 32 query
 /// heads, head_dim 128, f16, dense.
 template <class MakePolicy>
@@ -46,7 +52,7 @@ void method(benchmark::State& state, MakePolicy make, content what) {
 
   std::vector<kvslim::f16> to(c.k.size() * 2);
   std::vector<double> of_copy;
-  for (int i = 0; i < 5; ++i) {
+  for (int i = 0; i < copy_rounds; ++i) {
     double const copied = processor_seconds([&] {
       std::memcpy(to.data(), c.k.data(), c.k.size() * 2);
       std::memcpy(to.data() + c.k.size(), c.v.data(), c.v.size() * 2);

@@ -9,7 +9,8 @@
 // wrapper.py; NVIDIA/kvpress 0.5.5, fastkvzip_press.py.
 //
 // Fidelity: the gate is the authors', in float, where they compute in the model's type. Its weights
-// are not part of kvslim.
+// are not part of kvslim. The offset is added once, as their inference does; their training adds it
+// twice.
 // Fidelity: what is protected is kvpress's: the first tokens, and of the newest 2 % of a row, at
 // least one, or 4096 from 32000 tokens on. The authors protect no first tokens (they keep the
 // system prompt), round 2 % down to none, and protect 4096 from their chunk of 16000 tokens on.
