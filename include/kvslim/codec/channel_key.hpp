@@ -51,20 +51,20 @@ struct channel_key {
     return {};
   }
 
-  /// Codes rows of T that lie side by side, where a kernel does; `spare` is room for them as
-  /// floats, which rows of float need none of. False: nothing was written.
+  /// Codes rows of T that lie side by side, where a kernel does; those of T but float hold finite
+  /// values. False: nothing was written.
   template <element T>
-  [[nodiscard]] KVSLIM_HD bool encode_stored(T const* rows, float* spare, site const& at,
+  [[nodiscard]] KVSLIM_HD bool encode_stored(T const* rows, site const& at,
                                              std::byte* block) const noexcept {
     auto const stored = parameters(block, at.dim);
     return group == block_tokens() && rounding == kvslim::rounding::precise &&
-           detail::encode_channels<Bits>(rows, spare, group, at, detail::codes_of(block),
-                                         stored.scale, stored.low);
+           detail::encode_channels<Bits>(rows, group, at, detail::codes_of(block), stored.scale,
+                                         stored.low);
   }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     index_t const dim = at.dim, tokens = block_tokens();
     auto const stored = parameters(block, dim);
-    if (encode_stored(rows, nullptr, at, block)) return;
+    if (encode_stored(rows, at, block)) return;
     for (index_t t0 = 0; t0 < tokens; t0 += group)
       detail::by_channels(dim, [&](auto channels, index_t d) {
         constexpr index_t n = decltype(channels)::value;

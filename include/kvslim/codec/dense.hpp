@@ -39,7 +39,7 @@ struct dense_key {
 
   /// Stores rows of T that lie side by side; false where no kernel does, and nothing was written.
   template <element From>
-  [[nodiscard]] KVSLIM_HD bool encode_stored(From const* rows, float*, site const& at,
+  [[nodiscard]] KVSLIM_HD bool encode_stored(From const* rows, site const& at,
                                              std::byte* block) const noexcept {
     if constexpr (std::same_as<From, T>)
       return at.n == tile && detail::turn_tile(rows, at, detail::array_at<T>(block));
@@ -145,7 +145,7 @@ struct dense_value {
 
   /// Stores rows of T that lie side by side; false where no kernel does, and nothing was written.
   template <element From>
-  [[nodiscard]] KVSLIM_HD bool encode_stored(From const* rows, float*, site const& at,
+  [[nodiscard]] KVSLIM_HD bool encode_stored(From const* rows, site const& at,
                                              std::byte* block) const noexcept {
     if constexpr (std::same_as<From, T>)
       return detail::copy_rows(rows, at, block + at.first * sizes(at.dim, 0).block_bytes);

@@ -45,22 +45,21 @@ struct token_key {
     return {};
   }
 
-  /// Codes rows of T that lie side by side, where a kernel does; `spare` is room for them as
-  /// floats, which rows of float need none of. False: nothing was written.
+  /// Codes rows of T that lie side by side, where a kernel does; those of T but float hold finite
+  /// values. False: nothing was written.
   template <element T>
-  [[nodiscard]] KVSLIM_HD bool encode_stored(T const* rows, float* spare, site const& at,
+  [[nodiscard]] KVSLIM_HD bool encode_stored(T const* rows, site const& at,
                                              std::byte* block) const noexcept {
     auto const stored = parameters(block, at.dim);
     return at.n == block_tokens &&
-           detail::encode_tokens<Bits>(rows, spare, at, detail::codes_of(block), stored.scale,
-                                       stored.low);
+           detail::encode_tokens<Bits>(rows, at, detail::codes_of(block), stored.scale, stored.low);
   }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     index_t const dim = at.dim;
     auto* const codes = detail::codes_of(block);
     auto const stored = parameters(block, dim);
     bool const whole = at.n == block_tokens;
-    if (whole && encode_stored(rows, nullptr, at, block)) return;
+    if (whole && encode_stored(rows, at, block)) return;
     for (index_t i = 0; i < at.n; ++i) {
       float const* const x = rows + i * dim;
       auto const a =

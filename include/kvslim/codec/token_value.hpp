@@ -56,18 +56,18 @@ struct token_value {
   [[nodiscard]] KVSLIM_HD constexpr index_t width(index_t dim) const noexcept {
     return group == 0 ? dim : group;
   }
-  /// Codes rows of T that lie side by side, where a kernel does; `spare` is room for them as
-  /// floats, which rows of float need none of. False: nothing was written.
+  /// Codes rows of T that lie side by side, where a kernel does; those of T but float hold finite
+  /// values. False: nothing was written.
   template <element T>
-  [[nodiscard]] KVSLIM_HD bool encode_stored(T const* rows, float* spare, site const& at,
+  [[nodiscard]] KVSLIM_HD bool encode_stored(T const* rows, site const& at,
                                              std::byte* block) const noexcept {
     return at.first == 0 && at.n % block_tokens == 0 && rounding == kvslim::rounding::precise &&
-           detail::encode_values<Bits, Param>(rows, spare, at, width(at.dim), block,
+           detail::encode_values<Bits, Param>(rows, at, width(at.dim), block,
                                               coded(at.dim).bytes());
   }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     index_t const dim = at.dim;
-    if (encode_stored(rows, nullptr, at, block)) return;
+    if (encode_stored(rows, at, block)) return;
     for (index_t i = 0; i < at.n;) {
       index_t const first = (at.first + i) % block_tokens,
                     n = detail::min(at.n - i, block_tokens - first);

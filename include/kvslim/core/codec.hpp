@@ -146,9 +146,9 @@ inline constexpr bool has_fit = requires(C const c, index_t i, site const at, st
 };
 
 template <class C>
-inline constexpr bool has_encode_stored = requires(C const c, f16 const* rows, float* spare,
-                                                   site const at, std::byte* block) {
-  c.encode_stored(rows, spare, at, block);
+inline constexpr bool has_encode_stored = requires(C const c, f16 const* rows, site const at,
+                                                   std::byte* block) {
+  c.encode_stored(rows, at, block);
 };
 
 /// Whether attention reads a codec's blocks in coordinates of its own.
@@ -224,7 +224,7 @@ struct check_codec {
                 "kvslim: this codec has fit() and does not say .fitted = true");
   static_assert(C::traits.encodes_stored == has_encode_stored<C>,
                 "kvslim: a codec says .encodes_stored = true if, and only if, it has "
-                "`encode_stored(rows, spare, at, block)`");
+                "`encode_stored(rows, at, block)`");
   static_assert(!(C::traits.encodes_stored && C::traits.grouped),
                 "kvslim: rows that share blocks do not lie side by side: .encodes_stored is not "
                 "for .grouped codecs");

@@ -14,20 +14,22 @@ namespace detail {
 
 #if KVSLIM_DETAIL_KERNELS
 
-/// Calls f(kernels) if there are any for rows of dim channels; false where there are not.
+/// Calls f(kernels) if there are any for rows of dim channels, `vectors` or more of them; false
+/// where there are not.
 template <class F>
-inline bool with_encoders(index_t dim, F const& f) noexcept {
+inline bool with_encoders(index_t dim, F const& f, index_t vectors = 1) noexcept {
+  auto const fits = [&](index_t width) { return dim % width == 0 && dim >= vectors * width; };
   switch (isa::current()) {
 #if KVSLIM_DETAIL_NEON
     case isa::path::neon:
-      return dim % neon::width == 0 ? (f(neon{}), true) : false;
+      return fits(neon::width) ? (f(neon{}), true) : false;
 #else
     case isa::path::avx512_vnni:  // the same
     case isa::path::avx512:
-      if (dim % avx512::width == 0) return f(avx512{}), true;
+      if (fits(avx512::width)) return f(avx512{}), true;
       [[fallthrough]];
     case isa::path::avx2:
-      return dim % avx2::width == 0 ? (f(avx2{}), true) : false;
+      return fits(avx2::width) ? (f(avx2{}), true) : false;
 #endif
     default:
       return false;
@@ -44,41 +46,46 @@ inline void fetch_to_write(std::byte* at, index_t bytes) noexcept {
 template <int Bits, class Param>
 inline constexpr bool has_encoder = std::same_as<Param, f16>&& ops::planar_bits<Bits>&& Bits > 1;
 
-// Rows are T side by side, and `spare` is room for them as floats, which none that are need.
+// Rows are T side by side; those of T but float hold finite values.
 
 /// K of 32 tokens into a block, parameters per token.
 template <int Bits, class T, class Param>
-[[nodiscard]] inline bool encode_tokens(T const* rows, float* spare, site const& at,
-                                        std::uint8_t* codes, Param* scale, Param* low) noexcept {
+[[nodiscard]] inline bool encode_tokens(T const* rows, site const& at, std::uint8_t* codes,
+                                        Param* scale, Param* low) noexcept {
   if constexpr (has_encoder<Bits, Param>)
-    return at.dim >= 32 && with_encoders(at.dim, [&](auto kernels) {
-             decltype(kernels)::template encode_tokens<Bits>(
-                 rows, spare, at.dim, codes, scale, low,
-                 lookahead(at, run_tokens * (1 + at.dim / 64)));
-           });
+    return at.dim >= 32 && with_encoders(
+                               at.dim,
+                               [&](auto kernels) {
+                                 decltype(kernels)::template encode_tokens<Bits>(
+                                     rows, at.dim, codes, scale, low,
+                                     lookahead(at, run_tokens * (1 + at.dim / 64)));
+                               },
+                               4);
   return false;
 }
 /// K of `group` tokens into a block, parameters per channel.
 template <int Bits, class T, class Param>
-[[nodiscard]] inline bool encode_channels(T const* rows, float* spare, index_t group,
-                                          site const& at, std::uint8_t* codes, Param* scale,
-                                          Param* low) noexcept {
+[[nodiscard]] inline bool encode_channels(T const* rows, index_t group, site const& at,
+                                          std::uint8_t* codes, Param* scale, Param* low) noexcept {
   if constexpr (has_encoder<Bits, Param>)
-    return with_encoders(at.dim, [&](auto kernels) {
-      decltype(kernels)::template encode_channels<Bits>(
-          rows, spare, group, at.dim, codes, scale, low, lookahead(at, group * (at.dim / 32 + 1)));
-    });
+    return with_encoders(
+        at.dim,
+        [&](auto kernels) {
+          decltype(kernels)::template encode_channels<Bits>(
+              rows, group, at.dim, codes, scale, low, lookahead(at, group * (at.dim / 32 + 1)));
+        },
+        4);
   return false;
 }
 /// V of n tokens into whole blocks of four, parameters (of type Param, behind the codes) per token
 /// and `group` channels, of which there is room for a block of 32.
 template <int Bits, class Param, class T>
-[[nodiscard]] inline bool encode_values(T const* rows, float* spare, site const& at, index_t group,
+[[nodiscard]] inline bool encode_values(T const* rows, site const& at, index_t group,
                                         std::byte* block, index_t code_bytes) noexcept {
   if constexpr (has_encoder<Bits, Param>)
     return group >= 32 && at.dim <= 32 * group && with_encoders(group, [&](auto kernels) {
              decltype(kernels)::template encode_values<Bits>(
-                 rows, spare, at.n, at.dim, group, block, code_bytes,
+                 rows, at.n, at.dim, group, block, code_bytes,
                  lookahead(at, at.n * (at.dim / group + at.dim / 128 + 1)));
            });
   return false;

@@ -4,7 +4,7 @@
 
 /// Minimum and maximum of a group of values.
 
-#include <kvslim/core/config.hpp>
+#include <kvslim/core/elements.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -15,22 +15,24 @@ struct range {
 };
 
 /// N ranges side by side take in one more value each.
-template <index_t N>
-KVSLIM_HD inline void widen_ranges(float const* x, float* low, float* high) noexcept {
+template <index_t N, class T>
+KVSLIM_HD inline void widen_ranges(T const* in, float* low, float* high) noexcept {
   for (index_t i = 0; i < N; ++i) {
-    low[i] = x[i] < low[i] ? x[i] : low[i];
-    high[i] = x[i] > high[i] ? x[i] : high[i];
+    float const x = to_float(in[i]);
+    low[i] = x < low[i] ? x : low[i];
+    high[i] = x > high[i] ? x : high[i];
   }
 }
 
 /// Minimum and maximum of `count` values `stride` apart; count >= 1.
-[[nodiscard]] KVSLIM_HD inline range group_range(float const* x, index_t count,
+template <class T>
+[[nodiscard]] KVSLIM_HD inline range group_range(T const* x, index_t count,
                                                  index_t stride) noexcept {
-  range r{x[0], x[0]};
+  range r{to_float(x[0]), to_float(x[0])};
   index_t i = 1;
   if (stride == 1 && count >= 32) {
     float low[32], high[32];
-    for (index_t j = 0; j < 32; ++j) low[j] = high[j] = x[j];
+    for (index_t j = 0; j < 32; ++j) low[j] = high[j] = to_float(x[j]);
     index_t const whole = count - count % 32;
     for (i = 32; i < whole; i += 32) widen_ranges<32>(x + i, low, high);
     for (index_t half = 16; half > 0; half /= 2)

@@ -177,7 +177,7 @@ KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set
       if (i + take < at.coded)
         fetch_to_write(at.block(i + take),
                        div_up(take, at.sizes.block_tokens) * at.sizes.block_bytes);
-      if (encode_run<Keys>(plan, cells, keep, at, i, take, rows, ahead)) {
+      if (encode_run<Keys>(plan, cells, keep, at, i, take, ahead)) {
         i += take;
         continue;
       }

@@ -88,14 +88,13 @@ template <bool Keys, class Plan, class Cells>
 template <bool Keys, class Plan, class Cells, class Half>
 [[nodiscard]] KVSLIM_HD inline bool encode_run(Plan const& plan, Cells const& cells,
                                                keep_set const& keep, Half const& to, index_t i,
-                                               index_t n, float* spare,
-                                               coded_bytes ahead) noexcept {
+                                               index_t n, coded_bytes ahead) noexcept {
   if constexpr (Half::codec_type::traits.encodes_stored && in_plain_memory<Keys, Cells> &&
                 !Plan::has_merger && !(Plan::has_mover && Keys)) {
     index_t const heads = plan.extents().kv_heads, r = to.row;
     auto const* const in =
         in_one_piece<Keys>(cells, r / heads, r % heads, keep.cells + keep.begins[r] + i, n);
-    return in != nullptr && to.encode_stored(i, n, in, spare, ahead);
+    return in != nullptr && to.encode_stored(i, n, in, ahead);
   } else {
     return false;
   }

@@ -87,13 +87,13 @@ struct packed_half {
                         coded_bytes ahead = {}) const noexcept {
     codec.encode(rows, coding(slot, n, ahead), block(slot));
   }
-  /// The same of rows of T that lie side by side, if the codec reads such; `spare` is room for them
-  /// as floats. False: nothing was written.
+  /// The same of rows of T that lie side by side and hold finite values, if the codec reads such.
+  /// False: nothing was written.
   template <class T>
-  [[nodiscard]] KVSLIM_HD bool encode_stored(index_t slot, index_t n, T const* rows, float* spare,
+  [[nodiscard]] KVSLIM_HD bool encode_stored(index_t slot, index_t n, T const* rows,
                                              coded_bytes ahead) const noexcept {
     if constexpr (Codec::traits.encodes_stored)
-      return codec.encode_stored(rows, spare, coding(slot, n, ahead), block(slot));
+      return codec.encode_stored(rows, coding(slot, n, ahead), block(slot));
     else
       return false;
   }
