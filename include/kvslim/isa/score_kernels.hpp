@@ -15,6 +15,13 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
+/// Rows of whole lines of 64 bytes, where they lie and where they go.
+struct moved_rows {
+  std::byte const* from;
+  std::byte* to;
+  index_t from_step, to_step, bytes;
+};
+
 #if KVSLIM_DETAIL_KERNELS
 
 #include <kvslim/isa/macros.inc>

@@ -48,6 +48,32 @@ template <class Source, class Target>
   return {};
 }
 
+template <class Plane>
+[[nodiscard]] constexpr index_t row_bytes(Plane const&, index_t width) noexcept {
+  return width * static_cast<index_t>(sizeof(typename Plane::value_type));
+}
+/// Whether the rows of both are whole lines of 64 bytes, the same distance apart; and where.
+template <class Source, class Target>
+[[nodiscard]] bool lies_in_lines(Source const& source, Target const& target, index_t s, index_t h,
+                                 index_t width, detail::moved_rows& rows) noexcept {
+  if constexpr (requires {
+                  source.layout.token;
+                  target.layout.token;
+                }) {
+    rows = {reinterpret_cast<std::byte const*>(source.row(s, h, 0)),
+            reinterpret_cast<std::byte*>(target.row(s, h, 0)),
+            row_bytes(source, source.layout.token), row_bytes(source, target.layout.token),
+            row_bytes(source, width)};
+    auto const all = reinterpret_cast<std::uintptr_t>(rows.from) |
+                     reinterpret_cast<std::uintptr_t>(rows.to) |
+                     static_cast<std::uintptr_t>(rows.from_step | rows.to_step | rows.bytes);
+    return source.layout.channel_stride() == 1 && target.layout.channel_stride() == 1 &&
+           all % 64 == 0;
+  } else {
+    return false;
+  }
+}
+
 }  // namespace ops
 
 template <host_executor Exec>
@@ -62,17 +88,30 @@ struct implementation<ops::compact_op, Exec> {
     for (index_t r = 0; r < e.rows(); ++r) {
       if (keep.count(r) < 0 || keep.count(r) > target.extent.tokens)
         return detail::fail(errc::invalid_shape, "kvslim: compact's target is shorter than a row");
+      index_t const length = source.length(r / e.kv_heads, r % e.kv_heads);
       for (index_t i = keep.begins[r]; i < keep.begins[r + 1]; ++i) {
         index_t const cell = keep.cells[i];
-        if (cell < 0 || cell >= source.length(r / e.kv_heads, r % e.kv_heads))
+        if (cell < 0 || cell >= length)
           return detail::fail(errc::invalid_shape, "kvslim: compact's cells must be in range");
         if (in_place && i > keep.begins[r] && cell <= keep.cells[i - 1])
           return detail::fail(errc::invalid_shape,
                               "kvslim: compact in place needs cells that ascend");
       }
     }
+    // Beyond a cache of its own a core had better not keep what it writes.
+    bool const far = keep.begins[e.rows()] * (ops::row_bytes(source.k, e.head_dim) +
+                                              ops::row_bytes(source.v, e.value_width())) >
+                     index_t{4} << 20;
     exec.for_each(e.rows(), [=](index_t r) {
       index_t const s = r / e.kv_heads, h = r % e.kv_heads;
+      std::int32_t const* const cells = keep.cells + keep.begins[r];
+      index_t const count = keep.count(r);
+      detail::moved_rows k{}, v{};
+      if (ops::lies_in_lines(source.k, target.k, s, h, e.head_dim, k) &&
+          ops::lies_in_lines(source.v, target.v, s, h, e.value_width(), v) &&
+          detail::with_score_kernels(
+              [&](auto kernels) { decltype(kernels)::move_rows(k, v, cells, count, far); }))
+        return;
       auto const move = [&](auto const& from, auto const& to, index_t width, index_t i,
                             index_t cell) {
         auto const* const x = from.row(s, h, cell);
@@ -85,8 +124,6 @@ struct implementation<ops::compact_op, Exec> {
       };
       // Kept rows lie too far apart for a processor to foresee them.
       constexpr index_t ahead = 8;
-      std::int32_t const* const cells = keep.cells + keep.begins[r];
-      index_t const count = keep.count(r);
       for (index_t i = 0; i < count; ++i) {
         if (i + ahead < count) {
           detail::prefetch_row(source.key(s, h, cells[i + ahead]));

@@ -50,6 +50,51 @@ TEST_CASE("compact in place equals compact out of place", "[compact]") {
   CHECK(to_float(target.k.at(1, 1, 0, 0)) == c.key(1, 1, 0, 0));  // the empty row is as it was
 }
 
+TEST_CASE("rows of whole lines move on every path, near and far", "[compact][isa]") {
+  isa::path const before = isa::current();
+  for (index_t const tokens : {300, 60000}) {  // of the second more moves than a cache holds
+    extents const e{
+        .sequences = 1, .kv_heads = 2, .tokens = tokens, .head_dim = 64, .value_dim = 32};
+    auto const elements = static_cast<std::size_t>(2 * tokens * (64 + 32));
+    std::vector<std::int64_t> begins{0};
+    std::vector<std::int32_t> cells;
+    for (std::int32_t r = 0; r < 2; ++r) {
+      for (std::int32_t t = r; t < tokens; t += 1 + (t + r) % 3) cells.push_back(t);
+      begins.push_back(std::ssize(cells));
+    }
+    keep_set const keep{.begins = begins.data(), .cells = cells.data()};
+    for (auto const wanted : isa::every_path) {
+      if (isa::use(wanted) != wanted) continue;
+      for (std::size_t const shift : {std::size_t{0}, std::size_t{8}}) {  // aligned or not
+        data::buffer source(elements * 2 + 64), target(elements * 2 + 64);
+        auto const view = [&](data::buffer& b) {
+          auto* const k = static_cast<bf16*>(static_cast<void*>(b.data())) + shift;
+          return dense_cache(k, k + 2 * tokens * 64, e);
+        };
+        auto const from = view(source), to = view(target);
+        auto const value = [](index_t i) { return static_cast<std::uint16_t>(i * 40503 >> 3); };
+        for (index_t i = 0; i < static_cast<index_t>(elements); ++i) from.k.data[i].bits = value(i);
+        REQUIRE(ops::compact(cpu{}, from, to, keep).ok());
+        REQUIRE(ops::compact(cpu{}, from, from, keep).ok());
+        index_t wrong = 0;
+        for (index_t r = 0; r < 2; ++r)
+          for (index_t i = 0; i < keep.count(r); ++i) {
+            index_t const cell = keep.cells[keep.begins[r] + i];
+            for (auto const& moved : {to, from}) {
+              for (index_t d = 0; d < 64; ++d)
+                wrong += moved.k.at(0, r, i, d).bits != value((r * tokens + cell) * 64 + d);
+              for (index_t d = 0; d < 32; ++d)
+                wrong += moved.v.at(0, r, i, d).bits !=
+                         value(2 * tokens * 64 + (r * tokens + cell) * 32 + d);
+            }
+          }
+        CHECK(wrong == 0);
+      }
+    }
+  }
+  isa::use(before);
+}
+
 TEST_CASE("channels of any stride move", "[compact]") {
   data::cache const c(shape);
   thirds set;
