@@ -283,6 +283,60 @@ void test_queries(cells const& c, index_t group, index_t window, unsigned seed, 
   check(distance(sums, expected) <= tolerance::accumulated, "observe_queries' masses", name);
 }
 
+/// How keys of 16 bits lie in memory: as matrix units read them, or to be gathered.
+enum class placed { whole, apart, uneven };
+
+/// attention_mass over keys of 16 bits, which matrix units multiply.
+template <class T>
+void test_matrix_window(cells const& c, index_t group, index_t window, placed how, unsigned seed,
+                        char const* name) {
+  texts const t(c, name);
+  auto const& e = c.e;
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal;
+  rows_shape const shape{e.sequences, e.kv_heads * group, window, e.head_dim};
+  std::vector<float> q(
+      static_cast<std::size_t>(shape.sequences * shape.heads * window * e.head_dim));
+  for (std::size_t i = 0; i < q.size(); ++i)
+    q[i] = normal(engine) * (i % 97 == 0 ? 20.0f : i % 5 == 0 ? 1e-6f : 1.0f);
+  device<float> const dq(q);
+
+  index_t const apart = how == placed::apart ? 2 : 1, from = how == placed::uneven ? 3 : 0;
+  std::vector<T> k(c.k.size() * static_cast<std::size_t>(apart) + 3, T{0x7fff});  // NaN between
+  for (std::size_t i = 0; i < c.k.size(); ++i)
+    k[i * static_cast<std::size_t>(apart) + static_cast<std::size_t>(from)] = from_float<T>(c.k[i]);
+  device<T> const dk(k);
+  auto const seen = [&]<class Text>(Text const& of, T const* at) {
+    using space = typename Text::space;
+    index_t const row = e.tokens * e.head_dim * apart;
+    cache_view<plane<T const, strided, space>, typename Text::cells_type::value_plane> view{
+        e, {at + from, {e.kv_heads * row, row, e.head_dim * apart, apart}}, of.cells.v};
+    view.lengths = of.cells.lengths;
+    view.positions = of.cells.positions;
+    view.valid = of.cells.valid;
+    view.bias = of.cells.bias;
+    return text<decltype(view)>{view, of.order};
+  };
+
+  auto const floats = static_cast<std::size_t>(e.rows() * ops::mass_floats(e, window));
+  std::vector<float> out(t.all, NAN), scratch(floats);
+  device<float> const dout(out), dscratch(floats);
+  ops::mass_options options{.kernel = 5};
+  if (seed % 2 == 0) options.logit = {.scale = 0.2f, .soft_cap = 3.0f};
+  if (seed % 3 == 0) options = {pooling::maximum, 7, reduce::maximum, true, true, options.logit};
+  check(
+      ops::attention_mass(host, seen(t.on_host, k.data()),
+                          rows<host_space>(dense_rows(static_cast<float const*>(q.data()), shape)),
+                          options, {out.data(), e.tokens}, scratch.data()) &&
+          ops::attention_mass(
+              gpu, seen(t.on_gpu, dk.get()),
+              rows<cuda_space>(dense_rows<cuda_space>(static_cast<float const*>(dq.get()), shape)),
+              options, {dout.get(), e.tokens}, dscratch.get()),
+      "attention_mass runs", name);
+  check(distance(dout.host(), out) <= tolerance::accumulated, "attention_mass by matrix units",
+        name);
+}
+
 void test_compact(cells const& c, bool in_place, unsigned seed, char const* name) {
   texts const t(c, name);
   auto const& e = c.e;
@@ -520,6 +574,32 @@ int main(int argc, char** argv) {
     if (skips(name)) continue;
     cells const c(e, has, ++seed);
     test_queries(c, group, window, ++seed, name);
+  }
+  struct {
+    char const* name;
+    extents e;
+    index_t group, window;
+    placed how;
+    traits has;
+  } const of_matrices[] = {
+      {"keys of 16 bits", {1, 2, 333, 128}, 4, 32, placed::whole, {}},
+      {"keys of 16 bits of any order",
+       {3, 2, 200, 80},
+       3,
+       8,
+       placed::whole,
+       {.lengths = true, .positions = true, .valid = true, .bias = true, .per_head = true}},
+      {"keys of 16 bits not at 16 bytes", {2, 1, 33, 64}, 8, 1, placed::uneven, {.lengths = true}},
+      {"keys of 16 bits apart", {1, 1, 70, 33}, 1, 20, placed::apart, {.bias = true}},
+      {"long keys of 16 bits", {1, 1, 45, 272}, 1, 9, placed::whole, {}},
+      {"a window of more columns than a block", {1, 1, 171, 16}, 2, 131, placed::whole, {}},
+      {"one key of 16 bits", {1, 1, 1, 96}, 3, 1, placed::whole, {}},
+  };
+  for (auto const& [name, e, group, window, how, has] : of_matrices) {
+    if (skips(name)) continue;
+    cells const c(e, has, ++seed);
+    test_matrix_window<f16>(c, group, window, how, ++seed, name);
+    test_matrix_window<bf16>(c, group, window, how, seed + 1, name);
   }
   check(cudaDeviceSynchronize() == cudaSuccess, "the device is well", "all");
   std::printf(failures == 0 ? "all ops agree\n" : "%d failures\n", failures);

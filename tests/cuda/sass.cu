@@ -3,6 +3,7 @@
 
 // The kernels that sass.sh counts.
 
+#include <kvslim/ops/attention_mass.cuh>
 #include <kvslim/run/attend.cuh>
 
 using namespace kvslim;
@@ -17,3 +18,7 @@ template status kvslim::attend(cuda, cache<channel_key<4>, token_value<4>> const
                                workspace);
 template status kvslim::attend(cuda, cache<dense_key<f16>, dense_value<f16>> const&, request const&,
                                workspace);
+
+using seen = text<decltype(dense_cache<cuda_space, f16 const>(nullptr, nullptr, extents{}))>;
+template status ops::attention_mass(cuda const&, seen const&, rows<cuda_space> const&,
+                                    ops::mass_options const&, score_view, float*);

@@ -122,7 +122,8 @@ struct mass_options {
 /// Floats of scratch that attention_mass needs for each row: what a block of queries works in, then
 /// two numbers of every token.
 [[nodiscard]] KVSLIM_HD constexpr index_t mass_floats(extents const& e, index_t window) noexcept {
-  return share_floats(e.head_dim, detail::round_up(window * heads_together(window), 16)) +
+  return share_floats(detail::round_up(e.head_dim, 8),
+                      detail::round_up(window * heads_together(window), 16)) +
          2 * e.tokens;
 }
 
