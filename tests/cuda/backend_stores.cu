@@ -200,6 +200,45 @@ void moved(problem const& p) {
           exactness::tokens);
 }
 
+/// The cells of `from` in 16 bits, at a multiple of 16 bytes or `shift` elements behind one.
+struct f16_cells {
+  cells const& from;
+  index_t shift;
+  std::vector<f16> k = narrow(from.k, shift), v = narrow(from.v, shift);
+  device<f16> dk{k}, dv{v};
+
+  template <class Space>
+  [[nodiscard]] auto view() const {
+    constexpr bool host = std::is_same_v<Space, host_space>;
+    auto const at = [&](auto const& a, auto const& b) {
+      return static_cast<f16 const*>(host ? a.data() : b.get()) + shift;
+    };
+    auto const of = from.view<Space>();
+    auto out = dense_cache<Space>(at(k, dk), at(v, dv), from.e);
+    out.lengths = of.lengths;
+    out.positions = of.positions;
+    out.valid = of.valid;
+    return out;
+  }
+
+ private:
+  static std::vector<f16> narrow(std::vector<float> const& x, index_t shift) {
+    std::vector<f16> y(static_cast<std::size_t>(shift));
+    for (float const value : x) y.push_back(from_float<f16>(value));
+    return y;
+  }
+};
+/// Warps read 16 bytes of such rows at once where they can: the same bytes are stored.
+void of_16_bits(extents const& e, traits const& has, char const* name) {
+  cells const c(e, has, 7);
+  for (index_t const shift : {0, 3}) {
+    stored s(make_plan(pipeline{knorm{}, top_k{{.budget = e.tokens / 2}}, int_per_token<4>{}}, e,
+                       {.positions = has.positions}));
+    s.compress(f16_cells{c, shift}, evidence{}, evidence{}, name);
+    s.same(name, true);
+  }
+}
+
 }  // namespace
 
 void on_device::stored_forms(problem const& p) {
@@ -232,5 +271,8 @@ void on_device::other_shapes() {
          2});
   compare({"wide heads", {1, 1, 70, 576, 512}, {}, 8}, "int 8", int_per_token<8>{},
           exactness::bytes);
+  of_16_bits({1, 2, 77, 128, 80}, {}, "f16 rows");
+  of_16_bits({2, 2, 61, 80}, {.lengths = true, .positions = true, .valid = true},
+             "f16 rows of any order");
   compare({"five channels", {1, 1, 70, 4, 5}, {}, 2}, "dense f16", dense<f16>{}, exactness::bytes);
 }

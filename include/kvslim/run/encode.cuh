@@ -6,6 +6,7 @@
 #include <kvslim/run/device_row.cuh>
 #include <kvslim/run/encode.hpp>
 #include <kvslim/run/select.cuh>
+#include <kvslim/run/stage_octets.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
@@ -182,16 +183,17 @@ template <bool Keys, class Plan, class Cells, class Half>
     // Rotation can move all of a pair's length into one channel.
     float const limit = half.codec.limit() * (Plan::has_mover && Keys ? 0.70710677f : 1.0f);
     std::int32_t const* const kept = keep.cells + keep.begins[r] + first;
-    auto const read = [&](index_t cell, index_t d) -> float {
+    auto const row_of = [&](index_t i) {
       if constexpr (Keys)
-        return cells.key(s, h, cell)[d];
+        return cells.key(s, h, kept[i]);
       else
-        return cells.value(s, h, cell)[d];
+        return cells.value(s, h, kept[i]);
     };
-    for (index_t i = 0; i < n; i += stage_loads)
+    bool const staged = stage_by_octets(row_of, n, dim, limit, rows, bad);
+    for (index_t i = 0; i < n && !staged; i += stage_loads)
       for (index_t d = lane; d < dim; d += warp_threads) {
         float x[stage_loads];
-        unrolled<stage_loads>([&](int j) { x[j] = i + j < n ? read(kept[i + j], d) : 0.0f; });
+        unrolled<stage_loads>([&](int j) { x[j] = i + j < n ? row_of(i + j)[d] : 0.0f; });
         unrolled<stage_loads>([&](int j) {
           bad = bad || !(fabsf(x[j]) <= limit);
           if (i + j < n) rows[(i + j) * dim + d] = x[j];
