@@ -162,7 +162,8 @@ struct centred_rows {
       }
     if (by_kernels(steps, lows, [&](auto bits, index_t before, float const* s, float const* l) {
           return detail::dot_tokens<decltype(bits)::value>(
-              detail::codes_of(block) + before * coded(dim).units(), s, l, at, q, heads, scores);
+              detail::key_blocks{detail::codes_of(block) + before * coded(dim).units(), s, l}, at,
+              q, heads, scores);
         }))
       return;
     detail::by_heads(heads, [&](auto count, index_t h0) {

@@ -80,7 +80,7 @@ KVSLIM_HD inline void dot_by_channels(std::uint8_t const* codes, Stored const& s
                                       site const& at, float const* q, index_t heads,
                                       float* scores) noexcept {
   index_t const dim = at.dim, t0 = at.first % unit_tokens;
-  if (dot_channels<Bits>(codes, stored.scale, stored.low, at, q, heads, scores)) return;
+  if (dot_channels<Bits>(key_blocks{codes, stored.scale, stored.low}, at, q, heads, scores)) return;
   by_heads(heads, [&](auto count, index_t h0) {
     constexpr index_t n = decltype(count)::value;
     float const* const mine = q + h0 * dim;

@@ -22,7 +22,8 @@ struct channel_key {
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::channel_key, Bits),
       .whole_blocks = true,
-      .encodes_stored = true};
+      .encodes_stored = true,
+      .long_runs = true};
 
   index_t group = 32;
   index_t residual = 128;
@@ -127,15 +128,27 @@ struct channel_key {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
+    index_t const bytes = block_bytes(at.dim);
+    if (group == run_tokens) {
+      auto const stored = parameters(block, at.dim);
+      if (detail::dot_channels<Bits>(
+              detail::key_blocks{detail::codes_of(block), stored.scale, stored.low, bytes}, at, q,
+              heads, scores))
+        return;
+    }
     site part = at;
     for (index_t done = 0; done < at.n; done += part.n) {
-      part.first = at.first + done;
-      part.n = detail::min(at.n - done, group - part.first % group);
+      index_t const first = at.first + done;
+      std::byte const* const here = block + first / block_tokens() * bytes;
+      part.first = first % block_tokens();
+      part.n = detail::min(detail::min(at.n - done, group - part.first % group),
+                           run_tokens - part.first % run_tokens);
+      part.next = at.next == nullptr ? nullptr : at.next + at.next_bytes * done / at.n;
+      part.next_bytes = at.next_bytes * part.n / at.n;
       detail::dot_by_channels<Bits>(
-          detail::run_of_keys<Bits>(detail::codes_of(block), part.first, at.dim),
-          parameters(block, at.dim).from(part.first / group * at.dim), part, q, heads,
-          scores + done);
-      part.next_bytes = 0;  // fetched by now
+          detail::run_of_keys<Bits>(detail::codes_of(here), part.first, at.dim),
+          parameters(here, at.dim).from(part.first / group * at.dim), part, q, heads,
+          scores + done / run_tokens * at.apart + done % run_tokens);
     }
   }
 
@@ -165,7 +178,8 @@ struct run_channel_key : channel_key<Bits, Tail, Param> {
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::run_channel_key, Bits),
       .whole_blocks = true,
-      .encodes_stored = true};
+      .encodes_stored = true,
+      .long_runs = true};
 
   KVSLIM_HD constexpr run_channel_key() noexcept : channel_key<Bits, Tail, Param>{32, 32} {}
 

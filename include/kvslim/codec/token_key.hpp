@@ -17,7 +17,8 @@ struct token_key {
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::token_key, Bits),
       .rewrites = true,
-      .encodes_stored = true};
+      .encodes_stored = true,
+      .long_runs = true};
 
   index_t residual = 0;
 
@@ -104,11 +105,27 @@ struct token_key {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
-    index_t const dim = at.dim;
-    auto const all = parameters(block, dim);
-    if (detail::dot_tokens<Bits>(detail::codes_of(block), all.scale, all.low, at, q, heads, scores))
+    auto const all = parameters(block, at.dim);
+    index_t const bytes = sizes(at.dim, 0).block_bytes;
+    if (detail::dot_tokens<Bits>(
+            detail::key_blocks{detail::codes_of(block), all.scale, all.low, bytes}, at, q, heads,
+            scores))
       return;
-    auto const stored = all.from(at.first);
+    site run = at;
+    for (index_t i = 0; i < at.n; i += block_tokens, block += bytes, scores += at.apart) {
+      run.n = detail::min(at.n - i, block_tokens);
+      dot_run(block, run, q, heads, scores);
+    }
+  }
+
+ private:
+  static constexpr index_t block_tokens = detail::unit_tokens;
+
+  /// What dot does for one block, by plain loops.
+  KVSLIM_HD void dot_run(std::byte const* block, site const& at, float const* q, index_t heads,
+                         float* scores) const noexcept {
+    index_t const dim = at.dim;
+    auto const stored = parameters(block, dim).from(at.first);
     detail::by_heads(heads, [&](auto count, index_t h0) {
       constexpr index_t n = decltype(count)::value;
       float const* const heads_q = q + h0 * dim;
@@ -125,9 +142,6 @@ struct token_key {
       }
     });
   }
-
- private:
-  static constexpr index_t block_tokens = detail::unit_tokens;
 };
 
 static_assert(key_codec<token_key<8>> && detail::check_codec<token_key<8>>::value);

@@ -7,6 +7,7 @@
 /// processor, another compiler, a shape that no kernel serves.
 
 #include <kvslim/core/codec.hpp>
+#include <kvslim/isa/attend_inputs.hpp>
 #include <kvslim/isa/convert.hpp>
 #include <kvslim/isa/lookahead.hpp>
 #include <kvslim/isa/path.hpp>
@@ -19,52 +20,12 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-/// V in planar units as accumulate meets it: blocks of four tokens, tokens [first, first + n).
-struct value_blocks {
-  std::byte const* block;
-  index_t block_bytes, code_bytes, dim, group, first, n;
-};
-
-/// Rows of which `kept` channels are stored behind a bit for each.
-struct sparse_shape {
-  static constexpr index_t most_dim = 1024, most_bytes = most_dim / 8 + 4 * most_dim;
-  index_t block_bytes, mask_bytes, kept, dim;
-};
-
-/// Codes of one run of 32 tokens in planar units (codec/bit_parts.hpp), the values that they stand
-/// for, repeated to sixteen, a length for every token; `stride` floats from one head's query or sum
-/// to the next. V in blocks of four tokens: units of one block, `apart` bytes to the next.
-struct level_codes {
-  std::uint8_t const* codes;
-  index_t units;  ///< of each part
-  float const* values;
-  f16 const* lengths;
-  index_t stride;
-  index_t apart = 0;
-};
-
-/// Channels of 32 tokens as floats, [2][channels][16].
-struct token_tile {
-  static constexpr index_t channels = 32, apart = channels * 16, floats = 2 * apart;
-};
-
 #if KVSLIM_DETAIL_KERNELS
-
-/// For every set of eight channels, which of what is stored each of them takes.
-struct expansion {
-  std::uint8_t places[256][8] = {};
-  constexpr expansion() noexcept {
-    for (unsigned held = 0; held < 256; ++held)
-      for (unsigned c = 0, before = 0; c < 8; before += held >> c & 1u, ++c)
-        places[held][c] = static_cast<std::uint8_t>(before & 7u);
-  }
-};
-inline constexpr expansion expanded;
 
 #include <kvslim/isa/macros.inc>
 
-/// Calls f(number of heads as a constant) for the numbers that kernels are made for.
-template <class F>
+/// Calls f(number of heads as a constant) for the numbers that kernels are made for, up to `Most`.
+template <index_t Most = run_heads, class F>
 inline void by_kernel_heads(index_t heads, F const& f) noexcept {
   switch (heads) {
     case 1:
@@ -75,25 +36,11 @@ inline void by_kernel_heads(index_t heads, F const& f) noexcept {
       return f(std::integral_constant<index_t, 3>{});
     case 4:
       return f(std::integral_constant<index_t, 4>{});
-    case 6:
-      return f(std::integral_constant<index_t, 6>{});
     default:
-      return f(std::integral_constant<index_t, 8>{});
-  }
-}
-
-/// The same for kernels of at most four.
-template <class F>
-inline void by_dense_heads(index_t heads, F const& f) noexcept {
-  switch (heads) {
-    case 1:
-      return f(std::integral_constant<index_t, 1>{});
-    case 2:
-      return f(std::integral_constant<index_t, 2>{});
-    case 3:
-      return f(std::integral_constant<index_t, 3>{});
-    default:
-      return f(std::integral_constant<index_t, 4>{});
+      if constexpr (Most > 4) {
+        if (heads == 6) return f(std::integral_constant<index_t, 6>{});
+        f(std::integral_constant<index_t, 8>{});
+      }
   }
 }
 
@@ -166,7 +113,7 @@ template <int Bits>
 /// Calls f(site) with room on the stack, which scratch spares: 6.3 KiB.
 template <class F>
 [[nodiscard]] KVSLIM_DETAIL_APART bool with_own_room(site at, F const& f) noexcept {
-  digit_rows room[static_cast<std::size_t>(digit_room)];
+  digit_rows room[static_cast<std::size_t>(own_digit_room)];
   for (digit_rows& x : room) x.from = nullptr;
   at.room = room;
   return f(at);
@@ -190,41 +137,32 @@ template <class T>
                                                     p + h * run_tokens, m, out + h * at.dim);
   });
 }
-/// K in planar units of one run of 32 tokens, parameters per token; they are the block's.
-template <int Bits, class Param>
-[[nodiscard]] inline bool dot_tokens(std::uint8_t const* codes, Param const* scale,
-                                     Param const* low, site const& at, float const* q,
-                                     index_t heads, float* scores) noexcept {
+/// K in planar units from the run that holds at.first on: up to that run's end, or whole runs.
+/// Parameters are of each token (Tokens), or of each channel.
+template <int Bits, bool Tokens, class Param>
+[[nodiscard]] inline bool dot_codes_of(key_blocks<Param> const& k, site const& at, float const* q,
+                                       index_t heads, float* scores) noexcept {
   if (lacks_room<Bits>(at))
-    return with_own_room(at, [&](site const& s) {
-      return dot_tokens<Bits>(codes, scale, low, s, q, heads, scores);
-    });
+    return with_own_room(
+        at, [&](site const& s) { return dot_codes_of<Bits, Tokens>(k, s, q, heads, scores); });
   return with_kernels<ops::planar_bits<Bits>>(
       heads,
       [&](auto kernels, index_t m, index_t h) {
-        decltype(kernels)::template dot_tokens<Bits, Param>(codes, scale, low, at, q + h * at.dim,
-                                                            m, scores + h * run_tokens,
-                                                            lookahead(at, at.dim / 4));
+        decltype(kernels)::template dot_runs<Bits, Tokens>(
+            k, at, q + h * at.dim, m, scores + h * run_tokens,
+            lookahead(at, div_up(at.n, run_tokens) * at.dim / 4));
       },
       at.room);
 }
-/// The same with parameters per channel; codes are of the run that holds at.first.
 template <int Bits, class Param>
-[[nodiscard]] inline bool dot_channels(std::uint8_t const* codes, Param const* scale,
-                                       Param const* low, site const& at, float const* q,
+[[nodiscard]] inline bool dot_tokens(key_blocks<Param> const& k, site const& at, float const* q,
+                                     index_t heads, float* scores) noexcept {
+  return dot_codes_of<Bits, true>(k, at, q, heads, scores);
+}
+template <int Bits, class Param>
+[[nodiscard]] inline bool dot_channels(key_blocks<Param> const& k, site const& at, float const* q,
                                        index_t heads, float* scores) noexcept {
-  if (lacks_room<Bits>(at))
-    return with_own_room(at, [&](site const& s) {
-      return dot_channels<Bits>(codes, scale, low, s, q, heads, scores);
-    });
-  return with_kernels<ops::planar_bits<Bits>>(
-      heads,
-      [&](auto kernels, index_t m, index_t h) {
-        decltype(kernels)::template dot_scaled_channels<Bits, Param>(
-            codes, scale, low, at, q + h * at.dim, m, scores + h * run_tokens,
-            lookahead(at, at.dim / 4));
-      },
-      at.room);
+  return dot_codes_of<Bits, false>(k, at, q, heads, scores);
 }
 /// V in planar units. Groups that are not whole vectors of channels are not served.
 template <int Bits, class Param>
@@ -399,11 +337,12 @@ template <int Bits>
   });
 }
 /// The weights e^(x - high) of the logits x[run][head][run_tokens], of sizes[run] tokens, in place,
-/// where high[h] becomes the largest of itself and them; their sums.
+/// where high[h] becomes the largest of itself and them; their sums. Fetches from `next` on.
 [[nodiscard]] inline bool soften(float* x, index_t runs, index_t heads, index_t const* sizes,
-                                 float* high, float* sum) noexcept {
+                                 float* high, float* sum,
+                                 std::byte const* next = nullptr) noexcept {
   return with_kernels(1, [&](auto kernels, index_t, index_t) {
-    decltype(kernels)::soften(x, runs, heads, sizes, high, sum);
+    decltype(kernels)::soften(x, runs, heads, sizes, high, sum, next);
   });
 }
 

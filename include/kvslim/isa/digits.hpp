@@ -19,9 +19,11 @@ struct digit_rows {
   float base[digit_heads];  ///< what sums begin at
   float total[digit_heads];
   float const* from;  ///< the numbers, where they last
+  index_t uncut;      ///< numbers of each head that are floats still, all or none
 };
 inline constexpr auto digit_row_floats = static_cast<index_t>(sizeof(digit_rows) / sizeof(float));
-inline constexpr index_t digit_room = 3;  ///< how many of them kernels work in
+inline constexpr index_t digit_room = 4;      ///< how many of them kernels work in
+inline constexpr index_t own_digit_room = 3;  ///< where there is no VNNI
 /// How many of them hold the queries of a pass over a row.
 [[nodiscard]] constexpr index_t digit_rows_of(index_t heads, index_t dim) noexcept {
   return div_up(heads, digit_heads) * div_up(dim, digit_channels);

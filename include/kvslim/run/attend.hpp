@@ -125,7 +125,10 @@ KVSLIM_HD inline void attend_slots(Packed const& packed, index_t r, index_t begi
     }
     float high[run_heads], sum[run_heads];
     for (index_t h = 0; h < heads; ++h) high[h] = most[h];
-    if (!soften(scores, runs, heads, sizes, high, sum))
+    // What values are fetched by then; of longer ones, the rest is asked for meanwhile.
+    coded_bytes const read = values.coded_at(t, after - t);
+    std::byte const* const rest = read.size > fetch_lead ? read.at + fetch_lead : nullptr;
+    if (!soften(scores, runs, heads, sizes, high, sum, rest))
       soften_plainly(scores, runs, heads, sizes, high, sum);
     for (index_t h = 0; h < heads; ++h) {
       if (high[h] > most[h] && most[h] == -INFINITY) {

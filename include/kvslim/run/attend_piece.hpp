@@ -40,7 +40,13 @@ struct attend_sums {
   KVSLIM_HD void fold(index_t h, index_t width, float shrink) const noexcept {
     float* const total = sum + h * width;
     float* const add = local + h * width;
-    if (carry == nullptr) {
+    if (shrink == 0.0f) {  // nothing before it counts
+      for (index_t d = 0; d < width; ++d) total[d] = add[d];
+      if (carry != nullptr) {
+        float* const lost = carry + h * width;
+        for (index_t d = 0; d < width; ++d) lost[d] = 0.0f;
+      }
+    } else if (carry == nullptr) {
       for (index_t d = 0; d < width; ++d) total[d] = total[d] * shrink + add[d];
     } else {
       float* const lost = carry + h * width;
