@@ -376,6 +376,64 @@ void test_compact(cells const& c, bool in_place, unsigned seed, char const* name
   check(same(dk.host(), k) && same(dv.host(), v), "compact", name);
 }
 
+/// compact() of elements of any size, row t of a sequence at element place[t]: to a dense cache and
+/// in place.
+template <class T>
+void test_compact_rows(std::vector<std::int32_t> const& place, index_t width, index_t apart,
+                       char const* name) {
+  auto const tokens = static_cast<index_t>(place.size());
+  extents const e{1, 2, tokens, width};
+  index_t const row = place.back() + width * apart;  // of a head
+  std::vector<T> cells(static_cast<std::size_t>(e.rows() * row + place.front()));
+  for (std::size_t i = 0; i < cells.size(); ++i)
+    cells[i] = from_float<T>(static_cast<float>(i % 251));
+  std::vector<std::int64_t> begins{0};
+  std::vector<std::int32_t> kept;
+  for (index_t r = 0; r < e.rows(); ++r) {
+    for (index_t t = 0; t < tokens; ++t)
+      if ((t * 7919 + r) % 5 != 0) kept.push_back(static_cast<std::int32_t>(t));
+    begins.push_back(static_cast<std::int64_t>(kept.size()));
+  }
+  std::vector<T> out(static_cast<std::size_t>(e.rows() * tokens * width));
+  device<T> const dcells(cells), dvalues(cells), dk(out), dv(out);
+  device<std::int32_t> const dplace(place), dkept(kept);
+  device<std::int64_t> const dbegins(begins);
+  keep_set const set{.begins = begins.data(), .cells = kept.data()},
+      dset{.begins = dbegins.get(), .cells = dkept.get()};
+  auto const view = [&]<class Space>(Space, T* k, T* v, std::int32_t const* at) {
+    using in = plane<T, slot_list, Space>;
+    slot_list const slots{at, tokens, 1, row, apart};
+    return cache_view<in>{e, {k, slots}, {v, slots}};
+  };
+  auto k = out, v = out, values = cells;
+  auto const here = view(host_space{}, cells.data(), values.data(), place.data());
+  auto const there = view(cuda_space{}, dcells.get(), dvalues.get(), dplace.get());
+  check(ops::compact(host, here, dense_cache(k.data(), v.data(), e), set) &&
+            ops::compact(gpu, there, dense_cache<cuda_space>(dk.get(), dv.get(), e), dset),
+        "compact runs", name);
+  check(same(dk.host(), k) && same(dv.host(), v), "compact", name);
+  check(ops::compact(host, here, here, set) && ops::compact(gpu, there, there, dset),
+        "compact runs in place", name);
+  check(same(dcells.host(), cells) && same(dvalues.host(), values), "compact in place", name);
+}
+
+/// Rows that are moved 16 bytes at a time, some that are not, and both in one sequence.
+void test_compact_pieces() {
+  auto const rows = [](index_t tokens, index_t step, index_t first, index_t odd_from) {
+    std::vector<std::int32_t> place;
+    for (index_t t = 0; t < tokens; ++t)
+      place.push_back(static_cast<std::int32_t>(first + t * step + (t >= odd_from ? 1 : 0)));
+    return place;
+  };
+  test_compact_rows<f16>(rows(3000, 24, 0, 3000), 24, 1, "f16 rows of 48 bytes");
+  test_compact_rows<f16>(rows(3000, 24, 0, 1500), 24, 1, "f16 rows, the last not at 16 bytes");
+  test_compact_rows<f16>(rows(300, 40, 3, 300), 40, 1, "f16 rows not at 16 bytes");
+  test_compact_rows<f16>(rows(300, 33, 0, 300), 33, 1, "f16 rows of 66 bytes");
+  test_compact_rows<bf16>(rows(200, 80, 0, 200), 40, 2, "bf16 channels apart");
+  test_compact_rows<e4m3>(rows(2600, 80, 16, 2600), 80, 1, "e4m3 rows of 80 bytes");
+  test_compact_rows<float>(rows(2600, 12, 4, 2600), 12, 1, "f32 rows of 48 bytes");
+}
+
 void test_rest_of(cells const& c, unsigned seed, char const* name) {
   texts const t(c, name);
   auto const& e = c.e;
@@ -488,6 +546,7 @@ int main(int argc, char** argv) {
     return 77;
   }
   test_launches();
+  test_compact_pieces();
   struct {
     char const* name;
     extents e;
