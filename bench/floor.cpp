@@ -133,15 +133,8 @@ void measure(char const* name, Policy const& policy, kvslim::extents const& e,
   bench::run<Policy> const first(policy, c);
   if (!first.compress(c)) std::abort();
   std::size_t const bytes = first.packed.bytes();
-  std::vector<std::unique_ptr<bench::run<Policy>>> sets;
-  for (std::size_t held = 0; held < how.cold_bytes || sets.size() < 2; held += bytes) {
-    sets.push_back(std::make_unique<bench::run<Policy>>(policy, c));
-    std::memcpy(sets.back()->storage.data(), first.storage.data(), bytes);
-  }
-  // A sample is a share of the sets, so that what is compared lies close in time.
-  std::size_t const share = std::max<std::size_t>(1, sets.size() / 16);
-  std::size_t at = 0;
-  auto const next = [&]() -> bench::run<Policy> const& { return *sets[at++ % sets.size()]; };
+  bench::cold_copies<Policy> copies(first, policy, c, how.cold_bytes);
+  std::size_t const share = copies.share();
   std::vector<float> out(static_cast<std::size_t>(e.sequences * 32 * 128));
   bench::buffer const scratch(attend_bytes(first.packed.layout(), 32));
   bool const encodes = e.sequences == 1 && e.tokens <= 16384,
@@ -160,7 +153,8 @@ void measure(char const* name, Policy const& policy, kvslim::extents const& e,
       return seconds(
           [&] {
             for (std::size_t i = 0; i < share; ++i)
-              if (!bench::attend(next().packed, c, out, scratch, precision, exec)) std::abort();
+              if (!bench::attend(copies.next().packed, c, out, scratch, precision, exec))
+                std::abort();
           },
           threads);
     };
@@ -169,7 +163,7 @@ void measure(char const* name, Policy const& policy, kvslim::extents const& e,
       return seconds(
           [&] {
             for (std::size_t i = 0; i < share; ++i) {
-              std::byte const* const data = next().storage.data();
+              std::byte const* const data = copies.next().storage.data();
               exec.for_each(threads, [&](index_t n) {
                 sink = bench::plain_read(data + static_cast<std::size_t>(n) * part, part);
               });

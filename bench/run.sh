@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
 # Builds and runs the benchmarks: attend and encode against their floors, on a GPU too where there
-# is one, then every method by itself. --smoke: seconds, no figures. --against PATH: attend beside
-# llama.cpp's own attention too; PATH has its sources, a build of it, or is where it is installed.
-# Other arguments go to Google Benchmark.
+# is one, then every method by itself, and attention over some beside plain integers. --smoke:
+# seconds, no figures. --against PATH: attend beside llama.cpp's own attention too; PATH has its
+# sources, a build of it, or is where it is installed. Other arguments go to Google Benchmark.
 set -eu
 smoke='' against=''
 while :; do

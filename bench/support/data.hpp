@@ -7,7 +7,9 @@
 
 #include <kvslim/kvslim.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <new>
 #include <random>
@@ -169,6 +171,27 @@ struct run {
                                        table.data())
           .ok();
   }
+};
+
+/// Copies of a stored cache, `bytes` of them together and two at least: a call that takes the next
+/// one every time reads from memory.
+template <class Policy>
+class cold_copies {
+ public:
+  cold_copies(run<Policy> const& stored, Policy const& policy, cache const& c, std::size_t bytes) {
+    std::size_t const each = stored.packed.bytes();
+    for (std::size_t held = 0; held < bytes || copies_.size() < 2; held += each) {
+      copies_.push_back(std::make_unique<run<Policy>>(policy, c));
+      std::memcpy(copies_.back()->storage.data(), stored.storage.data(), each);
+    }
+  }
+  [[nodiscard]] run<Policy> const& next() { return *copies_[at_++ % copies_.size()]; }
+  /// A share of them for one sample, so that what is compared lies close in time.
+  [[nodiscard]] std::size_t share() const { return std::max<std::size_t>(1, copies_.size() / 16); }
+
+ private:
+  std::vector<std::unique_ptr<run<Policy>>> copies_;
+  std::size_t at_ = 0;
 };
 
 /// One query per sequence over a stored cache. `scratch` of attend_bytes() serves 8 heads in one

@@ -33,7 +33,8 @@ struct chosen_channels {
       .whole_blocks = Inner::traits.whole_blocks,
       .rewrites = Inner::traits.rewrites,
       .fitted = true,
-      .tabled_fit = true};
+      .tabled_fit = true,
+      .long_runs = Inner::traits.long_runs};
 
   Inner inner = {};
   float share = 0.4f;    ///< of the channels that is left out

@@ -28,7 +28,8 @@ struct rotated_rows {
       .form = form_id{static_cast<std::uint32_t>(detail::form_kind::rotated_rows) << 16},
       .space = basis::own,
       .whole_blocks = Inner::traits.whole_blocks,
-      .rewrites = Inner::traits.rewrites};
+      .rewrites = Inner::traits.rewrites,
+      .long_runs = Inner::traits.long_runs};
 
   Inner inner = {};
   std::uint64_t seed = 0;  ///< of the channels' signs; 0: none changes

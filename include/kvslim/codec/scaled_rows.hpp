@@ -40,7 +40,8 @@ struct scaled_rows {
       .whole_blocks = Inner::traits.whole_blocks,
       .rewrites = Inner::traits.rewrites,
       .fitted = true,
-      .tabled_fit = From == factors_from::table};
+      .tabled_fit = From == factors_from::table,
+      .long_runs = Inner::traits.long_runs};
   static constexpr factors_from from = From;
 
   Inner inner = {};

@@ -122,9 +122,9 @@ struct site {
   attend_precision precision = attend_precision::tight;  ///< of dot and accumulate
   index_t apart = 0;  ///< floats from the logits or weights of one run to those of the next
   detail::digit_rows* room = nullptr;  ///< [digit_room], where kernels may work; or null
-  detail::digit_rows* kept = nullptr;  ///< what they make of queries that last, which are between
-  float const* lasting = nullptr;      ///< these two and stay the same for all of a row
-  float const* lasting_end = nullptr;
+  detail::digit_rows* kept = nullptr;  ///< what they make of queries that last; or null
+  float const* lasting = nullptr;      ///< [lasting_heads, lasting_dim], as long as the row is read
+  index_t lasting_heads = 0, lasting_dim = 0;
 };
 
 namespace detail {

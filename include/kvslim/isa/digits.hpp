@@ -18,8 +18,9 @@ struct digit_rows {
   float step[digit_heads];  ///< what a number means
   float base[digit_heads];  ///< what sums begin at
   float total[digit_heads];
-  float const* from;  ///< the numbers, where they last
-  index_t uncut;      ///< numbers of each head that are floats still, all or none
+  float const* from;         ///< the numbers, where they last,
+  std::int16_t heads, bits;  ///< how many heads', and what codes they are made for
+  std::int32_t uncut;        ///< numbers of each head that are floats still, all or none
 };
 inline constexpr auto digit_row_floats = static_cast<index_t>(sizeof(digit_rows) / sizeof(float));
 inline constexpr index_t digit_room = 4;      ///< how many of them kernels work in

@@ -69,7 +69,7 @@ struct attend_piece {
   float* scores;         // [step_rows, run_tokens]
   index_t step_rows;     // runs times heads whose weights are made together
   digit_rows* room;      // where kernels work; null without scratch
-  digit_rows* kept;      // what kernels make of q
+  digit_rows* kept;      // what kernels make of q, or of own_q
   float* q;              // [heads, head_dim], scaled
   float* own_q;          // [heads, key_own_dim], prepared; none for keys in channels
   attend_sums sums;      // in channels: all of V, or its exact tail
@@ -118,14 +118,12 @@ KVSLIM_HD KVSLIM_DETAIL_APART void dot_step(Half const& keys, index_t slot, inde
     at.precision = piece.precision;
     at.room = piece.room;
     at.apart = piece.heads * run_tokens;
-    if constexpr (in_own_basis<decltype(codec)>) {
-      codec.dot(block, at, piece.own_q, piece.heads, scores);
-    } else {
-      at.kept = piece.kept;
-      at.lasting = piece.q;
-      at.lasting_end = piece.q + piece.heads * at.dim;
-      codec.dot(block, at, piece.q, piece.heads, scores);
-    }
+    constexpr bool own = in_own_basis<decltype(codec)>;
+    at.lasting = own ? piece.own_q : piece.q;
+    at.lasting_heads = piece.heads;
+    at.lasting_dim = own ? keys.sizes.own_dim : at.dim;
+    at.kept = at.lasting_dim <= at.dim ? piece.kept : nullptr;  // it has room for the channels
+    codec.dot(block, at, at.lasting, piece.heads, scores);
   });
 }
 
