@@ -10,7 +10,7 @@ KVSLIM_BEGIN_NAMESPACE
 template <bool Keys, int Bits, element Tail>
 struct warp_codec<centred_rows<Keys, Bits, Tail>> {
   using codec = centred_rows<Keys, Bits, Tail>;
-  static constexpr int warp = detail::warp_threads;
+  static constexpr int warp = detail::warp_threads, warps = 1;
 
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % warp; }
   /// A thread a channel for the mean, a warp a token for the largest magnitude.

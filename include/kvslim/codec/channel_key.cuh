@@ -11,32 +11,41 @@ template <int Bits, element Tail, affine_parameter Param>
 struct warp_codec<channel_key<Bits, Tail, Param>> {
   using codec = channel_key<Bits, Tail, Param>;
 
+  static constexpr int warps = detail::most_team_warps;
+
+  /// A thread a channel, then warps have words of a lane's unit in turn.
+  template <class Team = detail::one_warp>
   static __device__ void encode(codec const& c, float const* rows, site const& at,
                                 std::byte* block) {
     index_t const dim = at.dim, tokens = c.block_tokens();
     auto const stored = c.parameters(block, dim);
-    for (index_t quad = detail::lane(); quad < dim / 4; quad += detail::warp_threads) {
-      float const* const x = rows + quad * 4;
-      affine<Param> fitted[4];  // of the last group, which is the only one if it fills its runs
-      for (index_t t0 = 0; t0 < tokens; t0 += c.group) {
-        float least[4], most[4];
-        for (int i = 0; i < 4; ++i) least[i] = most[i] = x[t0 * dim + i];
-        for (index_t t = 1; t < c.group; ++t) ops::widen_ranges<4>(x + (t0 + t) * dim, least, most);
-        for (int i = 0; i < 4; ++i) {
-          fitted[i] = detail::fit_affine<Param>({least[i], most[i]}, Bits, c.rounding);
-          stored.set(t0 / c.group * dim + quad * 4 + i, fitted[i]);
-        }
+    for (index_t d = Team::thread(); d < dim; d += Team::threads) {
+      float const* x = rows + d;
+      for (index_t t0 = 0, to = d; t0 < tokens; t0 += c.group, to += dim) {
+        ops::range r{*x, *x};
+        for (index_t t = 0; t < c.group; ++t, x += dim) ops::widen_ranges<1>(x, &r.low, &r.high);
+        stored.set(to, detail::fit_affine<Param>(r, Bits, c.rounding));
       }
-      bool const alone = c.group == tokens;
-      for (index_t t = 0; t < tokens; t += detail::unit_tokens)
+    }
+    Team::synchronize();
+    bool const whole = c.group % detail::unit_tokens == 0;  // a run's tokens are of one group
+    for (index_t t = 0; t < tokens; t += detail::unit_tokens) {
+      auto const group = stored.from(t / c.group * dim);
+      for (index_t quad = Team::lane(); quad < dim / 4; quad += detail::warp_threads) {
+        affine<Param> fitted[4];
+        for (int i = 0; i < 4; ++i) fitted[i] = group[quad * 4 + i];
         detail::store_key_words(
             detail::key_run<Bits>(dim), detail::run_of_keys<Bits>(detail::codes_of(block), t, dim),
-            quad, [&](index_t token) {
-              auto const mine = stored.from((t + token) / c.group * dim + quad * 4);
+            quad, Team::warp(), Team::warps, [&](index_t token) {
+              if (!whole) {
+                auto const mine = stored.from((t + token) / c.group * dim + quad * 4);
+                for (int i = 0; i < 4; ++i) fitted[i] = mine[i];
+              }
               return detail::quad_codes(
-                  x + (t + token) * dim, [&](int i) { return alone ? fitted[i] : mine[i]; }, Bits,
+                  rows + (t + token) * dim + quad * 4, [&](int i) { return fitted[i]; }, Bits,
                   c.rounding);
             });
+      }
     }
   }
   template <class Use>

@@ -10,7 +10,7 @@ KVSLIM_BEGIN_NAMESPACE
 template <class Inner>
 struct warp_codec<chosen_channels<Inner>> {
   using codec = chosen_channels<Inner>;
-  static constexpr int warp = detail::warp_threads;
+  static constexpr int warp = detail::warp_threads, warps = warp_codec<Inner>::warps;
 
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % warp; }
   /// A thread a channel.
@@ -54,11 +54,13 @@ struct warp_codec<chosen_channels<Inner>> {
       detail::array_at<std::uint16_t>(state)[before] = static_cast<std::uint16_t>(d);
     }
   }
-  /// What stays of a row moves to the front, 32 channels at a time: no later one was read by then.
+  /// What stays of a row moves to the front, 32 channels at a time, by one warp: no later one was
+  /// read by then.
+  template <class Team = detail::one_warp>
   static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
     index_t const n = c.kept(at.dim);
     std::uint16_t const* const list = codec::channels(at);
-    for (index_t i = 0; i < at.n; ++i)
+    for (index_t i = 0; i < at.n && Team::warp() == 0; ++i)
       for (index_t j0 = 0; j0 < n; j0 += warp) {
         index_t const j = j0 + lane();
         float const x = j < n ? rows[i * at.dim + list[j]] : 0.0f;
@@ -66,7 +68,8 @@ struct warp_codec<chosen_channels<Inner>> {
         if (j < n) rows[i * n + j] = x;
         __syncwarp();
       }
-    warp_codec<Inner>::encode(c.inner, rows, c.inside(at), block);
+    Team::synchronize();
+    detail::encode_by<Team, warp_codec<Inner>>(c.inner, rows, c.inside(at), block);
   }
   template <class Use>
   static __device__ void each_channel(codec const& c, std::byte const* block, site const& at,

@@ -7,19 +7,20 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Lanes encode elements in the order in which they are stored.
+/// Threads encode elements in the order in which they are stored.
 template <element T>
 struct warp_codec<dense_key<T>> {
   using codec = dense_key<T>;
+  static constexpr int warps = detail::most_team_warps;
 
+  template <class Team = detail::one_warp>
   static __device__ void encode(codec const&, float const* rows, site const& at, std::byte* block) {
     for (index_t begin = 0; begin < at.n;) {
       index_t const t0 = (at.first + begin) % codec::tile,
                     n = detail::min(at.n - begin, codec::tile - t0);
       auto* const out =
           detail::array_at<T>(block) + (at.first + begin) / codec::tile * codec::tile * at.dim;
-      for (index_t j = static_cast<int>(threadIdx.x) % detail::warp_threads;
-           j < at.dim * codec::tile; j += detail::warp_threads) {
+      for (index_t j = Team::thread(); j < at.dim * codec::tile; j += Team::threads) {
         index_t const d = j / codec::tile, i = j % codec::tile;
         if (i < n) out[d * codec::tile + t0 + i] = from_float<T>(rows[(begin + i) * at.dim + d]);
       }
@@ -37,11 +38,12 @@ struct warp_codec<dense_key<T>> {
 template <element T>
 struct warp_codec<dense_value<T>> {
   using codec = dense_value<T>;
+  static constexpr int warps = detail::most_team_warps;
 
+  template <class Team = detail::one_warp>
   static __device__ void encode(codec const&, float const* rows, site const& at, std::byte* block) {
     auto* const out = detail::array_at<T>(block) + at.first * at.dim;
-    for (index_t j = static_cast<int>(threadIdx.x) % detail::warp_threads; j < at.n * at.dim;
-         j += detail::warp_threads)
+    for (index_t j = Team::thread(); j < at.n * at.dim; j += Team::threads)
       out[j] = from_float<T>(rows[j]);
   }
   template <class Use>

@@ -32,6 +32,37 @@ inline constexpr int planes = 8 / Bits;
   return r;
 }
 
+/// Places first, first + step and so on of a table of `columns` columns; next() divides nothing.
+struct table_walk {
+  int row, column, columns, rows_on, columns_on;
+
+  __device__ table_walk(int first, int step, int of)
+      : row(first / of),
+        column(first % of),
+        columns(of),
+        rows_on(step / of),
+        columns_on(step % of) {}
+  __device__ void next() {
+    row += rows_on;
+    column += columns_on;
+    if (column < columns) return;
+    column -= columns;
+    ++row;
+  }
+};
+
+/// The range of what `Lanes` lanes beside each other have.
+template <int Lanes>
+[[nodiscard]] __device__ inline ops::range joined_range(ops::range r) {
+  for (int step = 1; step < Lanes; step *= 2) {
+    float const low = __shfl_xor_sync(0xffffffffu, r.low, step),
+                high = __shfl_xor_sync(0xffffffffu, r.high, step);
+    ops::widen_ranges<1>(&low, &r.low, &r.high);
+    ops::widen_ranges<1>(&high, &r.low, &r.high);
+  }
+  return r;
+}
+
 /// bit_parts::each for functions of the device.
 template <class Parts, int I = 0, class F>
 __device__ void each_part(F const& f) {
@@ -40,14 +71,15 @@ __device__ void each_part(F const& f) {
   if constexpr (I + 1 < Parts::count) each_part<Parts, I + 1>(f);
 }
 
-/// Stores a unit of a run's keys: code(token) gives the four codes of one token, a byte each.
+/// Stores a unit of a run's keys: code(token) gives the four codes of one token, a byte each. Words
+/// `first`, `first` + `step` and so on of every part.
 template <int Bits, class Code>
 __device__ void store_key_words(bit_parts<true, Bits> const& run, std::uint8_t* codes, index_t unit,
-                                Code const& code) {
+                                int first, int step, Code const& code) {
   each_part<bit_parts<true, Bits>>([&](auto part, index_t before, int shift) {
     constexpr int bits = decltype(part)::value;
     std::uint8_t* const to = codes + before * run.units() + unit * ops::unit_bytes<bits>;
-    for (int i = 0; i < plane_words<bits>; ++i) {
+    for (int i = first; i < plane_words<bits>; i += step) {
       std::uint32_t word = 0;
       for (int plane = 0; plane < planes<bits>; ++plane)
         word |=

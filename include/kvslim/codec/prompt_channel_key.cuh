@@ -11,6 +11,7 @@ template <int Bits, element Tail, affine_parameter Param>
 struct warp_codec<prompt_channel_key<Bits, Tail, Param>>
     : detail::plain_warp_codec<prompt_channel_key<Bits, Tail, Param>> {
   using codec = prompt_channel_key<Bits, Tail, Param>;
+  static constexpr int warps = detail::most_team_warps;
 
   /// A thread a channel.
   template <class Read>
@@ -34,18 +35,22 @@ struct warp_codec<prompt_channel_key<Bits, Tail, Param>>
     for (index_t d = me; d < dim; d += threads)
       stored.set(d, detail::fit_affine<Param>({least[d], most[d]}, Bits, rounding::precise));
   }
-  /// A lane four channels.
+  /// A lane four channels; warps have words of its unit in turn.
+  template <class Team = detail::one_warp>
   static __device__ void encode(codec const&, float const* rows, site const& at, std::byte* block) {
     index_t const dim = at.dim;
     auto const stored = codec::parameters(at);
-    for (index_t d = detail::lane() * 4; d < dim; d += 4 * detail::warp_threads) {
+    bool const whole = at.n == detail::unit_tokens;
+    for (index_t d = (whole ? Team::lane() : Team::thread()) * 4; d < dim;
+         d += 4 * (whole ? detail::warp_threads : Team::threads)) {
       affine<Param> const mine[4] = {stored[d], stored[d + 1], stored[d + 2], stored[d + 3]};
       auto const codes = [&](index_t t) {
         return detail::quad_codes(
             rows + t * dim + d, [&](int i) { return mine[i]; }, Bits, rounding::precise);
       };
-      if (at.n == detail::unit_tokens) {
-        detail::store_key_words(codec::coded(dim), detail::codes_of(block), d / 4, codes);
+      if (whole) {
+        detail::store_key_words(codec::coded(dim), detail::codes_of(block), d / 4, Team::warp(),
+                                Team::warps, codes);
         continue;
       }
       for (index_t t = 0; t < at.n; ++t)

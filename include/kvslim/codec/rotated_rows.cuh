@@ -42,13 +42,16 @@ KVSLIM_BEGIN_NAMESPACE
 template <class Inner>
 struct warp_codec<rotated_rows<Inner>> {
   using codec = rotated_rows<Inner>;
-  static constexpr int warp = detail::warp_threads;
+  static constexpr int warp = detail::warp_threads, warps = warp_codec<Inner>::warps;
 
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % warp; }
+  /// A warp a token, then as the inner codec's.
+  template <class Team = detail::one_warp>
   static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
-    for (index_t i = 0; i < at.n; ++i)
+    for (index_t i = Team::warp(); i < at.n; i += Team::warps)
       detail::rotate_by_warp(rows + i * at.dim, at.dim, c.seed, false);
-    warp_codec<Inner>::encode(c.inner, rows, at, block);
+    Team::synchronize();
+    detail::encode_by<Team, warp_codec<Inner>>(c.inner, rows, at, block);
   }
   template <class Use>
   static __device__ void each_channel(codec const& c, std::byte const* block, site const& at,

@@ -11,7 +11,7 @@ template <class Inner, class Factor, factors_from From>
 struct warp_codec<scaled_rows<Inner, Factor, From>>
     : detail::plain_warp_codec<scaled_rows<Inner, Factor, From>> {
   using codec = scaled_rows<Inner, Factor, From>;
-  static constexpr int warp = detail::warp_threads;
+  static constexpr int warp = detail::warp_threads, warps = warp_codec<Inner>::warps;
 
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % warp; }
   /// A thread a channel.
@@ -30,11 +30,12 @@ struct warp_codec<scaled_rows<Inner, Factor, From>>
       });
     for (index_t d = me; d < dim; d += threads) codec::set_factor(state, at, d, scratch[d]);
   }
+  template <class Team = detail::one_warp>
   static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
-    for (index_t d = lane(); d < at.dim; d += warp)
+    for (index_t d = Team::thread(); d < at.dim; d += Team::threads)
       for (index_t i = 0; i < at.n; ++i) c.scale(rows[i * at.dim + d], at, d);
-    __syncwarp();
-    warp_codec<Inner>::encode(c.inner, rows, at, block);
+    Team::synchronize();
+    detail::encode_by<Team, warp_codec<Inner>>(c.inner, rows, at, block);
   }
   template <class Use>
   static __device__ void each_channel(codec const& c, std::byte const* block, site const& at,

@@ -11,24 +11,32 @@ template <int Bits, element Tail, affine_parameter Param>
 struct warp_codec<token_key<Bits, Tail, Param>> {
   using codec = token_key<Bits, Tail, Param>;
 
+  static constexpr int warps = detail::most_team_warps;
+
+  /// Threads beside each other look at a token, warps have words of a lane's unit in turn.
+  template <class Team = detail::one_warp>
   static __device__ void encode(codec const& c, float const* rows, site const& at,
                                 std::byte* block) {
-    int const lane = detail::lane();
     index_t const dim = at.dim;
     auto* const codes = detail::codes_of(block);
     auto const stored = c.parameters(block, dim).from(at.first);
-    if (lane < at.n)
-      stored.set(lane, detail::fit_affine<Param>(
-                           detail::lane_range(rows + lane * dim, static_cast<int>(dim)), Bits,
-                           rounding::precise));
-    __syncwarp();
-    for (index_t quad = lane; quad < dim / 4; quad += detail::warp_threads) {
+    int const mine = Team::thread() / Team::warps, share = static_cast<int>(dim) / Team::warps;
+    ops::range range{};
+    if (mine < at.n)
+      range = detail::lane_range(rows + mine * dim + Team::thread() % Team::warps * share, share);
+    range = detail::joined_range<Team::warps>(range);
+    if (mine < at.n && Team::thread() % Team::warps == 0)
+      stored.set(mine, detail::fit_affine<Param>(range, Bits, rounding::precise));
+    Team::synchronize();
+    bool const whole = at.n == detail::unit_tokens;
+    for (index_t quad = whole ? Team::lane() : Team::thread(); quad < dim / 4;
+         quad += whole ? detail::warp_threads : Team::threads) {
       auto const token = [&](index_t t) {
         return detail::quad_codes(
             rows + t * dim + quad * 4, [&](int) { return stored[t]; }, Bits, rounding::precise);
       };
-      if (at.n == detail::unit_tokens) {
-        detail::store_key_words(c.coded(dim), codes, quad, token);
+      if (whole) {
+        detail::store_key_words(c.coded(dim), codes, quad, Team::warp(), Team::warps, token);
       } else {
         for (index_t t = 0; t < at.n; ++t)
           for (index_t i = 0; i < 4; ++i)

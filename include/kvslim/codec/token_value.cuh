@@ -11,44 +11,52 @@ template <int Bits, element Tail, affine_parameter Param>
 struct warp_codec<token_value<Bits, Tail, Param>> {
   using codec = token_value<Bits, Tail, Param>;
 
+  static constexpr int warps = detail::most_team_warps;
+
+  /// A thread a group of a token, then a word of the block.
+  template <class Team = detail::one_warp>
   static __device__ void encode(codec const& c, float const* rows, site const& at,
                                 std::byte* block) {
-    int const lane = detail::lane(), dim = static_cast<int>(at.dim),
-              first = static_cast<int>(at.first), tokens = static_cast<int>(at.n);
+    int const dim = static_cast<int>(at.dim), first = static_cast<int>(at.first),
+              tokens = static_cast<int>(at.n);
     int const width = static_cast<int>(c.width(dim)), groups = dim / width;
     int const units = static_cast<int>(detail::div_up(dim, detail::unit_channels));
     auto const stride = c.sizes(dim, 0).block_bytes;
     auto const parameters = [&](int t) {
       return c.parameters(block + t / 4 * stride, dim).from(t % 4 * groups);
     };
-    for (int i = lane; i < tokens * groups; i += detail::warp_threads) {
-      int const t = i / groups, g = i % groups;
-      auto const range = detail::lane_range(rows + t * dim + g * width, width);
-      parameters(first + t).set(g, detail::fit_affine<Param>(range, Bits, c.rounding));
+    for (detail::table_walk to(Team::thread(), Team::threads, groups); to.row < tokens; to.next()) {
+      auto const range = detail::lane_range(rows + to.row * dim + to.column * width, width);
+      parameters(first + to.row).set(to.column, detail::fit_affine<Param>(range, Bits, c.rounding));
     }
-    __syncwarp();
+    Team::synchronize();
     int const blocks = static_cast<int>(detail::div_up(first + tokens, 4));
+    bool const whole = width % static_cast<int>(detail::unit_channels) == 0;
     detail::each_part<detail::bit_parts<false, Bits>>([&](auto part, index_t before, int shift) {
       constexpr int bits = decltype(part)::value, each = detail::plane_words<bits>;
       auto* const codes = detail::codes_of(block) + before * units;
-      for (int i = lane; i < blocks * units * each; i += detail::warp_threads) {
-        int const b = i / (units * each), unit = i / each % units, w = i % each;
+      for (detail::table_walk to(Team::thread(), Team::threads, units * each); to.row < blocks;
+           to.next()) {
+        int const b = to.row, unit = to.column / each, w = to.column % each;
+        int const group =
+            unit * static_cast<int>(detail::unit_channels) / width;  // the unit's, if whole
         std::uint32_t word = 0, written = 0;
         for (int t = first > b * 4 ? first : b * 4; t < first + tokens && t < b * 4 + 4; ++t) {
           auto const stored = parameters(t);
+          affine<Param> fitted = stored[group];
           written |= 255u << (8 * (t % 4));
           for (int plane = 0; plane < detail::planes<bits>; ++plane) {
             int const d = unit * 32 + plane * each + w;
-            if (d < dim)
-              word |= (detail::encode_affine(rows[(t - first) * dim + d], stored[d / width], Bits,
-                                             c.rounding) >>
-                           shift &
-                       ((1u << bits) - 1u))
-                      << (8 * (t % 4) + plane * bits);
+            if (d >= dim) continue;
+            if (!whole) fitted = stored[d / width];
+            word |= (detail::encode_affine(rows[(t - first) * dim + d], fitted, Bits, c.rounding) >>
+                         shift &
+                     ((1u << bits) - 1u))
+                    << (8 * (t % 4) + plane * bits);
           }
         }
-        auto* const to = codes + b * stride + unit * ops::unit_bytes<bits> + 4 * w;
-        ops::store_word(to, (ops::load_word(to) & ~written) | word);
+        auto* const to_word = codes + b * stride + unit * ops::unit_bytes<bits> + 4 * w;
+        ops::store_word(to_word, (ops::load_word(to_word) & ~written) | word);
       }
     });
   }

@@ -10,7 +10,7 @@ KVSLIM_BEGIN_NAMESPACE
 template <bool Keys, int Bits, turbo_form Form, element Tail>
 struct warp_codec<turbo_rows<Keys, Bits, Form, Tail>> {
   using codec = turbo_rows<Keys, Bits, Form, Tail>;
-  static constexpr int warp = detail::warp_threads;
+  static constexpr int warp = detail::warp_threads, warps = 1;
 
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % warp; }
   /// One lane: codes share bytes.

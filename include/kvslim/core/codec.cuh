@@ -9,10 +9,32 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
+/// Warps that work together: those of a block of so many, or any one.
+template <int Warps>
+struct warp_team {
+  static constexpr int warps = Warps, threads = Warps * warp_threads;
+
+  static __device__ int thread() { return static_cast<int>(threadIdx.x) % threads; }
+  static __device__ int warp() { return thread() / warp_threads; }
+  static __device__ int lane() { return static_cast<int>(threadIdx.x) % warp_threads; }
+  static __device__ void synchronize() {
+    if constexpr (Warps == 1)
+      __syncwarp();
+    else
+      __syncthreads();
+  }
+};
+using one_warp = warp_team<1>;
+inline constexpr int most_team_warps = 4;
+
 /// What a warp does with a codec about which nothing is known beyond the concept: a lane encodes a
 /// block, and codes are decoded one by one.
 template <class Codec>
 struct plain_warp_codec {
+  /// Warps that encode a stretch together: 1 or most_team_warps. Where it is more than one, encode
+  /// takes a team as its first template argument, one_warp if none is named.
+  static constexpr int warps = 1;
+
   /// Fits a state, by a block: every thread calls, and the caller synchronises afterwards.
   /// read(0, t, out) reads token t by one thread; read.by_block(tokens, use) is called by all, and
   /// calls use(rows, first, n) in all threads with a few tokens after the others, in order: rows
@@ -98,6 +120,18 @@ struct plain_warp_codec {
     return (at.first + i) / sizes.block_tokens * sizes.block_bytes;
   }
 };
+
+/// Encodes as warp_codec does, by a team: by one of its warps where the codec knows no teams. All
+/// of its threads call.
+template <class Team, class Form, class Codec>
+__device__ void encode_by(Codec const& codec, float* rows, site const& at, std::byte* block) {
+  if constexpr (Team::warps == 1)
+    Form::encode(codec, rows, at, block);
+  else if constexpr (Form::warps == Team::warps)
+    Form::template encode<Team>(codec, rows, at, block);
+  else if (Team::warp() == 0)
+    Form::encode(codec, rows, at, block);
+}
 
 }  // namespace detail
 

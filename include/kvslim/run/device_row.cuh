@@ -42,9 +42,17 @@ __device__ void set_failed(Packed const& packed, index_t r, errc code) {
 template <class Codec>
 inline constexpr bool warp_encodable = !Codec::traits.grouped;
 
-/// Writes n slots of a half from rows that every lane of the warp can read: blocks up to
+/// Warps that encode a stretch of a codec's tokens together.
+template <class Codec>
+inline constexpr int warps_of = warp_codec<Codec>::warps;
+
+/// Blocks of so many warps that a multiprocessor has registers for: four warps have 128 a thread.
+template <int Warps>
+inline constexpr int blocks_beside = Warps == 1 ? 8 : 4;
+
+/// Writes n slots of a half from rows that every thread of the team can read: blocks up to
 /// half.coded, then the ring. The caller synchronises afterwards.
-template <class Half>
+template <class Team, class Half>
 __device__ void encode_slots(Half const& half, index_t first, index_t n, float* rows) {
   for (index_t t = first; t < first + n;) {
     bool const coded = t < half.coded;
@@ -52,8 +60,8 @@ __device__ void encode_slots(Half const& half, index_t first, index_t n, float* 
     bool const whole = coded && half.sizes.block_tokens >= run_tokens;
     index_t const take = whole ? half.in_block(t, end) : min(end - t, half.reach(t));
     half.visit(t, take, [&](auto const& codec, std::byte* block, site const& at) {
-      warp_codec<std::remove_cvref_t<decltype(codec)>>::encode(codec, rows + (t - first) * half.dim,
-                                                               at, block);
+      using form = warp_codec<std::remove_cvref_t<decltype(codec)>>;
+      encode_by<Team, form>(codec, rows + (t - first) * half.dim, at, block);
     });
     t += take;
   }
@@ -61,11 +69,10 @@ __device__ void encode_slots(Half const& half, index_t first, index_t n, float* 
 
 /// Writes n slots into blocks, wherever half.coded is; of one block, or of several that hold fewer
 /// than run_tokens tokens. The caller synchronises afterwards.
-template <class Half>
+template <class Team, class Half>
 __device__ void encode_blocks(Half const& half, index_t slot, index_t n, float* rows) {
-  using codec = typename Half::codec_type;
-  warp_codec<codec>::encode(half.codec, rows, half.at(slot % half.sizes.block_tokens, n, slot),
-                            half.block(slot));
+  encode_by<Team, warp_codec<typename Half::codec_type>>(
+      half.codec, rows, half.at(slot % half.sizes.block_tokens, n, slot), half.block(slot));
 }
 
 /// Writes one slot of the ring, by a warp. The caller synchronises afterwards.
@@ -77,10 +84,10 @@ __device__ void store_exact(Half const& half, index_t slot, float* row) {
       half.exact + p / tokens * half.tail_sizes.block_bytes);
 }
 
-/// Reads n slots as float rows, by a warp. The caller synchronises afterwards.
-template <class Half>
+/// Reads n slots as float rows, a slot by a warp. The caller synchronises afterwards.
+template <class Team, class Half>
 __device__ void load_slots(Half const& half, index_t slot, index_t n, float* rows) {
-  for (index_t i = 0; i < n; ++i) {
+  for (index_t i = Team::warp(); i < n; i += Team::warps) {
     float* const row = rows + i * half.dim;
     if constexpr (in_own_basis<typename Half::codec_type>) {
       if (slot + i < half.coded) {

@@ -131,14 +131,18 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(row_threads)
   encode_sides(plan, cells, keep, packed, r, first, blocks * row_threads);
 }
 
-/// How warps share the slots of a row: each takes `stretch` of them in turn, which hold whole
-/// blocks, `batch` at a time. Rows are staged in shared memory or, where a block is too large for
-/// it, in the row's part of the workspace; then there is one warp to a row.
+/// How blocks share the slots of a row: each takes `stretch` of them in turn, which hold whole
+/// blocks of the codec, `batch` at a time. Rows are staged in shared memory or, where a codec's
+/// block is too large for it, in the row's part of the workspace; then there is one block to a row.
 struct encode_cut {
-  index_t stretch, batch, warps;
+  index_t stretch, batch, blocks;
   bool in_shared;
   index_t shared_floats, staging_floats;  // of a block, of a row
 };
+
+/// Warps of such a block; rows that are merged are read by one.
+template <class Plan, class Codec>
+inline constexpr int encode_warps = Plan::has_merger ? 1 : warps_of<Codec>;
 
 template <class Codec>
 [[nodiscard]] encode_cut cut_encode(codec_sizes const& sizes, index_t dim, index_t other_floats,
@@ -151,7 +155,7 @@ template <class Codec>
   cut.batch = Codec::traits.whole_blocks ? cut.stretch : min(cut.stretch, fit);
   if (cut.batch > fit) cut.batch = cut.stretch = tokens;
   cut.in_shared = cut.batch <= fit;
-  cut.warps = cut.in_shared ? max(1, div_up(most_tokens, cut.stretch)) : 1;
+  cut.blocks = cut.in_shared ? max(1, div_up(most_tokens, cut.stretch)) : 1;
   cut.shared_floats = cut.in_shared ? cut.batch * dim + other_floats : 0;
   return cut;
 }
@@ -211,13 +215,14 @@ template <bool Keys, class Plan, class Cells, class Half>
   return bad;
 }
 
-/// Encodes K or V of every row: one warp to a block.
-template <bool Keys, class Plan, class Cells, class Packed>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(warp_threads)
+/// Encodes K or V of every row: warps of a block stage tokens each, then encode them together.
+template <bool Keys, int Warps, class Plan, class Cells, class Packed>
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(Warps* warp_threads, blocks_beside<Warps>)
     encode_kernel(Plan plan, Cells cells, keep_set keep, Packed packed, float* staging,
                   encode_cut cut) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
-  index_t const r = blockIdx.x / cut.warps;
+  using team = warp_team<Warps>;
+  index_t const r = blockIdx.x / cut.blocks;
   float* const mine = staging + r * cut.staging_floats;
   float* const rows = cut.in_shared ? shared : mine;
   float* const other = cut.in_shared ? rows + cut.batch * (Keys ? plan.extents().head_dim
@@ -228,14 +233,19 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(warp_threads)
   float* const biases = Keys && Plan::has_merger ? packed.biases(r) : nullptr;
   index_t const slots = entry.slots;
   bool bad = false;
-  for (index_t begin = blockIdx.x % cut.warps * cut.stretch; begin < slots;
-       begin += cut.warps * cut.stretch) {
+  for (index_t begin = blockIdx.x % cut.blocks * cut.stretch; begin < slots;
+       begin += cut.blocks * cut.stretch) {
     index_t const end = min(slots, begin + cut.stretch);
     for (index_t first = begin; first < end; first += cut.batch) {
       index_t const n = min(cut.batch, end - first);
-      bad = stage_rows<Keys>(plan, cells, keep, entry, biases, half, first, n, rows, other) || bad;
-      encode_slots(half, first, n, rows);
-      __syncwarp();
+      index_t const share = div_up(n, team::warps), from = team::warp() * share;
+      if (from < n)
+        bad = stage_rows<Keys>(plan, cells, keep, entry, biases, half, first + from,
+                               min(share, n - from), rows + from * half.dim, other) ||
+              bad;
+      team::synchronize();
+      encode_slots<team>(half, first, n, rows);
+      team::synchronize();
     }
   }
   if (bad) set_failed(packed, r, errc::non_finite);
@@ -337,11 +347,12 @@ template <bool Keys, class Plan, class Cells, class Packed>
           !s)
         return s;
     }
+    constexpr int warps = encode_warps<Plan, codec>;
     return launch(exec,
-                  {e.rows() * cut.warps, warp_threads,
+                  {e.rows() * cut.blocks, warps * warp_threads,
                    cut.shared_floats * static_cast<index_t>(sizeof(float))},
-                  encode_kernel<Keys, Plan, Cells, Packed>, plan, cells, keep, packed, w.staging,
-                  cut);
+                  encode_kernel<Keys, warps, Plan, Cells, Packed>, plan, cells, keep, packed,
+                  w.staging, cut);
   } else {
     return launch_for_each(exec, e.rows(),
                            encode_body<Keys, Plan, Cells, Packed>{
@@ -383,9 +394,10 @@ KVSLIM_END_CUDA_NAMESPACE
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// encode() on a stream: the same stored bytes. Blocks fit a state to a row each, then warps encode
-/// 32 tokens each (more where a block holds more); codecs that share blocks between rows take one
-/// thread per row.
+/// encode() on a stream: the same stored bytes. Blocks fit a state to a row each, then others
+/// encode 32 tokens each (more where the codec's blocks hold more), by four warps where the codec
+/// knows how and nothing is merged, by one elsewhere; codecs that share blocks between rows take
+/// one thread per row.
 ///
 /// Requires: storage of plan.packed_bytes(). What only device memory can tell goes to a word per
 /// row (packed_row::failed) once the stream has run: invalid_shape (a list that cannot be encoded),

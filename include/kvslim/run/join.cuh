@@ -25,7 +25,7 @@ __device__ void copy_half_by_block(Half const& from, Half const& to, index_t slo
                 div_up(from.coded, from.sizes.block_tokens) * from.sizes.block_bytes);
   if (threadIdx.x >= warp_threads) return;
   for (index_t slot = from.coded; slot < slots; ++slot) {
-    load_slots(from, slot, 1, row);
+    load_slots<one_warp>(from, slot, 1, row);
     __syncwarp();
     store_exact(to, slot, row);
     __syncwarp();

@@ -7,17 +7,17 @@
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
-/// Codes slots [half.coded, target), by a warp. `rows` holds `floats`.
-template <class Half>
-__device__ void settle_half_by_warp(Half const& half, index_t target, float* rows, index_t floats) {
+/// Codes slots [half.coded, target), by a team. `rows` holds `floats`.
+template <class Team, class Half>
+__device__ void settle_half_by_team(Half const& half, index_t target, float* rows, index_t floats) {
   for (index_t slot = half.coded; slot < target;) {
     index_t take = half.in_block(slot, target);
     if (half.sizes.block_tokens < run_tokens)
       take = max(take, min(min(target - slot, run_tokens), floats / half.dim));
-    load_slots(half, slot, take, rows);
-    __syncwarp();
-    encode_blocks(half, slot, take, rows);
-    __syncwarp();
+    load_slots<Team>(half, slot, take, rows);
+    Team::synchronize();
+    encode_blocks<Team>(half, slot, take, rows);
+    Team::synchronize();
     slot += take;
   }
 }
@@ -79,8 +79,8 @@ __device__ void close_tail_by_warp(Packed const& packed, index_t r, float* rows)
     auto const keys = packed.keys(r);
     auto const values = packed.values(r);
     for (index_t to = slot; to > x.key_coded; --to) {
-      load_slots(keys, to - 1, 1, rows);
-      load_slots(values, to - 1, 1, rows + keys.dim);
+      load_slots<one_warp>(keys, to - 1, 1, rows);
+      load_slots<one_warp>(values, to - 1, 1, rows + keys.dim);
       __syncwarp();
       store_exact(keys, to, rows);
       if constexpr (!Packed::layout_type::shares_keys) store_exact(values, to, rows + keys.dim);
@@ -110,12 +110,12 @@ __device__ void settle_into_holes_by_warp(Packed const& packed, index_t r, float
     search = find_hole(positions, search, oldest);
     auto const keys = packed.keys(r);
     auto const values = packed.values(r);
-    load_slots(keys, oldest, 1, rows);
-    load_slots(values, oldest, 1, rows + keys.dim);
+    load_slots<one_warp>(keys, oldest, 1, rows);
+    load_slots<one_warp>(values, oldest, 1, rows + keys.dim);
     __syncwarp();
-    encode_blocks(keys, search, 1, rows);
+    encode_blocks<one_warp>(keys, search, 1, rows);
     if constexpr (!Packed::layout_type::shares_keys)
-      encode_blocks(values, search, 1, rows + keys.dim);
+      encode_blocks<one_warp>(values, search, 1, rows + keys.dim);
     __syncwarp();
     if (search < oldest) {
       if (lane == 0) move_sides(packed, r, oldest, search);
@@ -135,25 +135,41 @@ __device__ void settle_into_holes_by_warp(Packed const& packed, index_t r, float
   }
 }
 
-/// One warp per row of the step.
+/// Warps that settle a row: as many as one of its codecs employs.
 template <class Packed>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(warp_threads)
+inline constexpr int settle_warps =
+    warps_of<typename Packed::key_codec_type> > warps_of<typename Packed::value_codec_type>
+        ? warps_of<typename Packed::key_codec_type>
+        : warps_of<typename Packed::value_codec_type>;
+
+/// One block per row of the step: its team codes what is due; holes are filled one by one, by a
+/// warp. Rows are staged in shared memory unless there is `scratch`.
+template <class Packed>
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(settle_warps<Packed>* warp_threads,
+                                            blocks_beside<settle_warps<Packed>>)
     settle_kernel(Packed packed, float* scratch, step at) {
+  KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
+  using team = warp_team<settle_warps<Packed>>;
   auto const& e = packed.extents();
   auto const& layout = packed.layout();
   index_t const r = at.first_sequence * e.kv_heads + blockIdx.x;
   if (!is_filled(packed) || !is_active(at, e, r)) return;
   index_t const floats = settle_floats(layout);
-  float* const rows = scratch + blockIdx.x * floats;
-  if (layout.refills() && packed.raw_row(r).holes > 0)
-    return settle_into_holes_by_warp(packed, r, rows);
+  float* const rows = scratch != nullptr ? scratch + blockIdx.x * floats : shared;
+  bool const fills = layout.refills() && packed.raw_row(r).holes > 0;
   index_t key = 0, value = 0;
   settle_targets(packed, r, key, value);
-  settle_half_by_warp(packed.keys(r), key, rows, floats);
+  auto const keys = packed.keys(r);
+  [[maybe_unused]] auto const values = packed.values(r);
+  team::synchronize();  // everyone has read the row
+  if (fills) {
+    if (team::warp() == 0) settle_into_holes_by_warp(packed, r, rows);
+    return;
+  }
+  settle_half_by_team<team>(keys, key, rows, floats);
   if constexpr (!Packed::layout_type::shares_keys)
-    settle_half_by_warp(packed.values(r), value, rows, floats);
-  __syncwarp();  // every lane has read the row
-  if (lane_of_warp() == 0) settle_counts(packed, r);
+    settle_half_by_team<team>(values, value, rows, floats);
+  if (team::thread() == 0) settle_counts(packed, r);
 }
 
 /// For rows that share blocks, one thread per row: all blocks first, then all counts. Rows of a
@@ -195,9 +211,10 @@ KVSLIM_END_CUDA_NAMESPACE
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// settle() on a stream: one warp per row, one thread where rows share blocks. Rows that share
-/// blocks and do not hold the same tokens stay as they are; packed_row::failed says unsupported.
-/// Scratch: settle_bytes(layout).
+/// settle() on a stream: one block per row, of four warps where a codec encodes by as many and of
+/// one elsewhere; one thread where rows share blocks. Rows that share blocks and do not hold the
+/// same tokens stay as they are; packed_row::failed says unsupported. Scratch:
+/// settle_bytes(layout).
 template <class Key, class Value>
 status settle(cuda exec, packed_cache<Key, Value, cuda_space> const& packed, workspace scratch,
               step at = {}) {
@@ -226,8 +243,11 @@ status settle(cuda exec, packed_cache<Key, Value, cuda_space> const& packed, wor
     return detail::launch_for_each(exec, rows,
                                    detail::settle_body<packed_type>{packed, floats, at, true});
   } else {
-    return detail::launch(exec, {rows, detail::warp_threads}, detail::settle_kernel<packed_type>,
-                          packed, floats, at);
+    index_t const bytes = detail::settle_floats(layout) * static_cast<index_t>(sizeof(float));
+    bool const fits = bytes <= detail::most_shared_bytes;
+    return detail::launch(
+        exec, {rows, detail::settle_warps<packed_type> * detail::warp_threads, fits ? bytes : 0},
+        detail::settle_kernel<packed_type>, packed, fits ? nullptr : floats, at);
   }
 }
 
