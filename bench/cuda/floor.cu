@@ -303,7 +303,8 @@ void attend_and_compress(session& on, char const* form, Policy const& policy, si
     bytes = sets.back()->bytes();
   } while (bytes * sets.size() < on.cold_bytes);
   index_t const splits = detail::max(1, on.blocks / 2 / from.e.rows());
-  std::size_t const parts_bytes = attend_bytes(sets.front()->plan.layout(), q_heads, 1, splits);
+  std::size_t const parts_bytes =
+      attend_bytes(on.exec(), sets.front()->plan.layout(), q_heads, 1, splits);
   auto const parts = allocate<std::byte>(parts_bytes);
   auto const out = allocate<float>(static_cast<std::size_t>(s.sequences * q_heads * (dim + 1)));
   auto const held = static_cast<double>(bytes);

@@ -195,6 +195,77 @@ void sizes_of_queries() {
   }
 }
 
+/// Rows of very unlike lengths, two of them empty, in splits: within the bound, and bit for bit the
+/// same whichever split comes last, call after call with one scratch, on a stream and in a graph.
+template <class Policy>
+void ragged(char const* method, Policy const& policy, index_t head_dim) {
+  char name[128];
+  std::snprintf(name, sizeof name, "ragged rows, %d channels, %s", static_cast<int>(head_dim),
+                method);
+  auto const plan = make_plan(policy, {3, 2, 700, head_dim});
+  stored<std::remove_const_t<decltype(plan)>> s(plan);
+  cells rows(plan.extents(), {.lengths = true, .per_head = true}, 17);
+  rows.lengths = {1, 0, 700, 65, 0, 32};
+  data::buffer const scratch(plan.workspace_bytes());
+  passed(compress(cpu{}, plan, rows.view<host_space>(), evidence<>{}, s.on_host, scratch), name);
+  double worst = 0.0;
+  for (index_t group = 1; group <= 8; ++group) {
+    index_t const splits = 1 + group % 4 * 11;
+    ask const what{.group = group, .splits = splits, .sinks = group % 3 == 0};
+    worst = std::max(worst, attend_both(s, what, name));
+  }
+  ask const many{.group = 5, .tokens = 2, .splits = 300, .active = true};
+  worst = std::max(worst, attend_both(s, many, name));
+  request<> x(s, {.group = 8, .splits = 9});
+  device_scratch const memory(attend_bytes(gpu, plan.layout(), x.q.shape.heads, 1, 9));
+  cudaStream_t stream = nullptr;
+  cudaGraph_t captured = nullptr;
+  cudaGraphExec_t graph = nullptr;
+  check(cudaStreamCreate(&stream) == cudaSuccess, "a stream", name);
+  passed(attend(kvslim::cuda{stream}, s.on_gpu, x.on_gpu, memory), name);
+  check(cudaStreamSynchronize(stream) == cudaSuccess, "attend ran", name);
+  auto const out = x.dout.host(), lse = x.dlse.host();
+  auto const again = [&](char const* what) {
+    check(cudaStreamSynchronize(stream) == cudaSuccess, "attend ran", name);
+    check(same(x.dout.host(), out) && same(x.dlse.host(), lse), what, name);
+    cudaMemset(x.dout.get(), 0, out.size() * sizeof(float));
+  };
+  for (int i = 0; i < 3; ++i) {
+    passed(attend(kvslim::cuda{stream}, s.on_gpu, x.on_gpu, memory), name);
+    again("the same bits again");
+  }
+  cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal);
+  passed(attend(kvslim::cuda{stream}, s.on_gpu, x.on_gpu, memory), name);
+  check(cudaStreamEndCapture(stream, &captured) == cudaSuccess, "nothing waited", name);
+  check(cudaGraphInstantiate(&graph, captured, 0) == cudaSuccess, "a graph", name);
+  for (int i = 0; i < 3; ++i) {
+    check(cudaGraphLaunch(graph, stream) == cudaSuccess, "launch", name);
+    again("the same bits from a graph");
+  }
+  cudaGraphExecDestroy(graph);
+  cudaGraphDestroy(captured);
+  cudaStreamDestroy(stream);
+  std::printf("  %-50s %.1e\n", name, worst);
+}
+
+/// Scratch on a stream: as stated, and never more than what serves the host.
+void scratch_bytes() {
+  char const* const name = "scratch";
+  auto const plan = make_plan(int_per_token<4>{}, {3, 2, 100, 64, 96});
+  auto const& layout = plan.layout();
+  check(attend_bytes(gpu, layout, 8, 2) == 0, "none for whole rows", name);
+  // 6 rows, each of 5 splits of 4 heads and 2 tokens, 99 floats, and one count of 8 heads.
+  check(attend_bytes(gpu, layout, 8, 2, 5) == 6 * (5 * 8 * 99 + 1) * 4, "as stated", name);
+  check(attend_bytes(gpu, layout, 10, 2, 5) == 6 * (5 * 10 * 99 + 2) * 4, "two pieces", name);
+  check(attend_bytes(gpu, layout, 7, 1, 5) == 0, "heads that do not divide", name);
+  for (index_t const heads : {2, 6, 16, 34, 4096})
+    for (index_t const tokens : {1, 3, 100})
+      for (index_t const splits : {2, 7, 65536}) {
+        auto const least = attend_bytes(gpu, layout, heads, tokens, splits);
+        check(least > 0 && least <= attend_bytes(layout, heads, tokens, splits), "no more", name);
+      }
+}
+
 /// What the host can see is refused, and nothing was written.
 void refuses() {
   char const* const name = "refusals";
@@ -214,7 +285,12 @@ void refuses() {
   check(code([](auto& a) { a.q.heads = 3; }) == errc::invalid_shape, "heads", name);
   check(code([](auto& a) { a.splits = 0; }) == errc::invalid_option, "no splits", name);
   check(code([](auto& a) { a.splits = 2; }) == errc::invalid_pointer, "no scratch", name);
-  check(code([](auto& a) { a.splits = 2; }, 64) == errc::buffer_too_small, "scratch", name);
+  auto const needed =
+      static_cast<index_t>(attend_bytes(gpu, s->plan.layout(), x.q.shape.heads, 1, 2));
+  auto const before = x.dout.host();
+  check(code([](auto& a) { a.splits = 2; }, needed - 1) == errc::buffer_too_small, "scratch", name);
+  check(same(x.dout.host(), before), "nothing was written", name);
+  check(code([](auto& a) { a.splits = 2; }, needed) == errc::ok, "all the scratch", name);
   check(code([](auto& a) { a.visible.begin_end = reinterpret_cast<std::int32_t const*>(64); }) ==
             errc::invalid_pointer,
         "spans without counts", name);
@@ -226,9 +302,12 @@ void refuses() {
   a.q.heads = a.out.heads = index_t{1} << 19;
   a.q.head_dim = a.out.head_dim = 4;
   a.splits = 65536;
-  auto const memory = attend_bytes(plan.layout(), a.q.heads, 1, a.splits);
+  auto const memory = attend_bytes(gpu, plan.layout(), a.q.heads, 1, a.splits);
   check(attend(gpu, large, a, {s->device_storage.get(), memory}).code == errc::unsupported,
         "a grid beyond CUDA's", name);
+  a.q.heads = a.out.heads = index_t{1} << 21;  // attend_bytes() is 0
+  check(attend(gpu, large, a, {s->device_storage.get(), memory}).code == errc::invalid_shape,
+        "too much at once", name);
 }
 
 /// Storage that was never filled is an empty cache.
@@ -242,6 +321,14 @@ void never_filled() {
   passed(attend(gpu, s.on_gpu, a), name);
   check(out.host() == std::vector<float>(4 * 32, 0.0f), "nothing comes out", name);
   check(lse.host() == std::vector<float>(4, -INFINITY), "no mass", name);
+  auto split = a;
+  split.splits = 3;
+  device_scratch const memory(attend_bytes(gpu, s.plan.layout(), 4, 1, 3));
+  cudaMemset(out.get(), 1, out.size() * sizeof(float));
+  cudaMemset(lse.get(), 1, lse.size() * sizeof(float));
+  passed(attend(gpu, s.on_gpu, split, memory), name);
+  check(out.host() == std::vector<float>(4 * 32, 0.0f), "nothing comes out of splits", name);
+  check(lse.host() == std::vector<float>(4, -INFINITY), "no mass in splits", name);
 }
 
 /// Segments of one sequence, attended apart and finished together, also in place.
@@ -329,7 +416,15 @@ int main() {
   });
   runs("dense f16", [](index_t) { return dense<f16>{}; });
   runs("dense bf16", [](index_t) { return dense<bf16>{}; });
+  for (index_t const head_dim : {64, 128}) {
+    ragged("int 4", int_per_token<4>{}, head_dim);
+    ragged("kivi 4", kivi<4>{{.residual = 32}}, head_dim);
+    ragged("dense f16", dense<f16>{}, head_dim);
+  }
+  ragged("a basis of one's own", codec_pair{turned<>{turn::padded, 5}, turned<>{turn::pairs, 5}},
+         64);
   sizes_of_queries();
+  scratch_bytes();
   refuses();
   never_filled();
   finishes();

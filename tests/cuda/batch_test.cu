@@ -124,11 +124,12 @@ void replays(char const* name) {
   extents const e{2, 2, 40, 32};
   auto const s = filled(kivi<4>{{.residual = 32}}, e, {.append_tokens = 40}, {}, 0, 33, name);
   data::buffer const more(append_bytes(s->plan.layout())), work(settle_bytes(s->plan.layout())),
-      scratch(attend_bytes(s->plan.layout(), 4));
+      scratch(attend_bytes(s->plan.layout(), 4, 1, 2));
   device_scratch const device_more(more.size()), device_work(work.size());
   asked_rows<float> const k({e.sequences, e.kv_heads, 1, e.head_dim}, 34),
       v({e.sequences, e.kv_heads, 1, e.value_width()}, 35);
-  request<> x(*s, {.group = 2, .seed = 36});
+  request<> x(*s, {.group = 2, .splits = 2, .seed = 36});
+  device_scratch const parts(attend_bytes(gpu, s->plan.layout(), 4, 1, 2));
   cudaStream_t stream = nullptr;
   cudaGraph_t captured = nullptr;
   cudaGraphExec_t graph = nullptr;
@@ -138,7 +139,7 @@ void replays(char const* name) {
   kvslim::cuda const exec{stream};
   passed(append(exec, s->on_gpu, k.on_gpu(), v.on_gpu(), device_more), name);
   passed(settle(exec, s->on_gpu, device_work), name);
-  passed(attend(exec, s->on_gpu, x.on_gpu), name);
+  passed(attend(exec, s->on_gpu, x.on_gpu, parts), name);
   check(cudaStreamEndCapture(stream, &captured) == cudaSuccess, "nothing waited", name);
   check(cudaGraphInstantiate(&graph, captured, 0) == cudaSuccess, "a graph", name);
   s->same(name, true);            // nothing ran yet
@@ -181,7 +182,7 @@ void large() {
                                  halves_body{k.get(), v.get(), e.tokens, e.head_dim}),
          name);
   device_scratch const storage(plan.packed_bytes()), scratch(plan.workspace_bytes()),
-      parts(attend_bytes(plan.layout(), 8, 1, 40));
+      parts(attend_bytes(gpu, plan.layout(), 8, 1, 40));
   packed_cache const packed(plan, storage.get(), storage.size(), cuda_space{});
   passed(compress(gpu, plan, dense_cache<cuda_space>(k.get(), v.get(), e), evidence<>{}, packed,
                   scratch),

@@ -302,15 +302,13 @@ template <class T = float, class Stored>
 double attend_both(Stored const& s, ask const& a, char const* name) {
   request<T> x(s, a);
   auto const& layout = s.plan.layout();
-  auto const bytes = kvslim::attend_bytes(layout, x.q.shape.heads, a.tokens, a.splits);
-  data::buffer const scratch(bytes);
-  device_scratch const memory(bytes);
+  data::buffer const scratch(kvslim::attend_bytes(layout, x.q.shape.heads, a.tokens, a.splits));
+  device_scratch const memory(
+      kvslim::attend_bytes(gpu, layout, x.q.shape.heads, a.tokens, a.splits));
   s.upload();
   if (a.fast) x.on_gpu.precision = kvslim::attend_precision::fast;
   passed(kvslim::attend(kvslim::cpu{}, s.on_host, x.on_host, scratch), name);
-  passed(kvslim::attend(gpu, s.on_gpu, x.on_gpu,
-                        a.splits > 1 ? kvslim::workspace(memory) : kvslim::workspace{}),
-         name);
+  passed(kvslim::attend(gpu, s.on_gpu, x.on_gpu, memory), name);
   synchronized("attend ran", name);
   double const error = distance(floats(x.dout.host()), floats(x.out));
   double const bound = !std::is_same_v<T, float> ? 4 * tolerance::f16_storage

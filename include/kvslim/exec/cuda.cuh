@@ -47,6 +47,16 @@
   KVSLIM_DETAIL_SHOW
 #define KVSLIM_DETAIL_KERNEL __global__
 
+// A parameter of a kernel whose address may be taken without a copy of it, and a device function
+// with registers of its own.
+#if defined(__NVCC__)
+#define KVSLIM_DETAIL_PARAMETER __grid_constant__
+#define KVSLIM_DETAIL_CALLED __noinline__
+#else
+#define KVSLIM_DETAIL_PARAMETER
+#define KVSLIM_DETAIL_CALLED
+#endif
+
 // The dynamic shared memory of a block. The tests' emulation defines its own.
 #if !defined(KVSLIM_DETAIL_DYNAMIC_SHARED)
 #define KVSLIM_DETAIL_DYNAMIC_SHARED(name) extern __shared__ float name[]

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/run/attend_runs.cuh>
+#include <kvslim/run/attend_splits.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
@@ -59,38 +60,22 @@ template <class Layout>
   return attends_runs(layout) || (virtual_heads > 1 && fits(4)) ? 4 : 1;
 }
 
-/// Writes log-sum-exp as asked.
-__device__ inline void write_lse(attend_request<cuda_space> const& a, index_t row, float lse) {
-  a.lse[row] = a.base2 ? lse * 1.44269504f : lse;
-}
-
 /// What a block writes if the cache was never filled.
 __device__ inline void write_nothing(extents const& e, attend_request<cuda_space> const& a,
-                                     attend_cut const& x, float* partials) {
-  int const item = static_cast<int>(blockIdx.x), split = item % x.splits, work = item / x.splits;
+                                     attend_cut const& x) {
+  int const item = static_cast<int>(blockIdx.x), work = item / x.splits;
   int const r = x.first_row + work / x.pieces, first = work % x.pieces * x.piece_heads,
             kv_heads = static_cast<int>(e.kv_heads);
   int const s = r / kv_heads - static_cast<int>(a.first_sequence),
             width = static_cast<int>(e.value_width());
-  if (a.active != nullptr && a.active[s] == 0) return;
+  if (item % x.splits != 0 || (a.active != nullptr && a.active[s] == 0)) return;
   int const heads = min_int(x.piece_heads, x.virtual_heads - first);
   for (int h = 0; h < heads; ++h) {
     query_place const at(x, r % kv_heads, first + h);
-    float* const to =
-        x.splits == 1 ? nullptr : partials + x.partial(r, first + h, split) * partial_floats(e);
-    for (int d = static_cast<int>(threadIdx.x); d < width; d += attend_threads) {
-      if (x.splits > 1)
-        to[d] = 0.0f;
-      else
-        a.out.put(s, at.head, at.token, d, 0.0f);
-    }
-    if (threadIdx.x != 0) continue;
-    if (x.splits > 1) {
-      to[width] = -INFINITY;
-      to[width + 1] = to[width + 2] = 0.0f;
-    } else {
+    for (int d = static_cast<int>(threadIdx.x); d < width; d += attend_threads)
+      a.out.put(s, at.head, at.token, d, 0.0f);
+    if (threadIdx.x == 0)
       write_lse(a, at.row(a, s), a.sink_logits != nullptr ? a.sink_logits[at.head] : -INFINITY);
-    }
   }
 }
 
@@ -182,18 +167,10 @@ __device__ void add_values(Half const& values, index_t step, int n, int width, f
 /// the step one after the other (of a part of them where V has few channels).
 template <int Heads, class Packed>
 __device__ void attend_block(Packed const& packed, attend_request<cuda_space> const& a,
-                             attend_cut const& x, float* shared, float* partials) {
+                             attend_cut const& x, float* shared) {
   auto const& e = packed.extents();
-  int const item = static_cast<int>(blockIdx.x), work = item / x.splits,
-            kv_heads = static_cast<int>(e.kv_heads);
-  row_block block;
+  row_block block = row_of_block<Heads>(e, a, x, static_cast<int>(blockIdx.x));
   auto& [r, s, kv_head, first, split, heads, masked, visible] = block;
-  split = item % x.splits;
-  r = x.first_row + work / x.pieces;
-  first = work % x.pieces * Heads;
-  s = r / kv_heads - static_cast<int>(a.first_sequence);
-  kv_head = r % kv_heads;
-  heads = min_int(Heads, x.virtual_heads - first);
   if (a.active != nullptr && a.active[s] == 0) return;
   int const dim = static_cast<int>(e.head_dim), width = static_cast<int>(e.value_width());
   int const thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
@@ -348,7 +325,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
       return sum;
     };
     if (x.splits > 1) {
-      float* const to = partials + x.partial(r, first + h, split) * partial_floats(e);
+      float* const to = x.partial(e, r, split, first + h);
       for (int d = thread; d < width; d += attend_threads)
         to[d] = static_cast<float>(sum_of_channel(d));
       if (thread == 0) {
@@ -366,6 +343,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
       a.out.put(s, at.head, at.token, d, static_cast<float>(sum_of_channel(d) * inverse));
     if (thread == 0) write_lse(a, at.row(a, s), state.log_sum());
   }
+  if (x.splits > 1) finish_split<Heads>(e, a, x, shared);
 }
 
 /// Blocks that a multiprocessor's registers must be enough for. Eight heads and a scale for each
@@ -384,63 +362,47 @@ template <class Packed, bool Wide = false>
 KVSLIM_DETAIL_KERNEL void __launch_bounds__(
     attend_threads,
     blocks_together<typename Packed::key_codec_type, typename Packed::value_codec_type, Wide>())
-    attend_kernel(Packed packed, attend_request<cuda_space> a, attend_cut x, float* partials) {
+    attend_kernel(KVSLIM_DETAIL_PARAMETER Packed const packed,
+                  KVSLIM_DETAIL_PARAMETER attend_request<cuda_space> const a,
+                  KVSLIM_DETAIL_PARAMETER attend_cut const x) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
-  if (!is_filled(packed)) return write_nothing(packed.extents(), a, x, partials);
+  if (!is_filled(packed)) return write_nothing(packed.extents(), a, x);
   constexpr bool apart =
       reads_runs<typename Packed::key_codec_type, typename Packed::value_codec_type>();
   if constexpr (Wide || !apart)
-    if (Wide || x.piece_heads == 8) return attend_block<8>(packed, a, x, shared, partials);
+    if (Wide || x.piece_heads == 8) return attend_block<8>(packed, a, x, shared);
   if constexpr (!Wide) {
     if (x.piece_heads == 4)
-      attend_block<4>(packed, a, x, shared, partials);
+      attend_block<4>(packed, a, x, shared);
     else
-      attend_block<1>(packed, a, x, shared, partials);
+      attend_block<1>(packed, a, x, shared);
   }
-}
-
-/// Merges the splits of one (row, virtual head): one block each, threads over channels.
-template <class Request>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(attend_threads)
-    merge_splits_kernel(extents e, Request a, attend_cut x, float const* partials) {
-  int const item = static_cast<int>(blockIdx.x), row = item / x.virtual_heads,
-            kv_heads = static_cast<int>(e.kv_heads), s = row / kv_heads;
-  if (a.active != nullptr && a.active[s] == 0) return;
-  query_place const at(x, row % kv_heads, item % x.virtual_heads);
-  int const width = static_cast<int>(e.value_width());
-  index_t const floats = partial_floats(e);
-  float const* const mine = partials + index_t{item} * x.splits * floats;
-  ops::softmax_state state;
-  for (int i = 0; i < x.splits; ++i) state.most = fmaxf(state.most, mine[i * floats + width]);
-  float const high = state.most;
-  auto const weight = [&](int i) {
-    return high == -INFINITY ? 0.0f : ops::exp_nonpositive(mine[i * floats + width] - high);
-  };
-  for (int i = 0; i < x.splits; ++i)
-    state.total +=
-        static_cast<double>(weight(i)) * (static_cast<double>(mine[i * floats + width + 1]) +
-                                          static_cast<double>(mine[i * floats + width + 2]));
-  float own = 1.0f;
-  if (a.sink_logits != nullptr) own = state.merge({a.sink_logits[at.head], 1.0}).mine;
-  double const inverse = state.total > 0.0 ? static_cast<double>(own) / state.total : 0.0;
-  for (int d = static_cast<int>(threadIdx.x); d < width; d += attend_threads) {
-    float sum = 0.0f, lost = 0.0f;
-    for (int i = 0; i < x.splits; ++i)
-      add_exactly(sum, lost, 1.0f, weight(i) * mine[i * floats + d]);
-    a.out.put(s, at.head, at.token, d,
-              static_cast<float>((static_cast<double>(sum) + static_cast<double>(lost)) * inverse));
-  }
-  if (threadIdx.x == 0) write_lse(a, at.row(a, s), state.log_sum());
 }
 
 KVSLIM_END_CUDA_NAMESPACE
 
 KVSLIM_BEGIN_NAMESPACE
 
+/// Bytes of scratch that attend() needs on a stream, in device memory: partial results of rows that
+/// are split, and a count of each row's. 0 where rows are not split, and where attend_bytes(layout,
+/// ...), which is never less, is 0.
+template <class Layout>
+[[nodiscard]] constexpr std::size_t attend_bytes(cuda, Layout const& layout, index_t q_heads,
+                                                 index_t q_tokens = 1,
+                                                 index_t splits = 1) noexcept {
+  if (splits < 2 || attend_bytes(layout, q_heads, q_tokens, splits) == 0) return 0;
+  auto const& e = layout.extent;
+  index_t const all = q_heads / e.kv_heads * q_tokens,
+                pieces = detail::div_up(all, detail::attend_heads(layout, all));
+  return static_cast<std::size_t>(e.rows() * (splits * all * detail::partial_floats(e) + pieces)) *
+         sizeof(float);
+}
+
 /// attend() on a stream, over the same stored bytes: compiled and run with emulated threads, not
 /// yet measured on a GPU. Blocks share rows as request.splits says, which pays while rows are too
-/// few to fill the device; only then is scratch needed: attend_bytes(layout, q_heads, q_tokens,
-/// splits). A cache that was never filled is taken for an empty one.
+/// few to fill the device; only then is scratch needed: attend_bytes(exec, layout, q_heads,
+/// q_tokens, splits), whatever is in it. The last block of a row merges it, always in one order. A
+/// cache that was never filled is taken for an empty one.
 ///
 /// Returns: invalid_pointer, invalid_shape, invalid_option, buffer_too_small, unsupported (a grid
 /// beyond CUDA's), cuda. Queries are not checked for NaN; logits are cut at logits_stride. Cost:
@@ -450,21 +412,26 @@ status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
               attend_request<cuda_space> const& a, workspace scratch = {}) {
   if (auto const s = detail::check_attend(packed, a); !s) return s;
   auto const& e = packed.extents();
-  if (a.splits > 1) {
-    if (scratch.data == nullptr)
-      return detail::fail(errc::invalid_pointer, "kvslim: attend with splits needs scratch");
-    if (auto const s = detail::check_workspace(
-            scratch, attend_bytes(packed.layout(), a.q.heads, a.q.tokens, a.splits));
-        !s)
-      return s;
-  }
   index_t const group = a.q.heads / e.kv_heads, all = group * a.q.tokens,
                 rows = a.q.sequences * e.kv_heads;
   int const heads = detail::attend_heads(packed.layout(), all);
   index_t const pieces = detail::div_up(all, heads);
-  for (index_t const blocks : {rows * all, rows * pieces * a.splits, e.rows()})
-    if (blocks > detail::most_blocks)
+  if (a.splits > 1) {
+    if (scratch.data == nullptr)
+      return detail::fail(errc::invalid_pointer, "kvslim: attend with splits needs scratch");
+    auto const needed = attend_bytes(exec, packed.layout(), a.q.heads, a.q.tokens, a.splits);
+    if (needed == 0)
+      return detail::fail(errc::invalid_shape, "kvslim: attend was asked for too much at once");
+    if (auto const s = detail::check_workspace(scratch, needed); !s) return s;
+  }
+  for (index_t const count : {all, rows * pieces * a.splits, e.rows()})
+    if (count > detail::most_blocks)
       return detail::fail(errc::unsupported, "kvslim: attend needs more blocks than a grid has");
+  auto* const partials = static_cast<float*>(static_cast<void*>(scratch.data));
+  auto* const tickets = a.splits == 1
+                            ? nullptr
+                            : static_cast<unsigned*>(static_cast<void*>(
+                                  partials + rows * a.splits * all * detail::partial_floats(e)));
   detail::attend_cut const x{static_cast<int>(group),
                              static_cast<int>(all),
                              static_cast<int>(pieces),
@@ -472,19 +439,20 @@ status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
                              static_cast<int>(a.first_sequence * e.kv_heads),
                              heads,
                              detail::attends_runs(packed.layout()),
-                             detail::logit_scale(packed.layout().logit, e.head_dim)};
-  auto* const partials = static_cast<float*>(static_cast<void*>(scratch.data));
+                             detail::logit_scale(packed.layout().logit, e.head_dim),
+                             partials,
+                             tickets};
   auto const shared = detail::attend_shared_bytes(packed.layout(), heads);
   auto* kernel = detail::attend_kernel<packed_cache<Key, Value, cuda_space>>;
   if constexpr (detail::reads_runs<Key, Value>())
     if (heads == 8) kernel = detail::attend_kernel<packed_cache<Key, Value, cuda_space>, true>;
-  if (auto const s =
-          detail::launch(exec, {rows * pieces * a.splits, detail::attend_threads, shared}, kernel,
-                         packed, a, x, partials);
-      !s || a.splits == 1)
-    return s;
-  return detail::launch(exec, {rows * all, detail::attend_threads},
-                        detail::merge_splits_kernel<attend_request<cuda_space>>, e, a, x, partials);
+  if (tickets != nullptr)
+    if (auto const s =
+            detail::fill_bytes(exec, tickets, 0, rows * pieces * index_t{sizeof(unsigned)});
+        !s)
+      return s;
+  return detail::launch(exec, {rows * pieces * a.splits, detail::attend_threads, shared}, kernel,
+                        packed, a, x);
 }
 
 KVSLIM_END_NAMESPACE

@@ -25,10 +25,18 @@ struct attend_cut {
   int piece_heads;  // 1, 4 or 8
   bool runs;        // whole runs of tokens go to matrix units
   float scale;
+  float* partials;    // [rows, splits, virtual_heads, partial_floats]
+  unsigned* tickets;  // [rows, pieces]: splits that are done; zero when the kernel starts
 
-  /// Place of a split of a virtual head among partial results.
-  [[nodiscard]] __device__ index_t partial(int r, int virtual_head, int split) const {
-    return (index_t{r - first_row} * virtual_heads + virtual_head) * splits + split;
+  /// Where a split's partial result of a virtual head goes.
+  [[nodiscard]] __device__ float* partial(extents const& e, int r, int split,
+                                          int virtual_head) const {
+    return partials + ((index_t{r - first_row} * splits + split) * virtual_heads + virtual_head) *
+                          partial_floats(e);
+  }
+  /// Which splits of a piece of a row's heads count together.
+  [[nodiscard]] __device__ unsigned* ticket(int r, int first_head) const {
+    return tickets + index_t{r - first_row} * pieces + first_head / piece_heads;
   }
 };
 

@@ -294,7 +294,7 @@ __device__ int attend_runs(Packed const& packed, attend_request<cuda_space> cons
     double const sum = over_rows(static_cast<double>(total(i)) + static_cast<double>(total_lost(i)),
                                  [](double one, double other) { return one + other; });
     if (lane < 4) {
-      float* const state = states + warp * 3 * Heads + head + i;
+      float* const state = states + warp * 3 * Heads + lane * mine + i;
       state[0] = most[i];
       state[Heads] = static_cast<float>(sum);
       state[2 * Heads] = static_cast<float>(sum - static_cast<double>(state[Heads]));

@@ -134,20 +134,23 @@ inline constexpr std::size_t most_shared = 48 * 1024;
 inline thread_local std::vector<float> shared_memory;
 inline float* dynamic_shared() { return shared_memory.data(); }
 
-/// Two workers take the blocks of a grid in turn, so that blocks meet each other too.
+/// Two workers take the blocks of a grid in turn, so that blocks meet each other too; every second
+/// grid backwards, so that no block is always last.
 inline constexpr unsigned workers = 2;
+inline unsigned grids = 0;
 
 template <class Kernel, class Arguments>
 void run_blocks(cudaLaunchConfig_t const& config, Kernel kernel, Arguments const& arguments) {
   unsigned const blocks = config.gridDim.x, threads = config.blockDim.x;
   on_device const access;
+  bool const backwards = ++grids % 2 == 0;
   auto const work = [&](unsigned worker) {
     shared_memory.assign(config.dynamicSmemBytes / sizeof(float) + 1, std::nanf(""));
     run_threads(threads, [&](thread_state& me) {
       me.block_size.x = threads;
       me.grid_size.x = blocks;
       for (unsigned b = worker; b < blocks; b += workers) {
-        me.block.x = b;
+        me.block.x = backwards ? blocks - 1 - b : b;
         std::apply(kernel, arguments);
         me.finish();
       }
@@ -218,11 +221,14 @@ inline int __float_as_int(float x) { return __builtin_bit_cast(int, x); }
 inline float __int_as_float(int x) { return __builtin_bit_cast(float, x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x == 0 ? 32 : __builtin_clz(static_cast<unsigned>(x)); }
-inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
+inline void __threadfence() { ::emulated::running()->fence(); }
 
 template <class T>
 T atomicAdd(T* target, std::type_identity_t<T> value) {
-  return __atomic_fetch_add(target, value, __ATOMIC_RELAXED);
+  ::emulated::running()->before_atomic(target);
+  T const before = __atomic_fetch_add(target, value, __ATOMIC_RELAXED);
+  ::emulated::running()->after_atomic(target);
+  return before;
 }
 inline float atomicAdd(float* target, float value) {
   unsigned seen = __atomic_load_n(reinterpret_cast<unsigned*>(target), __ATOMIC_RELAXED);

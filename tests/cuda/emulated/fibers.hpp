@@ -88,11 +88,31 @@ struct thread_state {
   void* fake_stack = nullptr;
   std::byte* stack = nullptr;
   std::atomic<bool> done = false;
+  void* met = nullptr;  // the last atomic, before the next fence
+  bool fenced = false;  // since the last atomic
 
   [[nodiscard]] unsigned lane() const { return thread.x % 32; }
   void wait(barrier& b, int line);
   void synchronize_block(int line) { wait(*block_barrier, line); }
   void synchronize_warp() { wait(*warp_barrier, 0); }
+  /// An atomic orders nothing by itself: what is before a fence is seen by those who come to the
+  /// same atomic later and then to a fence. ThreadSanitizer knows no fences and is told.
+  void fence() {
+#if defined(KVSLIM_EMULATED_TSAN)
+    if (met != nullptr) __tsan_acquire(met);
+    met = nullptr;
+    fenced = true;
+#else
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+#endif
+  }
+  void before_atomic([[maybe_unused]] void* target) {
+#if defined(KVSLIM_EMULATED_TSAN)
+    if (fenced) __tsan_release(target);
+    fenced = false;
+#endif
+  }
+  void after_atomic(void* target) { met = target; }
   /// All threads end a block together.
   void finish() {
     wait(*warp_barrier, -1);
