@@ -2,8 +2,10 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/codec/blocks.hpp>
 #include <kvslim/codec/form.hpp>
 #include <kvslim/isa/convert.hpp>
+#include <kvslim/isa/correction_kernels.hpp>
 #include <kvslim/ops/subspace.hpp>
 
 #include <cstring>
@@ -22,20 +24,6 @@ struct low_rank_factors {
 [[nodiscard]] KVSLIM_HD inline f16 narrow_within(float x) noexcept {
   constexpr float most = 65504.0f;
   return narrow<f16>(x > most ? most : x < -most ? -most : x);
-}
-/// Calls f(d, x, n) for n channels at a time, widened, n at most 16.
-template <class F>
-KVSLIM_HD inline void by_widened(f16 const* from, index_t dim, F const& f) noexcept {
-  float x[16];
-  index_t d = 0;
-  for (; d + 16 <= dim; d += 16) {
-    widen16(from + d, x);
-    f(d, x, std::integral_constant<index_t, 16>{});
-  }
-  for (; d < dim; ++d) {
-    x[0] = widen(from[d]);
-    f(d, x, std::integral_constant<index_t, 1>{});
-  }
 }
 
 }  // namespace detail
@@ -63,7 +51,8 @@ struct low_rank_sum {
   static constexpr codec_traits traits{
       .form = form_id{static_cast<std::uint32_t>(detail::form_kind::low_rank_sum) << 16},
       .whole_blocks = true,
-      .fitted = true};
+      .fitted = true,
+      .long_runs = true};
 
   Base base = {};
   index_t tokens = 64;     ///< of a block
@@ -174,42 +163,68 @@ struct low_rank_sum {
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept requires key_codec<Base> {
     index_t const dim = at.dim;
-    base.dot(block + base_offset(dim, at.first), inside(at, at.first % base_tokens(dim), at.n), q,
-             heads, scores);
-    auto const f = factors(block, at);
-    for (index_t j = 0; j < f.rank; ++j) {
-      float along[run_heads] = {};
-      detail::by_widened(f.directions + j * dim, dim, [&](index_t d, float const* x, auto n) {
-        for (index_t h = 0; h < heads; ++h)
-          for (index_t c = 0; c < decltype(n)::value; ++c) along[h] += q[h * dim + d + c] * x[c];
-      });
-      for (index_t i = 0; i < at.n; ++i) {
-        float const u = detail::widen(f.coefficients[(at.first + i) * f.rank + j]);
-        for (index_t h = 0; h < heads; ++h) scores[h * run_tokens + i] += along[h] * u;
-      }
-    }
+    by_base(block, at, [&](std::byte const* inner, site const& part, index_t logits) {
+      base.dot(inner, part, q, heads, scores + logits);
+    });
+    float products[run_heads * run_tokens];
+    detail::head_floats<float> const along{products, run_tokens, 0};
+    f16 const* of = nullptr;
+    by_factors(block, at, [&](auto const& f, index_t first, index_t n, index_t logits) {
+      if (f.directions != of) detail::dot_directions(f.directions, f.rank, dim, q, heads, along);
+      of = f.directions;
+      detail::add_coefficients(f.coefficients + first * f.rank, f.rank, n,
+                               {products, run_tokens, 0}, heads,
+                               {scores + logits, run_tokens, at.apart});
+    });
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept requires value_codec<Base> {
     index_t const dim = at.dim;
-    base.accumulate(block + base_offset(dim, at.first),
-                    inside(at, at.first % base_tokens(dim), at.n), p, heads, out);
-    auto const f = factors(block, at);
-    for (index_t j = 0; j < f.rank; ++j) {
-      float along[run_heads] = {};
-      for (index_t i = 0; i < at.n; ++i) {
-        float const u = detail::widen(f.coefficients[(at.first + i) * f.rank + j]);
-        for (index_t h = 0; h < heads; ++h) along[h] += p[h * run_tokens + i] * u;
-      }
-      detail::by_widened(f.directions + j * dim, dim, [&](index_t d, float const* x, auto n) {
+    by_base(block, at, [&](std::byte const* inner, site const& part, index_t weights) {
+      base.accumulate(inner, part, p + weights, heads, out);
+    });
+    float sums[run_heads * run_tokens];
+    detail::head_floats<float> const along{sums, run_tokens, 0};
+    detail::low_rank_factors last{};
+    auto const add = [&] {
+      if (last.directions != nullptr)
+        detail::add_directions(last.directions, last.rank, dim, along, heads, out);
+    };
+    by_factors(block, at, [&](auto const& f, index_t first, index_t n, index_t weights) {
+      if (f.directions != last.directions) {
+        add();
         for (index_t h = 0; h < heads; ++h)
-          for (index_t c = 0; c < decltype(n)::value; ++c) out[h * dim + d + c] += along[h] * x[c];
-      });
-    }
+          for (index_t j = 0; j < f.rank; ++j) *along.of(h, j) = 0.0f;
+      }
+      last = f;
+      detail::sum_coefficients(f.coefficients + first * f.rank, f.rank, n,
+                               {p + weights, run_tokens, at.apart}, heads, along);
+    });
+    add();
   }
 
  private:
-  static constexpr index_t state_head = 16, most_rank = 16;
+  static constexpr index_t state_head = 16, most_rank = detail::most_directions;
+
+  /// Calls f(block, site, numbers) for what the other codec is asked of a site, and how many floats
+  /// its logits or weights lie behind the site's.
+  template <class F>
+  KVSLIM_HD void by_base(std::byte const* block, site const& at, F const& f) const {
+    index_t const dim = at.dim, bytes = sizes(dim, 0).block_bytes, inner = base_tokens(dim);
+    index_t const most = Base::traits.long_runs ? tokens : detail::min(tokens, run_tokens);
+    detail::by_blocks(at, tokens, most, [&](index_t b, site const& part, index_t numbers) {
+      f(block + b * bytes + base_offset(dim, part.first), inside(part, part.first % inner, part.n),
+        numbers);
+    });
+  }
+  /// Calls f(factors, first, n, numbers) for tokens [first, first + n) of each of a site's blocks.
+  template <class F>
+  KVSLIM_HD void by_factors(std::byte const* block, site const& at, F const& f) const {
+    index_t const bytes = sizes(at.dim, 0).block_bytes;
+    detail::by_blocks(at, tokens, tokens, [&](index_t b, site const& part, index_t numbers) {
+      f(factors(block + b * bytes, part), part.first, part.n, numbers);
+    });
+  }
 
   [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
     if (tokens < 32 || tokens % 32 != 0 || tokens > 1024)

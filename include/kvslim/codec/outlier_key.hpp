@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/codec/blocks.hpp>
 #include <kvslim/codec/channel_key.hpp>
 #include <kvslim/codec/outliers.hpp>
 
@@ -26,7 +27,8 @@ struct outlier_key {
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::outlier_key, Bits),
       .whole_blocks = true,
-      .fitted = true};
+      .fitted = true,
+      .long_runs = true};
 
   channel_key<Bits, Tail, Param> codes = {32, 64};
   float outliers = 0.02f;     ///< share of a channel's values, half of them at either end
@@ -128,25 +130,11 @@ struct outlier_key {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
-    index_t const dim = at.dim;
-    site inside = at;
-    inside.first = at.first % codes.block_tokens();
-    std::byte const* const inner = block + at.first / codes.block_tokens() * inner_bytes(dim);
-    if (whole_prompt)
-      detail::dot_by_channels<Bits>(
-          detail::run_of_keys<Bits>(detail::codes_of(inner), inside.first, dim),
-          parameters(inner, at, inside.first), inside, q, heads, scores);
-    else
-      codes.dot(inner, inside, q, heads, scores);
-    auto const aside = lists_of(block, dim);
-    for (index_t d = 0; d < dim; ++d)
-      for (index_t i = 0; i < 2 * aside.each; ++i) {
-        index_t const t = aside.place(d, i);
-        if (t < at.first || t >= at.first + at.n) continue;
-        float const more = aside.value(d, i) - decode_code(block, at, t, d);
-        for (index_t h = 0; h < heads; ++h)
-          scores[h * run_tokens + t - at.first] += q[h * dim + d] * more;
-      }
+    index_t const bytes = sizes(at.dim, 0).block_bytes;
+    detail::by_blocks(at, codes.residual, codes.residual,
+                      [&](index_t b, site const& part, index_t logits) {
+                        dot_block(block + b * bytes, part, q, heads, scores + logits);
+                      });
   }
 
   /// Outliers of a channel at either end.
@@ -162,6 +150,57 @@ struct outlier_key {
  private:
   using lists = detail::outlier_lists<std::byte const>;
 
+  /// What dot does for one block.
+  KVSLIM_HD void dot_block(std::byte const* block, site const& at, float const* q, index_t heads,
+                           float* scores) const noexcept {
+    index_t const dim = at.dim, inner_tokens = codes.block_tokens();
+    if (whole_prompt) {
+      detail::by_blocks(at, inner_tokens, run_tokens,
+                        [&](index_t b, site const& part, index_t logits) {
+                          std::byte const* const inner = block + b * inner_bytes(dim);
+                          detail::dot_by_channels<Bits>(
+                              detail::run_of_keys<Bits>(detail::codes_of(inner), part.first, dim),
+                              parameters(inner, at, part.first), part, q, heads, scores + logits);
+                        });
+    } else {
+      site inside = at;
+      inside.first = at.first % inner_tokens;
+      codes.dot(block + at.first / inner_tokens * inner_bytes(dim), inside, q, heads, scores);
+    }
+    // Where each run's codes and, if groups are whole runs, its parameters lie.
+    constexpr index_t most_runs = 1024 / run_tokens;
+    detail::local<std::uint8_t const*, most_runs> run_codes;
+    detail::local<index_t, most_runs> run_parameters;
+    auto const stored = parameters(block, at, 0);
+    index_t const bytes = inner_bytes(dim),
+                  block_step = whole_prompt ? 0 : bytes / static_cast<index_t>(sizeof(Param)),
+                  group_step = whole_prompt ? 0 : dim;
+    for (index_t t = 0; t < codes.residual; t += run_tokens) {
+      index_t const b = t / inner_tokens, place = t % inner_tokens;
+      run_codes[t / run_tokens] =
+          detail::run_of_keys<Bits>(detail::codes_of(block + b * bytes), place, dim);
+      run_parameters[t / run_tokens] = b * block_step + place / codes.group * group_step;
+    }
+    bool const whole_runs = codes.group % run_tokens == 0;
+    auto const inner = static_cast<std::uint32_t>(inner_tokens),
+               group = static_cast<std::uint32_t>(codes.group);
+    auto const parts = detail::key_run<Bits>(dim);
+    detail::add_aside<Param>(
+        lists_of(block, dim).numbers(), 0, dim, {q, dim, run_tokens}, at.first, at.n, heads,
+        {scores, run_tokens, at.apart}, [&](index_t line) {
+          auto const d = static_cast<std::uint32_t>(line);
+          return [&, d](std::uint32_t t) {
+            std::uint32_t const run = t / 32;
+            index_t p = run_parameters[run];
+            if (!whole_runs)
+              p = static_cast<index_t>(t / inner) * block_step +
+                  static_cast<index_t>(t % inner / group) * group_step;
+            return detail::parameterized_code<Param>{
+                parts.get(run_codes[run], static_cast<index_t>(t % 32), static_cast<index_t>(d)),
+                stored.scale + (p + d), stored.low + (p + d)};
+          };
+        });
+  }
   [[nodiscard]] KVSLIM_HD constexpr index_t inner_bytes(index_t dim) const noexcept {
     return whole_prompt ? codes.code_bytes(dim) : codes.sizes(dim, 0).block_bytes;
   }

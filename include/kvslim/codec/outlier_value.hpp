@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/codec/blocks.hpp>
 #include <kvslim/codec/outliers.hpp>
 #include <kvslim/codec/token_value.hpp>
 
@@ -20,7 +21,8 @@ struct outlier_value {
   using tail_type = Tail;
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::outlier_value, Bits),
-      .whole_blocks = true};
+      .whole_blocks = true,
+      .long_runs = true};
 
   token_value<Bits, Tail, Param> codes = {};
   index_t tokens = 64;
@@ -91,18 +93,10 @@ struct outlier_value {
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
-    index_t const dim = at.dim;
-    site inside = at;
-    inside.first = at.first % inner_tokens;
-    codes.accumulate(block + at.first / inner_tokens * inner_bytes(dim), inside, p, heads, out);
-    auto const aside = lists_of(block, dim);
-    for (index_t i = 0; i < at.n; ++i)
-      for (index_t j = 0; j < 2 * aside.each; ++j) {
-        index_t const t = at.first + i, d = aside.place(t, j);
-        if (d >= dim) continue;  // of a damaged cache
-        float const more = aside.value(t, j) - decode_code(block, dim, t, d);
-        for (index_t h = 0; h < heads; ++h) out[h * dim + d] += p[h * run_tokens + i] * more;
-      }
+    index_t const dim = at.dim, bytes = sizes(dim, 0).block_bytes;
+    detail::by_blocks(at, tokens, tokens, [&](index_t b, site const& part, index_t weights) {
+      add_block(block + b * bytes, part, p + weights, heads, out);
+    });
   }
 
   /// Outliers of a token at either end.
@@ -119,6 +113,32 @@ struct outlier_value {
   static constexpr index_t inner_tokens = detail::unit_quad;
   using lists = detail::outlier_lists<std::byte const>;
 
+  /// What accumulate does for one block.
+  KVSLIM_HD void add_block(std::byte const* block, site const& at, float const* p, index_t heads,
+                           float* out) const noexcept {
+    index_t const dim = at.dim;
+    site inside = at;
+    inside.first = at.first % inner_tokens;
+    codes.accumulate(block + at.first / inner_tokens * inner_bytes(dim), inside, p, heads, out);
+    index_t const bytes = inner_bytes(dim), groups = dim / codes.width(dim);
+    detail::quick_divisor const group_of(codes.width(dim));
+    auto const coded = codes.coded(dim);
+    detail::add_aside<Param>(
+        lists_of(block, dim).numbers(), at.first, at.n, {p, run_tokens, at.apart}, 0, dim, heads,
+        {out, dim, run_tokens}, [=, this](index_t t) {
+          auto const first = static_cast<std::uint32_t>(t) % 4;
+          std::byte const* const inner = block + t / inner_tokens * bytes;
+          auto const stored =
+              codes.parameters(inner, dim).from(static_cast<index_t>(first) * groups);
+          return [=](std::uint32_t d) {
+            std::uint32_t const g = group_of(d);
+            return detail::parameterized_code<Param>{
+                coded.get(detail::codes_of(inner), static_cast<index_t>(first),
+                          static_cast<index_t>(d)),
+                stored.scale + g, stored.low + g};
+          };
+        });
+  }
   [[nodiscard]] KVSLIM_HD constexpr status check_options(index_t dim) const noexcept {
     if (codes.residual != 0)
       return detail::fail(errc::invalid_option,

@@ -6,6 +6,7 @@
 // and the few largest are kept aside as f16 with their places; codes are made of the rest.
 
 #include <kvslim/codec/planar.hpp>
+#include <kvslim/isa/correction_kernels.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -48,6 +49,10 @@ struct outlier_lists {
     Byte* const places = bytes + lines * 2 * each * 2;
     if (length <= 256) return static_cast<index_t>(places[at]);
     return static_cast<index_t>(places[2 * at]) | static_cast<index_t>(places[2 * at + 1]) << 8;
+  }
+  [[nodiscard]] KVSLIM_HD aside_numbers numbers() const noexcept {
+    return {array_at<f16 const>(bytes), codes_of(bytes + lines * 2 * each * 2), 2 * each,
+            length > 256};
   }
   /// Which outlier of its line a place is; -1: none.
   [[nodiscard]] KVSLIM_HD index_t find(index_t line, index_t at) const noexcept {

@@ -5,6 +5,7 @@
 /// What the CPU kernels of attention are handed beside numbers, and their tables.
 
 #include <kvslim/core/codec.hpp>
+#include <kvslim/isa/corrections.hpp>
 #include <kvslim/isa/path.hpp>
 
 KVSLIM_BEGIN_NAMESPACE

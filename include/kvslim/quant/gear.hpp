@@ -44,11 +44,11 @@ KVSLIM_BEGIN_NAMESPACE
 /// row on CUDA. Bytes per token, head and half: those of kivi (of KCVT's keys its codes alone), 6 *
 /// head_dim * outliers (GEAR), and 2 * max(rank, (1 + head_dim / residual) * grown_rank); per head
 /// and half 2 * rank * head_dim.
-/// Outliers and directions are read and found by plain loops: 4096 tokens of 8 KV heads of 128 took
-/// gear<2> 2.4 s to encode and 13 ms to attend to with 32 query heads, gear_l<2> 1.0 s and 3 ms,
-/// kivi<2> 0.2 s and 0.7 ms (one thread of a busy machine, -O2).
-/// Source: arXiv:2403.05527; defaults from the authors' scripts (group, buffer 64, rank 4 and 2,
-/// three rounds, 2 % outliers).
+/// Outliers and directions are found by plain loops and read by kernels: 4096 tokens of 8 KV heads
+/// of 128 took gear<2> 2.4 s to encode (one thread of a busy machine, -O2); attending to gear<4>
+/// with 32 query heads takes 2.1 ms, gear_l<4> 1.0, kivi<4> in groups of 64 0.7 (one thread,
+/// AVX-512 VNNI, AMD Zen 4). Source: arXiv:2403.05527; defaults from the authors' scripts (group,
+/// buffer 64, rank 4 and 2, three rounds, 2 % outliers).
 template <int KeyBits, int ValueBits = KeyBits, element Tail = f16, affine_parameter Param = f16>
 struct gear {
   static_assert(KeyBits >= 1 && KeyBits <= 8 && ValueBits >= 1 && ValueBits <= 8,

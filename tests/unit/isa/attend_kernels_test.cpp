@@ -242,6 +242,39 @@ TEST_CASE("every path serves centred", "[isa][attend]") {
           {.kv_heads = 1, .group = 5, .tokens = 90, .head_dim = 96, .value_dim = value_dim});
 }
 
+TEST_CASE("every path serves GEAR", "[isa][attend]") {
+  for (index_t const group : {1, 3, 4, 6, 8, 9})
+    check("gear", gear<4>{}, {.kv_heads = 1, .group = group, .tokens = 150, .head_dim = 128}, 60);
+  for (index_t const dim : {64, 80})
+    check("many outliers and directions, one range a channel",
+          gear<2, 4>{{.group = 32,
+                      .residual = 96,
+                      .rank = 16,
+                      .grown_rank = 5,
+                      .outliers = 0.11f,
+                      .value_group = 16,
+                      .kcvt = true}},
+          {.kv_heads = 2, .group = 5, .tokens = 200, .head_dim = dim}, 100);
+  check("parts of codes, float parameters, places of two bytes",
+        gear<3, 5, f16, float>{{.residual = 512, .rank = 0, .grown_rank = 3, .value_group = 32}},
+        {.kv_heads = 1, .group = 2, .tokens = 530, .head_dim = 64, .value_dim = 288}, 3);
+  check("groups of one run", gear<4>{{.group = 32, .residual = 128}},
+        {.kv_heads = 2, .group = 4, .tokens = 150, .head_dim = 96}, 3);
+  check("groups across runs", gear<2>{{.group = 24, .residual = 192, .value_group = 16}},
+        {.kv_heads = 1, .group = 3, .tokens = 230, .head_dim = 48}, 3);
+  check("GEAR-L", gear_l<2, 2, bf16, bf16>{{.group = 32, .residual = 64}},
+        {.kv_heads = 2, .group = 4, .tokens = 170, .head_dim = 96}, 70);
+}
+
+TEST_CASE("every path serves outliers of values in blocks of any length", "[isa][attend]") {
+  for (index_t const tokens : {4, 12, 36, 100}) {
+    outlier_value<4> value{{}, tokens};
+    value.outliers = 0.1f;
+    check("outliers", codec_pair{token_key<8>{}, value},
+          {.kv_heads = 2, .group = 3, .tokens = 130, .head_dim = 48}, 37);
+  }
+}
+
 TEST_CASE("every path serves Mustafar's rows", "[isa][attend]") {
   check_shapes("half", mustafar<>{{.residual = 3}});
   check("narrow", mustafar<bf16>{{.key_share = 0.7f, .value_share = 0.0f, .residual = 0}},
