@@ -118,6 +118,89 @@ void many_rows() {
   s->same("602 rows", true);
 }
 
+/// Which split each block takes.
+template <class Packed>
+__global__ void cut(Packed packed, attend_request<cuda_space> a, detail::attend_cut x,
+                    detail::split_place* out) {
+  KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
+  bool const found = detail::find_split(packed, a, x, shared);
+  if (threadIdx.x == 0)
+    out[blockIdx.x] = found ? *reinterpret_cast<detail::split_place const*>(shared)
+                            : detail::split_place{-1, 0, 0, 0};
+}
+
+/// Every split of every active row finds a block of its own, and the longest split is at most an
+/// eighth above the shortest longest one that there are blocks for.
+void even_splits(char const* name, index_t kv_heads, std::vector<std::int32_t> const& lengths,
+                 int splits, bool some = false) {
+  auto const rows = static_cast<int>(lengths.size());
+  auto const plan = make_plan(dense<f16>{}, {rows / kv_heads, kv_heads, 3200, 4});
+  stored<std::remove_const_t<decltype(plan)>> s(plan);
+  cells c(plan.extents(), {.lengths = true, .per_head = true}, 5);
+  c.lengths = lengths;
+  data::buffer const scratch(plan.workspace_bytes());
+  passed(compress(cpu{}, plan, c.view<host_space>(), evidence<>{}, s.on_host, scratch), name);
+  s.upload();
+  std::vector<std::uint8_t> active;
+  for (index_t i = 0; i < rows / kv_heads; ++i) active.push_back(!some || i % 2 == 0 ? 1 : 0);
+  device<std::uint8_t> const dactive(active);
+  attend_request<cuda_space> a;
+  a.active = dactive.get();
+  detail::attend_cut x{};
+  x.pieces = 1;
+  x.splits = splits;
+  x.rows = rows;
+  auto const blocks = static_cast<std::size_t>(rows * splits);
+  device<detail::split_place> const out(blocks);
+  using packed_type = typename decltype(s)::device_cache;
+  passed(detail::launch(gpu, {static_cast<index_t>(blocks), detail::attend_threads, 64},
+                        cut<packed_type>, s.on_gpu, a, x, out.get()),
+         name);
+  synchronized("rows were cut", name);
+  auto const count = [&](int most) {
+    std::size_t sum = 0;
+    for (std::size_t r = 0; r < lengths.size(); ++r)
+      if (active[r / static_cast<std::size_t>(kv_heads)] != 0)
+        sum += static_cast<std::size_t>(std::max(1, ((lengths[r] + 31) / 32 + most - 1) / most));
+    return sum;
+  };
+  int best = 1, longest = 0;
+  while (count(best) > blocks) ++best;
+  std::vector<int> next(lengths.size());
+  bool good = true;
+  auto const places = out.host();
+  for (std::size_t i = 0; i < blocks; ++i) {
+    auto const& p = places[i];
+    if (p.row < 0) continue;
+    auto const r = static_cast<std::size_t>(p.row);
+    good = good && p.split == next[r]++ && p.splits >= next[r] && p.place == static_cast<int>(i);
+    longest = std::max(longest, ((lengths[r] + 31) / 32 + p.splits - 1) / p.splits);
+  }
+  for (std::size_t i = 0; i < blocks; ++i)
+    if (auto const& p = places[i]; p.row >= 0)
+      good = good && next[static_cast<std::size_t>(p.row)] == p.splits;
+  for (std::size_t r = 0; r < lengths.size(); ++r)
+    good = good && (next[r] > 0) == (active[r / static_cast<std::size_t>(kv_heads)] != 0);
+  check(good, "every split has one block", name);
+  check(splits == 1 || 8 * longest <= 9 * best, "splits of even lengths", name);
+}
+
+void cuts() {
+  even_splits("one row", 1, {3200}, 7);
+  even_splits("whole rows", 2, {3200, 0, 7, 3200}, 1, true);
+  even_splits("rows of one length", 2, std::vector<std::int32_t>(8, 1000), 4);
+  even_splits("nothing stored", 1, {0, 0, 0}, 3);
+  std::vector<std::int32_t> one_long(300, 20), any(300);
+  one_long[131] = 3200;
+  for (std::size_t i = 0; i < any.size(); ++i)
+    any[i] = static_cast<std::int32_t>(i * i * 7919 % 3201);
+  for (int const splits : {2, 3}) {
+    even_splits("a long row among 300", 3, one_long, splits, splits == 3);
+    even_splits("rows of any length", 3, any, splits, splits == 2);
+  }
+  even_splits("a long row among 8", 8, {3200, 1, 2, 3, 4, 5, 6, 7}, 2);
+}
+
 /// A decoding step that is captured once and launched again and again, on a stream of its own:
 /// nothing in it waits, and all that changes is read from device memory.
 void replays(char const* name) {
@@ -281,6 +364,7 @@ int main() {
                    {.valid = true, .bias = true});
   leaves_and_joins("wide values", int_per_token<4>{}, {2, 3, 41, 32, 48});
   many_rows();
+  cuts();
   replays("a graph");
   large();
   segments({.group = 2}, "segments");

@@ -10,7 +10,8 @@ KVSLIM_BEGIN_CUDA_NAMESPACE
 /// Shared memory of a block: queries [head_dim, heads], weights of a step [threads, heads], sums
 /// and what they lost to rounding, both [heads, parts, value_dim], every warp's largest logit
 /// [warps, heads], and the positions that each head sees. Codecs in a basis of their own add their
-/// queries [key_own_dim, heads] and sums, and a staging place of each warp.
+/// queries [key_own_dim, heads] and sums, and a staging place of each warp. First of all, which
+/// split the block takes.
 template <class Layout>
 [[nodiscard]] KVSLIM_HD constexpr index_t attend_shared_floats(Layout const& layout,
                                                                index_t heads) noexcept {
@@ -18,7 +19,8 @@ template <class Layout>
   index_t const width = e.value_width(), key_own = layout.key_own_dim(),
                 own = layout.value_own_dim();
   index_t const staged = max(key_own > 0 ? e.head_dim + key_own : 0, own > 0 ? width + own : 0);
-  return heads * (e.head_dim + attend_threads + 2 * value_parts(width) * width + attend_warps + 2 +
+  return split_words +
+         heads * (e.head_dim + attend_threads + 2 * value_parts(width) * width + attend_warps + 2 +
                   key_own + 2 * value_parts(own) * own) +
          attend_warps * staged;
 }
@@ -63,15 +65,13 @@ template <class Layout>
 /// What a block writes if the cache was never filled.
 __device__ inline void write_nothing(extents const& e, attend_request<cuda_space> const& a,
                                      attend_cut const& x) {
-  int const item = static_cast<int>(blockIdx.x), work = item / x.splits;
-  int const r = x.first_row + work / x.pieces, first = work % x.pieces * x.piece_heads,
-            kv_heads = static_cast<int>(e.kv_heads);
-  int const s = r / kv_heads - static_cast<int>(a.first_sequence),
-            width = static_cast<int>(e.value_width());
-  if (item % x.splits != 0 || (a.active != nullptr && a.active[s] == 0)) return;
+  int const item = static_cast<int>(blockIdx.x), row = item / x.pieces,
+            first = item % x.pieces * x.piece_heads, kv_heads = static_cast<int>(e.kv_heads),
+            s = row / kv_heads, width = static_cast<int>(e.value_width());
+  if (row >= x.rows || (a.active != nullptr && a.active[s] == 0)) return;
   int const heads = min_int(x.piece_heads, x.virtual_heads - first);
   for (int h = 0; h < heads; ++h) {
-    query_place const at(x, r % kv_heads, first + h);
+    query_place const at(x, row % kv_heads, first + h);
     for (int d = static_cast<int>(threadIdx.x); d < width; d += attend_threads)
       a.out.put(s, at.head, at.token, d, 0.0f);
     if (threadIdx.x == 0)
@@ -169,16 +169,18 @@ template <int Heads, class Packed>
 __device__ void attend_block(Packed const& packed, attend_request<cuda_space> const& a,
                              attend_cut const& x, float* shared) {
   auto const& e = packed.extents();
-  row_block block = row_of_block<Heads>(e, a, x, static_cast<int>(blockIdx.x));
-  auto& [r, s, kv_head, first, split, heads, masked, visible] = block;
-  if (a.active != nullptr && a.active[s] == 0) return;
+  // Stays in shared memory: registers are scarce.
+  auto const& cut = *reinterpret_cast<split_place const*>(shared);
+  row_block block = row_of_block<Heads>(e, x, cut);
+  auto& [r, s, kv_head, first, heads, masked, visible] = block;
   int const dim = static_cast<int>(e.head_dim), width = static_cast<int>(e.value_width());
   int const thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
             warp = thread / warp_threads, parts = value_parts(width);
   using key = typename Packed::key_codec_type;
   using value = typename Packed::value_codec_type;
   constexpr bool has_runs = Heads >= run_piece && reads_runs<key, value>();
-  float* q = shared;
+  float* const memory = shared + split_words;
+  float* q = memory;
   if constexpr (has_runs)
     if (x.runs) q += run_floats<key, value>(dim, Heads);
   float* const weights = q + dim * Heads;
@@ -215,8 +217,8 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   }
   masked = row.holes > 0 || a.positions != nullptr || a.q.tokens > 1 || a.window > 0;
   int const slots = row.slots;
-  int const runs = (slots + 31) / 32, share = (runs + x.splits - 1) / x.splits;
-  int const begin_run = min_int(runs, min_int(split, runs) * share),
+  int const runs = (slots + 31) / 32, share = (runs + cut.splits - 1) / cut.splits;
+  int const begin_run = min_int(runs, min_int(cut.split, runs) * share),
             begin = min_int(slots, begin_run * 32),
             end = min_int(slots, min_int(runs, begin_run + share) * 32);
   visible = {a.visible, r, begin, end};
@@ -238,7 +240,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   int whole = 0;
   if constexpr (has_runs)
     if (x.runs)
-      whole = attend_runs(packed, a, x, {q, limit, earliest, shared}, block, most, total,
+      whole = attend_runs(packed, a, x, {q, limit, earliest, memory}, block, most, total,
                           total_lost, sums, lost);
   float const* const biases = packed.biases(r);
   run_positions const positions = packed.positions(r);
@@ -324,8 +326,8 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
       }
       return sum;
     };
-    if (x.splits > 1) {
-      float* const to = x.partial(e, r, split, first + h);
+    if (cut.splits > 1) {
+      float* const to = x.partial(e, cut.place, first + h);
       for (int d = thread; d < width; d += attend_threads)
         to[d] = static_cast<float>(sum_of_channel(d));
       if (thread == 0) {
@@ -343,7 +345,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
       a.out.put(s, at.head, at.token, d, static_cast<float>(sum_of_channel(d) * inverse));
     if (thread == 0) write_lse(a, at.row(a, s), state.log_sum());
   }
-  if (x.splits > 1) finish_split<Heads>(e, a, x, shared);
+  if (cut.splits > 1) finish_split<Heads>(e, a, x, shared);
 }
 
 /// Blocks that a multiprocessor's registers must be enough for. Eight heads and a scale for each
@@ -367,6 +369,7 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(
                   KVSLIM_DETAIL_PARAMETER attend_cut const x) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
   if (!is_filled(packed)) return write_nothing(packed.extents(), a, x);
+  if (!find_split(packed, a, x, shared)) return;
   constexpr bool apart =
       reads_runs<typename Packed::key_codec_type, typename Packed::value_codec_type>();
   if constexpr (Wide || !apart)
@@ -399,10 +402,12 @@ template <class Layout>
 }
 
 /// attend() on a stream, over the same stored bytes: compiled and run with emulated threads, not
-/// yet measured on a GPU. Blocks share rows as request.splits says, which pays while rows are too
-/// few to fill the device; only then is scratch needed: attend_bytes(exec, layout, q_heads,
-/// q_tokens, splits), whatever is in it. The last block of a row merges it, always in one order. A
-/// cache that was never filled is taken for an empty one.
+/// yet measured on a GPU. Blocks share rows, request.splits of them for each row on average: a
+/// row's part of them is read from its length on the device, so that a long row among short ones
+/// gets most. That pays while rows are too few to fill the device or unlike in length; only then is
+/// scratch needed: attend_bytes(exec, layout, q_heads, q_tokens, splits), whatever is in it. The
+/// last block of a row merges it, always in one order. A cache that was never filled is taken for
+/// an empty one.
 ///
 /// Returns: invalid_pointer, invalid_shape, invalid_option, buffer_too_small, unsupported (a grid
 /// beyond CUDA's), cuda. Queries are not checked for NaN; logits are cut at logits_stride. Cost:
@@ -437,6 +442,7 @@ status attend(cuda exec, packed_cache<Key, Value, cuda_space> const& packed,
                              static_cast<int>(pieces),
                              static_cast<int>(a.splits),
                              static_cast<int>(a.first_sequence * e.kv_heads),
+                             static_cast<int>(rows),
                              heads,
                              detail::attends_runs(packed.layout()),
                              detail::logit_scale(packed.layout().logit, e.head_dim),

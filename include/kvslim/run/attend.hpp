@@ -35,7 +35,7 @@ struct attend_request {
   float* logits = nullptr;    ///< [sequence, q_head, n, logits_stride] by slot, for observe
   index_t logits_stride = 0;  ///< at least the most slots of a row
   bool base2 = false;         ///< lse in base 2
-  index_t splits = 1;         ///< work items that share a row; more than one need scratch
+  index_t splits = 1;         ///< work items of a row (CUDA: on average); above 1 they need scratch
   attend_precision precision = attend_precision::tight;
 };
 

@@ -15,30 +15,34 @@ inline constexpr int attend_threads = attend_warps * warp_threads;  // as many s
 [[nodiscard]] __device__ inline int min_int(int a, int b) { return b < a ? b : a; }
 [[nodiscard]] __device__ inline int max_int(int a, int b) { return a < b ? b : a; }
 
-/// How an attend call is cut: one block per (row, piece of heads, split). A grid holds no more than
-/// an int counts, and registers are scarce.
+/// How an attend call is cut: `splits` blocks per (row, piece of heads), shared out over rows by
+/// their lengths. A grid holds no more than an int counts, and registers are scarce.
 struct attend_cut {
   int group;          // query heads of a KV head
   int virtual_heads;  // group * query tokens
   int pieces, splits;
-  int first_row;
+  int first_row, rows;
   int piece_heads;  // 1, 4 or 8
   bool runs;        // whole runs of tokens go to matrix units
   float scale;
-  float* partials;    // [rows, splits, virtual_heads, partial_floats]
+  float* partials;    // [rows * splits, virtual_heads, partial_floats]
   unsigned* tickets;  // [rows, pieces]: splits that are done; zero when the kernel starts
 
-  /// Where a split's partial result of a virtual head goes.
-  [[nodiscard]] __device__ float* partial(extents const& e, int r, int split,
-                                          int virtual_head) const {
-    return partials + ((index_t{r - first_row} * splits + split) * virtual_heads + virtual_head) *
-                          partial_floats(e);
+  /// Where the partial result of a virtual head goes.
+  [[nodiscard]] __device__ float* partial(extents const& e, int place, int virtual_head) const {
+    return partials + (index_t{place} * virtual_heads + virtual_head) * partial_floats(e);
   }
   /// Which splits of a piece of a row's heads count together.
-  [[nodiscard]] __device__ unsigned* ticket(int r, int first_head) const {
-    return tickets + index_t{r - first_row} * pieces + first_head / piece_heads;
+  [[nodiscard]] __device__ unsigned* ticket(int row, int first_head) const {
+    return tickets + index_t{row} * pieces + first_head / piece_heads;
   }
 };
+
+/// One of a row's splits, and its place among all splits of all rows.
+struct split_place {
+  int row, split, splits, place;
+};
+inline constexpr int split_words = sizeof(split_place) / sizeof(float);
 
 /// Threads that take the values of a step turn by turn where V has few channels.
 [[nodiscard]] KVSLIM_HD constexpr int value_parts(index_t width) noexcept {
@@ -84,7 +88,7 @@ struct slot_spans {
 
 /// What a block is about: four heads or so of one row, and its slots.
 struct row_block {
-  int r, s, kv_head, first, split, heads;
+  int r, s, kv_head, first, heads;
   bool masked;
   slot_spans visible;
 };

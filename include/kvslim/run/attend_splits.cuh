@@ -2,8 +2,10 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// How the splits of a row become one: each leaves a partial result in scratch and takes a ticket,
-// and the block that comes last merges them all, in the order of the splits whichever it is.
+// Which splits rows are cut into, read from the rows themselves: of what one grid has, a long row
+// gets many and a short one is left whole. How the splits of a row become one: each leaves a
+// partial result in scratch and takes a ticket, and the block that comes last merges them all, in
+// the order of the splits whichever it is.
 
 #include <kvslim/ops/exp.hpp>
 #include <kvslim/ops/softmax.hpp>
@@ -14,6 +16,86 @@ KVSLIM_BEGIN_CUDA_NAMESPACE
 /// Writes log-sum-exp as asked.
 __device__ inline void write_lse(attend_request<cuda_space> const& a, index_t row, float lse) {
   a.lse[row] = a.base2 ? lse * 1.44269504f : lse;
+}
+
+/// Sum of one value of every thread, which every thread gets. `words`: one of each warp.
+[[nodiscard]] __device__ inline unsigned sum_of_threads(unsigned mine, unsigned* words) {
+  mine = over_warp(mine, [](unsigned one, unsigned other) { return one + other; });
+  __syncthreads();
+  if (threadIdx.x % warp_threads == 0) words[threadIdx.x / warp_threads] = mine;
+  __syncthreads();
+  unsigned all = 0;
+  for (int w = 0; w < attend_warps; ++w) all += words[w];
+  return all;
+}
+
+inline constexpr int cut_steps = 4;  // halve what a longest split may have too much
+
+/// The split that this block takes; false where there is none for it. A row that is active has at
+/// least one. No split has more runs than `most`, about the fewest for which there are blocks
+/// enough: rows of one length are cut into x.splits each, a long one beside short ones into more.
+/// Every thread calls; `memory`: split_words + attend_warps, of which split_words hold the result.
+template <class Packed>
+[[nodiscard]] __device__ bool find_split(Packed const& packed, attend_request<cuda_space> const& a,
+                                         attend_cut const& x, float* memory) {
+  auto& found = *reinterpret_cast<split_place*>(memory);
+  auto* const words = reinterpret_cast<unsigned*>(memory + split_words);
+  int const thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
+            place = static_cast<int>(blockIdx.x) / x.pieces,
+            kv_heads = static_cast<int>(packed.extents().kv_heads);
+  auto const is_active = [&](int row) {
+    return a.active == nullptr || a.active[row / kv_heads] != 0;
+  };
+  if (x.splits == 1) {
+    if (thread == 0) found = {place, 0, 1, place};
+    __syncthreads();
+    return is_active(place);
+  }
+  auto const mine = static_cast<unsigned>(place), rows = static_cast<unsigned>(x.rows),
+             places = rows * static_cast<unsigned>(x.splits);
+  auto const splits_of = [&](int row, unsigned most) {
+    if (!is_active(row)) return 0u;
+    auto const slots = static_cast<unsigned>(packed.raw_row(x.first_row + row).slots);
+    return slots == 0 ? 1u : ((slots + 31) / 32 + most - 1) / most;
+  };
+  auto const splits_in_all = [&](unsigned most) {
+    unsigned sum = 0;
+    for (int row = thread; row < x.rows; row += attend_threads) sum += splits_of(row, most);
+    return sum_of_threads(sum, words);
+  };
+  unsigned const runs = splits_in_all(1);
+  unsigned least = runs > places ? (runs - 1) / places + 1 : 1,
+           most = runs / (places - rows) + 1;  // enough, rounding each row up
+  if (splits_in_all(least) <= places) most = least;
+  for (int i = 0; i < cut_steps && least < most; ++i) {
+    unsigned const middle = least + (most - least) / 2;
+    if (splits_in_all(middle) <= places)
+      most = middle;
+    else
+      least = middle + 1;
+  }
+  unsigned before = 0;  // splits of rows so far
+  for (int base = 0; base < x.rows && before <= mine; base += attend_threads) {
+    int const row = base + thread;
+    unsigned const splits = row < x.rows ? splits_of(row, most) : 0;
+    unsigned to = splits;
+    for (unsigned step = 1; step < warp_threads; step *= 2) {
+      unsigned const other = __shfl_up_sync(0xffffffffu, to, step);
+      if (static_cast<unsigned>(lane) >= step) to += other;
+    }
+    __syncthreads();
+    if (lane == warp_threads - 1) words[thread / warp_threads] = to;
+    __syncthreads();
+    to += before;
+    for (int w = 0; w < attend_warps; ++w) {
+      if (w < thread / warp_threads) to += words[w];
+      before += words[w];
+    }
+    if (to - splits <= mine && mine < to)
+      found = {row, static_cast<int>(mine - (to - splits)), static_cast<int>(splits), place};
+  }
+  __syncthreads();
+  return mine < before;
 }
 
 /// Whether this block is the last of `blocks` that come here with one ticket; it then sees what the
@@ -29,41 +111,40 @@ __device__ inline void write_lse(attend_request<cuda_space> const& a, index_t ro
   return __syncthreads_or(last ? 1 : 0) != 0;
 }
 
-/// Which split of which row's heads a block takes; not yet which slots.
+/// What a block is about that takes this split; not yet which slots.
 template <int Heads>
-[[nodiscard]] __device__ row_block row_of_block(extents const& e,
-                                                attend_request<cuda_space> const& a,
-                                                attend_cut const& x, int item) {
-  int const work = item / x.splits, kv_heads = static_cast<int>(e.kv_heads);
+[[nodiscard]] __device__ row_block row_of_block(extents const& e, attend_cut const& x,
+                                                split_place const& part) {
+  int const kv_heads = static_cast<int>(e.kv_heads);
   row_block at{};
-  at.split = item % x.splits;
-  at.r = x.first_row + work / x.pieces;
-  at.first = work % x.pieces * Heads;
-  at.s = at.r / kv_heads - static_cast<int>(a.first_sequence);
-  at.kv_head = at.r % kv_heads;
+  at.r = x.first_row + part.row;
+  at.s = part.row / kv_heads;
+  at.kv_head = part.row % kv_heads;
+  at.first = static_cast<int>(blockIdx.x) % x.pieces * Heads;
   at.heads = min_int(Heads, x.virtual_heads - at.first);
   return at;
 }
 
 /// Merges and writes a piece of a row's heads; every thread of the block that comes last calls.
-/// `shared`: [attend_threads + 2, Heads].
+/// `memory`: [attend_threads + 2, Heads].
 template <int Heads>
 __device__ void merge_partials(extents const& e, attend_request<cuda_space> const& a,
-                               attend_cut const& x, row_block const& at, float* shared) {
+                               attend_cut const& x, split_place const& part, float* memory) {
+  row_block const at = row_of_block<Heads>(e, x, part);
   int const thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
             width = static_cast<int>(e.value_width());
   index_t const floats = partial_floats(e), apart = x.virtual_heads * floats;
-  float const* const parts = x.partial(e, at.r, 0, at.first);
-  float* const weights = shared;
+  float const* const parts = x.partial(e, part.place - part.split, at.first);
+  float* const weights = memory;
   float* const highs = weights + attend_threads * Heads;
   float* const factors = highs + Heads;
   for (int h = thread / warp_threads; h < at.heads; h += attend_warps) {
     float const* const state = parts + h * floats + width;  // of the first split
     float high = -INFINITY;
-    for (int i = lane; i < x.splits; i += warp_threads) high = fmaxf(high, state[i * apart]);
+    for (int i = lane; i < part.splits; i += warp_threads) high = fmaxf(high, state[i * apart]);
     high = over_warp(high, [](float one, float other) { return fmaxf(one, other); });
     double sum = 0.0;
-    for (int i = lane; i < x.splits && high > -INFINITY; i += warp_threads) {
+    for (int i = lane; i < part.splits && high > -INFINITY; i += warp_threads) {
       float const* const mine = state + i * apart;
       sum += static_cast<double>(ops::exp_nonpositive(mine[0] - high)) *
              (static_cast<double>(mine[1]) + static_cast<double>(mine[2]));
@@ -81,8 +162,8 @@ __device__ void merge_partials(extents const& e, attend_request<cuda_space> cons
   for (int channels = 0; channels < width; channels += attend_threads) {
     int const d = channels + thread;
     float sum[Heads] = {}, lost[Heads] = {};
-    for (int first = 0; first < x.splits; first += attend_threads) {
-      int const n = min_int(attend_threads, x.splits - first);
+    for (int first = 0; first < part.splits; first += attend_threads) {
+      int const n = min_int(attend_threads, part.splits - first);
       float const* const from = parts + first * apart;
       __syncthreads();
       for (int i = thread; i < n * Heads; i += attend_threads) {
@@ -118,8 +199,10 @@ template <int Heads>
 __device__ KVSLIM_DETAIL_CALLED void finish_split(extents const& e,
                                                   attend_request<cuda_space> const& a,
                                                   attend_cut const& x, float* shared) {
-  row_block const at = row_of_block<Heads>(e, a, x, static_cast<int>(blockIdx.x));
-  if (comes_last(x.ticket(at.r, at.first), x.splits)) merge_partials<Heads>(e, a, x, at, shared);
+  auto const& part = *reinterpret_cast<split_place const*>(shared);
+  int const first_head = static_cast<int>(blockIdx.x) % x.pieces * Heads;
+  if (comes_last(x.ticket(part.row, first_head), part.splits))
+    merge_partials<Heads>(e, a, x, part, shared + split_words);
 }
 
 KVSLIM_END_CUDA_NAMESPACE
