@@ -8,6 +8,7 @@
 #include "support/policies.hpp"
 #include "support/tolerance.hpp"
 
+#include <kvslim/codec/planar.cuh>
 #include <kvslim/merge/kvmerger.hpp>
 #include <kvslim/ops/attention_mass.cuh>
 #include <kvslim/ops/compact.cuh>
@@ -376,6 +377,52 @@ void test_compact(cells const& c, bool in_place, unsigned seed, char const* name
   check(same(dk.host(), k) && same(dv.host(), v), "compact", name);
 }
 
+/// Codes by a group's reciprocal, one thread a value.
+template <class Param>
+struct affine_codes {
+  affine<Param> const* groups;
+  float const* x;
+  std::uint32_t* out;
+  int bits;
+  rounding mode;
+  __device__ void operator()(index_t i) const {
+    out[i] = detail::affine_coder<Param>(groups[i]).code(x[i], bits, mode);
+  }
+};
+/// What no division computes is what a division computes: around every boundary between codes, for
+/// scales of all sizes, for values beyond all codes and those that are no numbers.
+template <class Param>
+void test_affine_codes(int bits, rounding mode, char const* name) {
+  std::mt19937 engine(static_cast<unsigned>(bits));
+  std::vector<affine<Param>> groups;
+  std::vector<float> x;
+  float const odd[] = {NAN, INFINITY, -INFINITY, 3e38f, -3e38f, 1e-40f, 0.0f, -0.0f};
+  constexpr int far = std::same_as<Param, f16> ? 14 : 120;
+  for (int i = 0; i < 20000; ++i) {
+    auto const random = [&] { return static_cast<float>(engine() >> 8) * 0x1p-24f; };
+    float const span = std::ldexp(1.0f + random(), static_cast<int>(engine() % (2 * far)) - far);
+    float const low = i % 2 == 0 ? 0.0f : (random() - 0.5f) * span;
+    groups.push_back(detail::fit_affine<Param>({low, i % 11 == 0 ? low : low + span}, bits, mode));
+    auto const [scale, from] = groups.back();
+    float const code = static_cast<float>(engine() % (2u << bits)) * 0.5f;
+    float y = to_float(from) + code * to_float(scale);
+    for (unsigned n = engine() % 4; n > 0; --n) y = std::nextafter(y, i % 3 == 0 ? 3e38f : -3e38f);
+    x.push_back(i % 17 == 0 ? odd[engine() % std::size(odd)] : y);
+  }
+  device<affine<Param>> const dgroups(groups);
+  device<float> const dx(x);
+  device<std::uint32_t> const dcodes(x.size());
+  std::vector<std::uint32_t> codes;
+  for (std::size_t i = 0; i < x.size(); ++i)
+    codes.push_back(detail::encode_affine(x[i], groups[i], bits, mode));
+  check(detail::launch_for_each(
+            gpu, static_cast<index_t>(x.size()),
+            affine_codes<Param>{dgroups.get(), dx.get(), dcodes.get(), bits, mode})
+            .ok(),
+        "codes run", name);
+  check(same(dcodes.host(), codes), "codes", name);
+}
+
 /// compact() of elements of any size, row t of a sequence at element place[t]: to a dense cache and
 /// in place.
 template <class T>
@@ -546,6 +593,12 @@ int main(int argc, char** argv) {
     return 77;
   }
   test_launches();
+  for (int const bits : {1, 2, 4, 8}) {
+    test_affine_codes<f16>(bits, rounding::precise, "codes of f16 groups");
+    test_affine_codes<f16>(bits, rounding::authors, "codes of f16 groups, as the authors round");
+    test_affine_codes<bf16>(bits, rounding::precise, "codes of bf16 groups");
+    test_affine_codes<float>(bits, rounding::precise, "codes of f32 groups");
+  }
   test_compact_pieces();
   struct {
     char const* name;

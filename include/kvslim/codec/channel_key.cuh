@@ -28,25 +28,29 @@ struct warp_codec<channel_key<Bits, Tail, Param>> {
       }
     }
     Team::synchronize();
-    bool const whole = c.group % detail::unit_tokens == 0;  // a run's tokens are of one group
-    for (index_t t = 0; t < tokens; t += detail::unit_tokens) {
-      auto const group = stored.from(t / c.group * dim);
+    using coder = detail::affine_coder<Param>;
+    bool const alone = c.group % detail::unit_tokens == 0;  // one group has all tokens of a run
+    for (index_t t = 0; t < tokens; t += detail::unit_tokens)
       for (index_t quad = Team::lane(); quad < dim / 4; quad += detail::warp_threads) {
-        affine<Param> fitted[4];
-        for (int i = 0; i < 4; ++i) fitted[i] = group[quad * 4 + i];
-        detail::store_key_words(
-            detail::key_run<Bits>(dim), detail::run_of_keys<Bits>(detail::codes_of(block), t, dim),
-            quad, Team::warp(), Team::warps, [&](index_t token) {
-              if (!whole) {
-                auto const mine = stored.from((t + token) / c.group * dim + quad * 4);
-                for (int i = 0; i < 4; ++i) fitted[i] = mine[i];
-              }
-              return detail::quad_codes(
-                  rows + (t + token) * dim + quad * 4, [&](int i) { return fitted[i]; }, Bits,
-                  c.rounding);
-            });
+        auto const store = [&](auto const& code) {
+          detail::store_key_words(detail::key_run<Bits>(dim),
+                                  detail::run_of_keys<Bits>(detail::codes_of(block), t, dim), quad,
+                                  Team::warp(), Team::warps, code);
+        };
+        auto const coded = [&](index_t token, auto const& coders) {
+          return detail::quad_codes(rows + (t + token) * dim + quad * 4, coders, Bits, c.rounding);
+        };
+        if (alone) {
+          auto const group = stored.from(t / c.group * dim + quad * 4);
+          coder const of[4] = {coder(group[0]), coder(group[1]), coder(group[2]), coder(group[3])};
+          store([&](index_t token) { return coded(token, [&](int i) { return of[i]; }); });
+        } else {
+          store([&](index_t token) {
+            auto const group = stored.from((t + token) / c.group * dim + quad * 4);
+            return coded(token, [&](int i) { return coder(group[i]); });
+          });
+        }
       }
-    }
   }
   template <class Use>
   static __device__ void each_channel(codec const& c, std::byte const* block, site const& at,

@@ -43,7 +43,9 @@ struct warp_codec<prompt_channel_key<Bits, Tail, Param>>
     bool const whole = at.n == detail::unit_tokens;
     for (index_t d = (whole ? Team::lane() : Team::thread()) * 4; d < dim;
          d += 4 * (whole ? detail::warp_threads : Team::threads)) {
-      affine<Param> const mine[4] = {stored[d], stored[d + 1], stored[d + 2], stored[d + 3]};
+      using coder = detail::affine_coder<Param>;
+      coder const mine[4] = {coder(stored[d]), coder(stored[d + 1]), coder(stored[d + 2]),
+                             coder(stored[d + 3])};
       auto const codes = [&](index_t t) {
         return detail::quad_codes(
             rows + t * dim + d, [&](int i) { return mine[i]; }, Bits, rounding::precise);

@@ -32,8 +32,9 @@ struct warp_codec<token_key<Bits, Tail, Param>> {
     for (index_t quad = whole ? Team::lane() : Team::thread(); quad < dim / 4;
          quad += whole ? detail::warp_threads : Team::threads) {
       auto const token = [&](index_t t) {
+        detail::affine_coder<Param> const coder(stored[t]);
         return detail::quad_codes(
-            rows + t * dim + quad * 4, [&](int) { return stored[t]; }, Bits, rounding::precise);
+            rows + t * dim + quad * 4, [&](int) { return coder; }, Bits, rounding::precise);
       };
       if (whole) {
         detail::store_key_words(c.coded(dim), codes, quad, Team::warp(), Team::warps, token);

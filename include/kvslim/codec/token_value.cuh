@@ -43,14 +43,13 @@ struct warp_codec<token_value<Bits, Tail, Param>> {
         std::uint32_t word = 0, written = 0;
         for (int t = first > b * 4 ? first : b * 4; t < first + tokens && t < b * 4 + 4; ++t) {
           auto const stored = parameters(t);
-          affine<Param> fitted = stored[group];
+          detail::affine_coder<Param> coder(stored[group]);
           written |= 255u << (8 * (t % 4));
           for (int plane = 0; plane < detail::planes<bits>; ++plane) {
             int const d = unit * 32 + plane * each + w;
             if (d >= dim) continue;
-            if (!whole) fitted = stored[d / width];
-            word |= (detail::encode_affine(rows[(t - first) * dim + d], fitted, Bits, c.rounding) >>
-                         shift &
+            if (!whole) coder = detail::affine_coder<Param>(stored[d / width]);
+            word |= (coder.code(rows[(t - first) * dim + d], Bits, c.rounding) >> shift &
                      ((1u << bits) - 1u))
                     << (8 * (t % 4) + plane * bits);
           }
