@@ -5,6 +5,7 @@
 /// Corrections of codes, by the kernels of this processor or by plain loops.
 
 #include <kvslim/isa/attend_kernels.hpp>
+#include <kvslim/isa/convert.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -37,7 +38,8 @@ KVSLIM_HD inline void add_aside(aside_numbers const& aside, index_t line, index_
       index_t const at = (line + l) * aside.each + i, place = aside.place(at);
       if (place < first || place >= first + n) continue;
       auto const x = where(line + l)(static_cast<std::uint32_t>(place));
-      float const more = widen(aside.values[at]) - affine<Param>{*x.scale, *x.low}.decode(x.code);
+      float const code = static_cast<float>(static_cast<std::int32_t>(x.code));
+      float const more = widen(aside.values[at]) - (code * to_float(*x.scale) + to_float(*x.low));
       for (index_t h = 0; h < heads; ++h) *to.of(h, place - first) += *weights.of(h, l) * more;
     }
 }

@@ -4,6 +4,7 @@
 
 /// What corrections of codes are made of, as CPU kernels meet them (isa/correction_kernels.hpp).
 
+#include <kvslim/core/codec.hpp>
 #include <kvslim/core/elements.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
