@@ -11,11 +11,17 @@ KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-/// How many bytes ahead of what is read memory is asked for. Less is late; more, and what one tile
-/// of K after the other brought leaves the first cache before it is read (48 KiB, AMD Zen 5).
-inline constexpr index_t fetch_lead = 14336;
+/// How many bytes ahead of what dense rows read memory is asked for; what codes read next is asked
+/// for whole.
+inline constexpr index_t fetch_lead = 49152;
 
 #if KVSLIM_DETAIL_KERNELS
+
+/// Asks for a line, into the second cache: the first has room for few, and more of them at once are
+/// on their way to the second.
+[[gnu::always_inline]] inline void fetch_line(std::byte const* at) noexcept {
+  __builtin_prefetch(at, 0, 2);
+}
 
 /// Fetches what is read next, some lines at every step of a kernel.
 struct lookahead {
@@ -28,7 +34,7 @@ struct lookahead {
       : at(from), end(from + bytes), lines(bytes / 64 / steps + 1) {}
   [[gnu::always_inline]] void fetch() noexcept {
     if (at >= end) return;
-    for (index_t i = 0; i < lines; ++i, at += 64) __builtin_prefetch(at);
+    for (index_t i = 0; i < lines; ++i, at += 64) fetch_line(at);
   }
 };
 /// Fetches at an even pace what lies fetch_lead bytes ahead of what is read: the rest of what a
@@ -58,11 +64,11 @@ struct even_lookahead {
       end = then = then_end;
     }
     index_t const bytes = count * pace;
-    __builtin_prefetch(at);
-    if (bytes > 64) __builtin_prefetch(at + 64);
+    fetch_line(at);
+    if (bytes > 64) fetch_line(at + 64);
     if (bytes > 128) {
-      __builtin_prefetch(at + 128);
-      __builtin_prefetch(at + 192);
+      fetch_line(at + 128);
+      fetch_line(at + 192);
     }
     at += bytes;
   }
