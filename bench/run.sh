@@ -3,15 +3,17 @@
 # SPDX-FileCopyrightText: The kvslim authors
 # Builds and runs the benchmarks: attend and encode against their floors, on a GPU too where there
 # is one, then every method by itself, and attention over some beside plain integers. --smoke:
-# seconds, no figures. --against PATH: attend beside llama.cpp's own attention too; PATH has its
-# sources, a build of it, or is where it is installed. Other arguments go to Google Benchmark.
+# seconds, no figures. --against PATH: attend beside an engine's own attention too; PATH has
+# llama.cpp's sources, a build of it, or is where it is installed, or has ik_llama.cpp's sources.
+# May be given for several. Other arguments go to Google Benchmark.
 set -eu
 smoke='' against=''
 while :; do
   case ${1:-} in
     --smoke) smoke=--smoke ;;
     --against)
-      against=$(cd "${2:?--against needs the path of llama.cpp}" && pwd)
+      against=$against$(cd "${2:?--against needs the path of an engine}" && pwd)'
+'
       shift
       ;;
     *) break ;;
@@ -26,8 +28,11 @@ if nvidia-smi -L >/dev/null 2>&1 && command -v nvcc >/dev/null; then
 fi
 build=build/bench-build${smoke:+-smoke}
 # shellcheck disable=SC2086  # two options or one
-cmake -S . -B "$build" -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_EXAMPLES=OFF \
-  -DKVSLIM_BENCH_SMOKE="${smoke:+ON}" -DKVSLIM_AGAINST="$against" $cuda
+configure() {
+  cmake -S . -B "$1" -G Ninja -DKVSLIM_BUILD_TESTS=OFF -DKVSLIM_BUILD_EXAMPLES=OFF \
+    -DKVSLIM_BENCH_SMOKE="${smoke:+ON}" -DKVSLIM_AGAINST="$2" $cuda
+}
+configure "$build" ""
 cmake --build "$build"
 # shellcheck disable=SC2086  # one option or none
 if [ -x $build/bench/cuda/bench_cuda_floor ]; then
@@ -43,11 +48,16 @@ if [ -z "$smoke" ] && sh cmake/packages.sh gnuplot-nox && command -v gnuplot >/d
   echo "wrote build/floor_native.png"
 fi
 $on_gpu $smoke
-if [ -n "$against" ]; then
-  $build/bench/against/bench_against $smoke
-else
-  echo "no --against PATH of llama.cpp: its attention is not measured"
+if [ -z "$against" ]; then
+  echo "no --against PATH of llama.cpp or ik_llama.cpp: their attention is not measured"
 fi
+engine=0  # both have a library of one name, so each gets a build
+printf '%s' "$against" | while IFS= read -r path; do
+  engine=$((engine + 1))
+  configure "$build-against-$engine" "$path"
+  cmake --build "$build-against-$engine" --target bench_against
+  "$build-against-$engine/bench/against/bench_against" $smoke
+done
 if [ -n "$smoke" ]; then
   $build/bench/bench_methods --benchmark_filter=1024 --benchmark_min_time=0.001
 else

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
 
-# llama.cpp, to compare with: off unless given, never fetched.
-set(KVSLIM_AGAINST "" CACHE PATH "llama.cpp: its sources, a build of it, or where it is installed")
+# An engine to compare with: off unless given, never fetched.
+set(KVSLIM_AGAINST "" CACHE PATH
+  "llama.cpp: its sources, a build of it, or where it is installed; or ik_llama.cpp's sources")
 
 # kvslim_find_against(TARGET "HEADERS" "LIBRARIES"): makes TARGET of what a build or an installation
 # holds, if all of it is there.

@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 
-// attend() beside an engine's own attention: ggml's FLASH_ATTN_EXT as llama.cpp calls it for one
-// token, over caches of the same shape and content. All are sampled alternately in one run, over
-// caches that are rotated so that every call reads from memory. Prints milliseconds per call,
-// medians and quartiles, and how far each output is from float64 attention over the f16 cache that
-// all were made from. "head-major": llama.cpp's attention over a cache as kvslim lays it out.
+// attend() beside an engine's own attention: ggml's FLASH_ATTN_EXT as llama.cpp or ik_llama.cpp
+// calls it for one token, over caches of the same shape and content. All are sampled alternately in
+// one run, over caches that are rotated so that every call reads from memory. Prints milliseconds
+// per call, medians and quartiles, and how far each output is from float64 attention over the f16
+// cache that all were made from. "head-major": the engine's attention over a cache as kvslim lays
+// it out.
 
+#include "against/engine.hpp"
 #include "support/data.hpp"
 #include "support/floor.hpp"
 #include "support/read.hpp"
 
 #include <kvslim/exec/openmp.hpp>
-
-#include <ggml-cpu.h>
-#include <ggml.h>
 
 #include <chrono>
 #include <cmath>
@@ -96,7 +95,7 @@ struct plain_read final : rival {
   }
 };
 
-/// llama.cpp's cache is token-major, so that a head's rows lie apart; ggml also reads one that is
+/// The engines' cache is token-major, so that a head's rows lie apart; ggml also reads one that is
 /// head-major, as kvslim's are. One graph has a node for every cache, as an engine's for every
 /// layer.
 struct theirs final : rival {
@@ -107,12 +106,10 @@ struct theirs final : rival {
   std::vector<float> q;
   std::vector<ggml_fp16_t> mask;
   std::vector<std::vector<float>> outs;
-  std::vector<std::uint8_t> work;
-  ggml_threadpool* pool = nullptr;
-  int pool_threads = 0;
+  engine::runner runner;
 
   theirs(char const* as, ggml_type type, bool token_major, bench::cache const& c, std::size_t cold)
-      : rival(token_major ? "llama.cpp" : "head-major", as), q(c.q) {
+      : rival(token_major ? engine::name : "head-major", as), q(c.q) {
     index_t const tokens = c.extent.tokens;
     std::size_t const row = ggml_row_size(type, dim),
                       half = row * static_cast<std::size_t>(kv_heads * tokens);
@@ -143,11 +140,11 @@ struct theirs final : rival {
               for (index_t d = 0; d < dim; ++d)
                 one[static_cast<std::size_t>(d)] =
                     to_float(values[static_cast<std::size_t>((h * tokens + t) * dim + d)]);
-              ggml_quantize_chunk(
+              engine::code_row(
                   type, one.data(),
                   to.data() + row * static_cast<std::size_t>(token_major ? t * kv_heads + h
                                                                          : h * tokens + t),
-                  0, 1, dim, nullptr);
+                  dim);
             }
         }
         tensors[side] = token_major ? ggml_new_tensor_3d(context, type, dim, kv_heads, tokens)
@@ -167,21 +164,9 @@ struct theirs final : rival {
   }
   theirs(theirs const&) = delete;
   theirs& operator=(theirs const&) = delete;
-  ~theirs() override {
-    if (pool != nullptr) ggml_threadpool_free(pool);
-    ggml_free(context);
-  }
+  ~theirs() override { ggml_free(context); }
   void attend(int threads) override {
-    if (pool_threads != threads) {
-      if (pool != nullptr) ggml_threadpool_free(pool);
-      auto params = ggml_threadpool_params_default(threads);
-      pool = ggml_threadpool_new(&params);
-      pool_threads = threads;
-    }
-    auto plan = ggml_graph_plan(graph, threads, pool);
-    work.resize(plan.work_size);
-    plan.work_data = work.data();
-    if (ggml_graph_compute(graph, &plan) != GGML_STATUS_SUCCESS) std::abort();
+    if (!runner.compute(graph, threads)) std::abort();
     out = outs.back();
   }
 };
@@ -255,7 +240,7 @@ bool race(std::vector<std::unique_ptr<rival>> const& all, std::vector<double> co
   return good;
 }
 
-/// What llama.cpp's library was compiled to use: one built without it is no rival.
+/// What the engine's library was compiled to use: one built without it is no rival.
 std::string instructions() {
   std::string out;
   auto const add = [&](char const* name, int has) {
@@ -294,13 +279,14 @@ int main(int argc, char** argv) {
   if (auto const free = free_bytes(); free > 0) cold = std::min(cold, free / 8);
   if (smoke) cold = std::size_t{1} << 20;
   int const rounds = smoke ? 3 : 9;
-  ggml_cpu_init();
+  engine::begin();
   std::printf(
-      "\nattend beside llama.cpp's own attention (ggml FLASH_ATTN_EXT, f32 queries, f16 mask of "
+      "\nattend beside %s's own attention (ggml FLASH_ATTN_EXT, f32 queries, f16 mask of "
       "zeros;\nits library uses %s): one token, %lld query and %lld KV heads of %lld,\n%.0f MB of "
       "caches in turn, medians of %d rounds\n",
-      instructions().c_str(), static_cast<long long>(q_heads), static_cast<long long>(kv_heads),
-      static_cast<long long>(dim), static_cast<double>(cold) * 0x1p-20, rounds);
+      engine::name, instructions().c_str(), static_cast<long long>(q_heads),
+      static_cast<long long>(kv_heads), static_cast<long long>(dim),
+      static_cast<double>(cold) * 0x1p-20, rounds);
   std::printf("%-16s %-12s %7s %7s %9s %9s %-15s  %s\n", "stored as", "by", "tokens", "threads",
               "B/token", "ms/call", "[quartiles]", "error");
   bool good = true;
