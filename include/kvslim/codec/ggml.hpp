@@ -4,6 +4,7 @@
 
 // Rows of ggml's blocks: what llama.cpp's cache types are, byte for byte.
 
+#include <kvslim/codec/blocks.hpp>
 #include <kvslim/codec/form.hpp>
 #include <kvslim/codec/ggml_block.hpp>
 #include <kvslim/isa/attend_kernels.hpp>
@@ -29,7 +30,8 @@ struct ggml_rows {
       .form = form_id{static_cast<std::uint32_t>(detail::form_kind::ggml_rows) << 16 |
                       static_cast<std::uint32_t>(Type) << 8 | detail::element_number<Tail>()},
       .rewrites = true,
-      .encodes_runs = true};
+      .encodes_runs = true,
+      .long_runs = true};
 
   index_t residual = 0;
 
@@ -80,6 +82,32 @@ struct ggml_rows {
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
+    if (detail::dot_blocks<format>(block, row_bytes(at.dim), at, q, heads, scores)) return;
+    by_runs(block, at, [&](std::byte const* rows, site const& run, index_t from) {
+      dot_run(rows, run, q, heads, scores + from);
+    });
+  }
+  KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
+                            float* out) const noexcept {
+    if (detail::accumulate_block_rows<format>(block, row_bytes(at.dim), at, p, heads, out)) return;
+    by_runs(block, at, [&](std::byte const* rows, site const& run, index_t from) {
+      accumulate_run(rows, run, p + from, heads, out);
+    });
+  }
+
+ private:
+  using format = detail::ggml_format<Type>;
+  static constexpr index_t channels = detail::ggml_channels;
+
+  /// Calls f(rows, site, numbers) for each run of 32 tokens.
+  template <class F>
+  static KVSLIM_HD void by_runs(std::byte const* block, site const& at, F const& f) noexcept {
+    detail::by_blocks(at, run_tokens, run_tokens, [&](index_t run, site const& part, index_t from) {
+      f(block + run * run_tokens * row_bytes(at.dim), part, from);
+    });
+  }
+  static KVSLIM_HD void dot_run(std::byte const* block, site const& at, float const* q,
+                                index_t heads, float* scores) noexcept {
     if (detail::dot_rows<format>(block, row_bytes(at.dim), at, q, heads, scores)) return;
     detail::by_heads(heads, [&](auto count, index_t h0) {
       constexpr index_t n = decltype(count)::value;
@@ -88,8 +116,8 @@ struct ggml_rows {
                    scores + h0 * run_tokens + i);
     });
   }
-  KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
-                            float* out) const noexcept {
+  static KVSLIM_HD void accumulate_run(std::byte const* block, site const& at, float const* p,
+                                       index_t heads, float* out) noexcept {
     if (detail::add_rows<format>(block, row_bytes(at.dim), at, p, heads, out)) return;
     for (index_t d = 0; d < at.dim; d += channels)
       detail::by_heads(heads, [&](auto count, index_t h) {
@@ -112,11 +140,6 @@ struct ggml_rows {
         }
       });
   }
-
- private:
-  using format = detail::ggml_format<Type>;
-  static constexpr index_t channels = detail::ggml_channels;
-
   /// Adds q[h] . k to scores[h * run_tokens] for one row k. Blocks are summed by themselves, which
   /// keeps rounding errors apart, and lanes of a register side by side.
   template <index_t Heads>

@@ -203,6 +203,56 @@ template <int Bits, class Param>
   }
   return true;
 }
+template <class Format>
+[[nodiscard]] consteval bool has_block_digits() noexcept {
+  if constexpr (Format::float_codes)
+    return false;
+  else
+    return Format::bits != 5;
+}
+/// Calls f(kernels, heads, first head) with kernels that read rows of such blocks as integers: of
+/// whole runs, digit_channels tokens at most, where the processor has more products of integers
+/// than of floats. False: nothing was done.
+template <class Format, class F>
+[[nodiscard]] inline bool with_block_digits([[maybe_unused]] site const& at,
+                                            [[maybe_unused]] index_t heads,
+                                            [[maybe_unused]] F const& f) noexcept {
+#if KVSLIM_DETAIL_X86
+  if constexpr (has_block_digits<Format>()) {
+    bool const pays = isa::current() == isa::path::avx512_vnni ||
+                      (isa::current() == isa::path::avx2 && at.precision == attend_precision::fast);
+    return pays && at.room != nullptr && at.n % run_tokens == 0 && at.n <= digit_channels &&
+           with_kernels<true>(
+               heads,
+               [&](auto kernels, index_t m, index_t h) {
+                 if constexpr (requires { typename decltype(kernels)::plain; }) f(kernels, m, h);
+               },
+               at.room);
+  }
+#endif
+  return false;
+}
+/// K as rows of ggml's blocks, whole runs; Format: codec/ggml_block.hpp.
+template <class Format>
+[[nodiscard]] inline bool dot_blocks(std::byte const* block, index_t row_bytes, site const& at,
+                                     float const* q, index_t heads, float* scores) noexcept {
+  return with_block_digits<Format>(at, heads, [&](auto kernels, index_t m, index_t h) {
+    decltype(kernels)::template dot_blocks<Format>(
+        block, row_bytes, at, q + h * at.dim, m, scores + h * run_tokens,
+        lookahead(at, at.dim / 32 * (at.n / run_tokens) * 8));
+  });
+}
+/// V as rows of ggml's blocks, whole runs.
+template <class Format>
+[[nodiscard]] inline bool accumulate_block_rows(std::byte const* block, index_t row_bytes,
+                                                site const& at, float const* p, index_t heads,
+                                                float* out) noexcept {
+  return with_block_digits<Format>(at, heads, [&](auto kernels, index_t m, index_t h) {
+    decltype(kernels)::template accumulate_blocks<Format>(block, row_bytes, at, p + h * run_tokens,
+                                                          m, out + h * at.dim,
+                                                          lookahead(at, at.dim / 32 * (at.n / 4)));
+  });
+}
 /// K as rows of ggml's blocks; Format: codec/ggml_block.hpp.
 template <class Format>
 [[nodiscard]] inline bool dot_rows(std::byte const* block, index_t row_bytes, site const& at,
@@ -366,6 +416,14 @@ template <int Bits, class... Args>
 }
 template <int Bits, class Param, class... Args>
 [[nodiscard]] KVSLIM_HD constexpr bool accumulate_blocks(Args const&...) noexcept {
+  return false;
+}
+template <class Format, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool dot_blocks(Args const&...) noexcept {
+  return false;
+}
+template <class Format, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool accumulate_block_rows(Args const&...) noexcept {
   return false;
 }
 template <class Format, class... Args>

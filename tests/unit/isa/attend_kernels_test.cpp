@@ -224,6 +224,11 @@ TEST_CASE("every path serves ggml's types", "[isa][attend]") {
       check("ggml", policy, {.kv_heads = 1, .group = 3, .tokens = 45, .head_dim = dim});
     for (index_t const group : {1, 2, 4, 5, 6, 7, 8, 16})
       check("ggml", policy, {.kv_heads = 1, .group = group, .tokens = 37, .head_dim = 128});
+    for (index_t const group : {1, 5, 8})  // runs by one, two, three and four
+      for (index_t const tokens : {100, 195, 230})
+        check("ggml", policy, {.kv_heads = 1, .group = group, .tokens = tokens, .head_dim = 160},
+              70);
+    for (float const size : {1.0f, 1e-4f, 1e4f}) check_size(policy, size);
   };
   at(ggml<ggml_block::q8_0>{});
   at(ggml<ggml_block::q5_0, ggml_block::q5_1>{{.residual = 20}});
