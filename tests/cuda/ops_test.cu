@@ -521,6 +521,57 @@ void test_rest_of(cells const& c, unsigned seed, char const* name) {
         "rest_of", name);
 }
 
+/// What evicted tokens join, of which one in `kept` is kept: listed by target, and let go of where
+/// they are too little alike.
+void test_lists(cells const& c, unsigned kept, unsigned seed, char const* name) {
+  texts const t(c, name);
+  auto const& e = c.e;
+  std::mt19937 engine(seed);
+  std::normal_distribution<float> normal;
+  std::vector<std::int32_t> target(t.all, -1), begins(t.all + static_cast<std::size_t>(e.rows())),
+      sources(t.all);
+  std::vector<float> strength(t.all);
+  for (float& x : strength) x = normal(engine);
+  for (index_t r = 0; r < e.rows(); ++r) {
+    std::vector<std::int32_t> stay;
+    auto* const mine = &target[static_cast<std::size_t>(r * e.tokens)];
+    for (index_t i = 0; i < t.tokens(r); ++i)
+      if (engine() % kept == 0) stay.push_back(mine[i] = static_cast<std::int32_t>(i));
+    for (index_t i = 0; i < t.tokens(r) && !stay.empty(); ++i)
+      if (mine[i] < 0 && engine() % 8 != 0) mine[i] = stay[engine() % stay.size()];
+  }
+  std::vector<fate> fates(t.all, fate::sure);
+  std::vector<float> scratch(static_cast<std::size_t>(e.rows() * ops::assign_floats(e)));
+  device<std::int32_t> const dtarget(target), dbegins(begins), dsources(sources);
+  device<float> const dstrength(strength), dscratch(scratch);
+  device<fate> const dfates(fates);
+  folding const a{target.data(), strength.data(), begins.data(), sources.data()},
+      b{dtarget.get(), dstrength.get(), dbegins.get(), dsources.get()};
+  auto const each_row = [&](auto const& what) {
+    for (index_t r = 0; r < e.rows(); ++r)
+      what(static_cast<std::size_t>(r * e.tokens), static_cast<std::size_t>(r), t.tokens(r));
+  };
+  for (auto const filter : {fold_filter::none, fold_filter::mean, fold_filter::places}) {
+    ops::drop_rule const rule{.filter = filter};
+    check(ops::drop_unlike(host, t.on_host, rule, a, scratch.data()) &&
+              ops::drop_unlike(gpu, t.on_gpu, rule, b, dscratch.get()),
+          "drop_unlike runs", name);
+    check(ops::group_sources(host, t.on_host, a, fates.data()) &&
+              ops::group_sources(gpu, t.on_gpu, b, dfates.get()),
+          "group_sources runs", name);
+    auto const of_targets = dtarget.host(), of_begins = dbegins.host(),
+               of_sources = dsources.host();
+    auto const of_fates = dfates.host();
+    each_row([&](std::size_t at, std::size_t r, index_t n) {
+      check(same(&of_targets[at], &target[at], n), "targets", name);
+      check(same(&of_begins[at + r], &begins[at + r], n + 1), "lists begin", name);
+      check(same(&of_sources[at], &sources[at], begins[at + r + static_cast<std::size_t>(n)]),
+            "sources", name);
+      check(same(&of_fates[at], &fates[at], n), "fates of targets", name);
+    });
+  }
+}
+
 /// A whole select() by policies that score alike to the bit on both backends.
 template <class Policy>
 void test_select(cells const& c, Policy const& policy, unsigned seed, char const* name) {
@@ -648,7 +699,11 @@ int main(int argc, char** argv) {
                 pipeline{given_scores{}, top_k{{.budget = e.tokens / 2 + 1, .recent = 3}},
                          kvmerger{{.threshold = 0.1f}}},
                 ++seed, name);
-    test_select(c, pipeline{streaming_llm{}, kvmerger{{.threshold = 0.0f}}}, ++seed, name);
+    for (float const threshold : {-1.0f, 0.0f})
+      test_select(c, pipeline{streaming_llm{}, kvmerger{{.threshold = threshold}}}, ++seed, name);
+    test_select(c, pipeline{given_scores{}, top_k{{.budget = 7}}, kvmerger{{.threshold = -1.0f}}},
+                ++seed, name);
+    for (unsigned const kept : {1u, 3u, 400u}) test_lists(c, kept, ++seed, name);
   }
   for (auto const k : {kind::random, kind::ties, kind::equal, kind::special}) {
     char const* const name = "long rows";

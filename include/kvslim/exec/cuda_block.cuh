@@ -56,6 +56,39 @@ __device__ running_sum<T> block_scan(T mine) {
   return sum;
 }
 
+/// What `combine`, which is associative, makes of `carried`, the threads before this one and this
+/// one, in this order; `carried` becomes what it makes of all of them.
+template <class T, class Combine>
+__device__ T block_running(T mine, T& carried, Combine const& combine) {
+  using scan = cub::BlockScan<T, block_threads, cub::BLOCK_SCAN_WARP_SCANS>;
+  __shared__ typename scan::TempStorage storage;
+  T upto, all;
+  scan(storage).InclusiveScan(mine, upto, combine, all);
+  __syncthreads();
+  T const before = carried;
+  carried = combine(before, all);
+  return combine(before, upto);
+}
+
+/// A value of a sequence that falls into segments, and whether one begins here.
+template <class T>
+struct in_segment {
+  T value;
+  bool begins;
+};
+/// What `combine` makes of a segment's values; of several segments, of the last one's.
+template <class Combine>
+struct within_segments {
+  Combine combine;
+
+  template <class T>
+  __device__ in_segment<T> operator()(in_segment<T> const& a, in_segment<T> const& b) const {
+    return b.begins ? b : in_segment<T>{combine(a.value, b.value), a.begins};
+  }
+};
+template <class Combine>
+within_segments(Combine) -> within_segments<Combine>;
+
 /// Calls use(i, place) for every i in [0, n) that has(i), place being its number among them, in
 /// order; ends after `most` of them. Returns how many there were, at most `most`.
 template <class Has, class Use>

@@ -2,19 +2,49 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/exec/cuda.cuh>
 #include <kvslim/ops/assign.hpp>
+#include <kvslim/ops/text_order.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
-/// One row: sequential, since each list begins where the last one ended.
+/// ops::group_row by one block per row: its sources in text order, sorted by target, stably.
 template <class Text>
-struct group_sources_body {
-  Text text;
-  folding out;
-  fate* fates;
-  __device__ void operator()(index_t r) const { ops::group_row(text, out, fates, r); }
-};
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(block_threads)
+    group_sources_kernel(Text text, folding out, fate* fates) {
+  auto const& e = text.extents();
+  index_t const r = blockIdx.x, n = text.tokens(r / e.kv_heads, r % e.kv_heads), row = r * e.tokens;
+  std::int32_t const* const target = out.target + row;
+  std::int32_t *const begins = out.begins + row + r, *const sources = out.sources + row;
+  auto const joins = [target](index_t t) { return ops::joins_another(target, t); };
+  auto const each = [](index_t count, auto const& use) {
+    for (index_t i = threadIdx.x; i < count; i += block_threads) use(i);
+    __syncthreads();
+  };
+  std::int32_t *listed = sources, *other = begins;  // which are made when all is sorted
+  index_t const count = block_list(
+      n, n, joins, [&](index_t t, index_t place) { listed[place] = static_cast<std::int32_t>(t); });
+  for (int shift = 0; shift < 32 && (n - 1) >> shift > 0; shift += order_bits) {
+    order_pass(listed, other, count, shift,
+               [target](std::int32_t t) { return static_cast<std::uint32_t>(target[t]); });
+    std::int32_t* const swapped = listed;
+    listed = other;
+    other = swapped;
+  }
+  if (listed != sources) each(count, [&](index_t i) { sources[i] = listed[i]; });
+  each(n + 1, [&](index_t t) { begins[t] = 0; });
+  each(n, [&](index_t t) {
+    if (joins(t)) atomicAdd(&begins[target[t] + 1], 1);
+    fates[row + t] = target[t] == t ? fate::kept : fate::evicted;
+  });
+  std::int32_t end = 0;
+  for (index_t base = 0; base <= n; base += block_threads) {
+    index_t const t = base + threadIdx.x;
+    std::int32_t const mine = t <= n ? begins[t] : 0;
+    auto const sum = block_scan(mine);
+    if (t <= n) begins[t] = end + sum.before + mine;
+    end += sum.total;
+  }
+}
 
 /// One thread an evicted token, which looks at every kept one; summed as on the CPU.
 template <class Text>
@@ -51,13 +81,29 @@ struct nearest_kept_body {
   }
 };
 
+/// ops::list_joining by one block per row.
 template <class Text>
-struct list_joining_body {
-  Text text;
-  folding out;
-  float* scratch;
-  __device__ void operator()(index_t r) const { ops::list_joining(text, out, r, scratch); }
-};
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(block_threads)
+    list_joining_kernel(Text text, folding out, float* scratch) {
+  static_assert(ops::joining_sums == block_threads);
+  __shared__ double sums[block_threads];
+  auto const& e = text.extents();
+  index_t const r = blockIdx.x, n = text.tokens(r / e.kv_heads, r % e.kv_heads), row = r * e.tokens,
+                me = threadIdx.x;
+  auto const joins = [&](index_t t) { return ops::joins_another(out.target + row, t); };
+  double sum = 0.0;
+  for (index_t t = me; t < n; t += block_threads)
+    if (joins(t)) sum += static_cast<double>(out.strength[row + t]);
+  sums[me] = sum;
+  index_t const count = block_list(n, n, joins, [&](index_t t, index_t place) {
+    out.sources[row + place] = static_cast<std::int32_t>(t);
+  });
+  for (index_t half = block_threads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (me < half) sums[me] += sums[half + me];
+  }
+  if (me == 0) ops::joining(sums[0], count).write(e, scratch, r);
+}
 
 /// One group of rows.
 template <class Text>
@@ -101,8 +147,8 @@ template <>
 struct implementation<ops::group_sources_op, cuda> {
   template <class Text>
   static status run(cuda exec, Text const& text, folding const& out, fate* fates) {
-    return detail::launch_for_each(exec, text.extents().rows(),
-                                   detail::group_sources_body<Text>{text, out, fates});
+    return detail::launch(exec, {text.extents().rows(), detail::block_threads},
+                          detail::group_sources_kernel<Text>, text, out, fates);
   }
 };
 
@@ -124,8 +170,8 @@ struct implementation<ops::drop_unlike_op, cuda> {
                     float* scratch) {
     auto const& e = text.extents();
     index_t const rows = rule.filter == fold_filter::places ? e.kv_heads : 1;
-    if (auto const s = detail::launch_for_each(exec, e.rows(),
-                                               detail::list_joining_body<Text>{text, out, scratch});
+    if (auto const s = detail::launch(exec, {e.rows(), detail::block_threads},
+                                      detail::list_joining_kernel<Text>, text, out, scratch);
         !s)
       return s;
     if (out.memory != nullptr)

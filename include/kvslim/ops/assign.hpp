@@ -80,18 +80,23 @@ inline constexpr index_t fold_piece = 64;
   return a > 0.0f && b > 0.0f ? ab / (a * b) : 0.0f;
 }
 
+/// Whether token t, whose target is known, is folded into another.
+[[nodiscard]] KVSLIM_HD constexpr bool joins_another(std::int32_t const* target,
+                                                     index_t t) noexcept {
+  return target[t] >= 0 && target[t] != t;
+}
+
 /// Lists one row's sources by target, stably: those of rank t are sources[begins[t]] to
 /// sources[begins[t + 1]], in text order.
-KVSLIM_HD inline void group_sources(std::int32_t const* target, index_t tokens,
-                                    std::int32_t* begins, std::int32_t* sources) noexcept {
+inline void group_sources(std::int32_t const* target, index_t tokens, std::int32_t* begins,
+                          std::int32_t* sources) noexcept {
   for (index_t t = 0; t <= tokens; ++t) begins[t] = 0;
-  auto const joins = [&](index_t t) { return target[t] >= 0 && target[t] != t; };
   for (index_t t = 0; t < tokens; ++t)
-    if (joins(t)) ++begins[target[t] + 1];
+    if (joins_another(target, t)) ++begins[target[t] + 1];
   for (index_t t = 0; t < tokens; ++t) begins[t + 1] += begins[t];
   // Each begin moves to the next one's place and is moved back.
   for (index_t t = 0; t < tokens; ++t)
-    if (joins(t)) sources[begins[target[t]]++] = static_cast<std::int32_t>(t);
+    if (joins_another(target, t)) sources[begins[target[t]]++] = static_cast<std::int32_t>(t);
   for (index_t t = tokens; t > 0; --t) begins[t] = begins[t - 1];
   begins[0] = 0;
 }
@@ -169,8 +174,7 @@ status group_sources(Exec const& exec, Text const& text, folding const& out, fat
 
 /// One row of it.
 template <class Text>
-KVSLIM_HD inline void group_row(Text const& text, folding const& out, fate* fates,
-                                index_t r) noexcept {
+inline void group_row(Text const& text, folding const& out, fate* fates, index_t r) noexcept {
   auto const& e = text.extents();
   index_t const n = text.tokens(r / e.kv_heads, r % e.kv_heads), row = r * e.tokens;
   group_sources(out.target + row, n, out.begins + row + r, out.sources + row);
@@ -214,34 +218,43 @@ status drop_unlike(Exec const& exec, Text const& text, drop_rule const& rule, fo
              : implementation<drop_unlike_op, Exec>::run(exec, text, rule, out, scratch);
 }
 
-/// Lists what of row r joins anything in out.sources, and its sum and count in the row's scratch.
-template <class Text>
-KVSLIM_HD inline void list_joining(Text const& text, folding const& out, index_t r,
-                                   float* scratch) noexcept {
-  auto const& e = text.extents();
-  index_t const n = text.tokens(r / e.kv_heads, r % e.kv_heads), row = r * e.tokens;
-  double sum = 0.0;
-  std::int32_t count = 0;
-  for (index_t t = 0; t < n; ++t) {
-    if (out.target[row + t] < 0 || out.target[row + t] == t) continue;
-    sum += static_cast<double>(out.strength[row + t]);
-    out.sources[row + count++] = static_cast<std::int32_t>(t);
-  }
-  float* const mine = scratch + r * assign_floats(e);
-  std::memcpy(mine, &sum, sizeof sum);
-  std::memcpy(mine + 2, &count, sizeof count);
-}
-
-/// What list_joining() wrote of row r.
+/// What of a row joins anything: the sum of its strengths, and how many there are.
 struct joining {
   double sum;
   std::int32_t count;
 
+  KVSLIM_HD joining(double all, index_t tokens) noexcept
+      : sum(all), count(static_cast<std::int32_t>(tokens)) {}
   KVSLIM_HD joining(extents const& e, float const* scratch, index_t r) noexcept {
     std::memcpy(&sum, scratch + r * assign_floats(e), sizeof sum);
     std::memcpy(&count, scratch + r * assign_floats(e) + 2, sizeof count);
   }
+  KVSLIM_HD void write(extents const& e, float* scratch, index_t r) const noexcept {
+    std::memcpy(scratch + r * assign_floats(e), &sum, sizeof sum);
+    std::memcpy(scratch + r * assign_floats(e) + 2, &count, sizeof count);
+  }
 };
+
+/// Strengths are added up in so many sums, token by token in turn, and those by halves: in the same
+/// order on every backend.
+inline constexpr index_t joining_sums = 512;
+
+/// Lists what of row r joins anything in out.sources, and its sum and count in the row's scratch.
+template <class Text>
+inline void list_joining(Text const& text, folding const& out, index_t r, float* scratch) noexcept {
+  auto const& e = text.extents();
+  index_t const n = text.tokens(r / e.kv_heads, r % e.kv_heads), row = r * e.tokens;
+  detail::local<double, joining_sums> sums = {};
+  index_t count = 0;
+  for (index_t t = 0; t < n; ++t) {
+    if (!joins_another(out.target + row, t)) continue;
+    sums[t % joining_sums] += static_cast<double>(out.strength[row + t]);
+    out.sources[row + count++] = static_cast<std::int32_t>(t);
+  }
+  for (index_t half = joining_sums / 2; half > 0; half /= 2)
+    for (index_t i = 0; i < half; ++i) sums[i] += sums[half + i];
+  joining(sums[0], count).write(e, scratch, r);
+}
 
 /// Moves the threshold of rows [first, first + rows) on; where nothing is to fold it stays.
 template <class Text>

@@ -31,44 +31,69 @@ struct run_rule {
 
 namespace ops {
 
-/// Names the pivot of run [first, last], its best visible token (a kept one, after a quota), and
-/// assigns its members; -1: none of them stays.
-template <class Visible>
-KVSLIM_HD inline void close_run(float const* scores, fate const* fates, bool selected,
-                                index_t first, index_t last, std::int32_t* merged,
-                                Visible const& visible) {
-  index_t pivot = -1;
-  auto const better = [&](index_t i) {
-    if (pivot < 0) return true;
-    if (visible(i) != visible(pivot)) return static_cast<bool>(visible(i));
-    return order_key(scores[i], i) > order_key(scores[pivot], pivot);
-  };
-  for (index_t i = first; i <= last; ++i)
-    if ((!selected || fates[i] != fate::evicted) && better(i)) pivot = i;
-  for (index_t i = first; i <= last; ++i) merged[i] = static_cast<std::int32_t>(pivot);
-}
+/// What a token is worth as the pivot of its run; the greatest is it.
+struct pivot {
+  std::uint64_t key = 0;    ///< ops::order_key
+  std::int32_t token = -1;  ///< -1: none
+  bool visible = false;
+
+  [[nodiscard]] KVSLIM_HD constexpr bool beats(pivot const& other) const noexcept {
+    if (token < 0 || other.token < 0) return token >= 0;
+    return visible != other.visible ? visible : key > other.key;
+  }
+};
+
+/// One row whose tokens are put into runs. `similar(t)` is cos(k_t, k_{t+1}), `visible(t)` whether
+/// attention sees token t at all; after a quota (`selected`) a run holds at most one kept token.
+template <class Similar, class Visible>
+struct run_row {
+  run_rule rule;
+  float const* scores;
+  fate const* fates;
+  bool selected;
+  index_t tokens;
+  Similar similar;
+  Visible visible;
+
+  [[nodiscard]] KVSLIM_HD bool kept(index_t t) const noexcept { return fates[t] != fate::evicted; }
+  [[nodiscard]] KVSLIM_HD bool joins(index_t t) const noexcept {
+    return fates[t] != fate::sure && (selected || (t >= rule.sinks && t < tokens - rule.recent));
+  }
+  /// Whether tokens t - 1 and t are alike and may be of one run.
+  [[nodiscard]] KVSLIM_HD bool linked(index_t t) const noexcept {
+    return rule.threshold < 1.0f && t > 0 && joins(t) && joins(t - 1) &&
+           similar(t - 1) > rule.threshold;
+  }
+  /// Whether a run begins at t, which `holds_kept` tells of: the tokens from t to the run's last.
+  [[nodiscard]] KVSLIM_HD bool begins(index_t t, bool holds_kept) const noexcept {
+    return (selected && holds_kept && t > 0 && kept(t - 1)) || !linked(t);
+  }
+  /// The best visible token of a run is its pivot; a kept one, after a quota.
+  [[nodiscard]] KVSLIM_HD pivot as_pivot(index_t t) const noexcept {
+    if (selected && !kept(t)) return {};
+    return {order_key(scores[t], t), static_cast<std::int32_t>(t), static_cast<bool>(visible(t))};
+  }
+};
+template <class Similar, class Visible>
+run_row(run_rule, float const*, fate const*, bool, index_t, Similar, Visible)
+    -> run_row<Similar, Visible>;
 
 /// Assigns every token of one row to a run: merged[t] is the rank of the run's pivot, -1 if the
-/// token is evicted. A run holds at most one kept token after a quota (`selected`). `similar(t)` is
-/// cos(k_t, k_{t+1}), `visible(t)` whether attention sees token t at all. Scanned from the end.
+/// token is evicted. Scanned from the end.
 template <class Similar, class Visible>
-KVSLIM_HD inline void form_runs(run_rule const& rule, float const* scores, fate const* fates,
-                                bool selected, index_t tokens, std::int32_t* merged,
-                                Similar const& similar, Visible const& visible) {
-  auto const joins = [&](index_t t) {
-    return fates[t] != fate::sure && (selected || (t >= rule.sinks && t < tokens - rule.recent));
-  };
-  index_t last = tokens - 1;  // the open run is [t, last]
+KVSLIM_HD inline void form_runs(run_row<Similar, Visible> const& row,
+                                std::int32_t* merged) noexcept {
+  index_t last = row.tokens - 1;  // the open run is [t, last]
   bool holds_kept = false;
-  for (index_t t = tokens - 1; t >= 0; --t) {
-    if (t == last) holds_kept = false;
-    holds_kept = holds_kept || fates[t] != fate::evicted;
-    bool const one_kept = !(selected && holds_kept && t > 0 && fates[t - 1] != fate::evicted);
-    bool const grows_left = rule.threshold < 1.0f && t > 0 && joins(t) && joins(t - 1) &&
-                            one_kept && similar(t - 1) > rule.threshold;
-    if (grows_left) continue;
-    close_run(scores, fates, selected, t, last, merged, visible);
+  pivot best;
+  for (index_t t = last; t >= 0; --t) {
+    holds_kept = holds_kept || row.kept(t);
+    if (pivot const mine = row.as_pivot(t); mine.beats(best)) best = mine;
+    if (!row.begins(t, holds_kept)) continue;
+    for (index_t i = t; i <= last; ++i) merged[i] = best.token;
     last = t - 1;
+    holds_kept = false;
+    best = {};
   }
 }
 

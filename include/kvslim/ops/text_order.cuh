@@ -9,7 +9,7 @@
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
-inline constexpr int order_bits = 8;  // of a position, sorted by in one pass
+inline constexpr int order_bits = 8;  // sorted by in one pass
 inline constexpr unsigned order_digits = 1u << order_bits;
 
 struct position_digit {
@@ -19,7 +19,8 @@ struct position_digit {
   }
 };
 
-/// One stable pass of a radix sort over `count` cells by one digit of their positions.
+/// One stable pass of a radix sort over `count` cells by one digit of their positions, or over
+/// anything by what position_of says of it. A block's barrier is both its begin and its end.
 template <class PositionOf>
 __device__ void order_pass(std::int32_t const* from, std::int32_t* to, index_t count, int shift,
                            PositionOf const& position_of) {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include <kvslim/ops/assign.cuh>
-#include <kvslim/ops/fold.hpp>
+#include <kvslim/ops/fold.cuh>
 #include <kvslim/ops/gate.cuh>
 #include <kvslim/ops/observe.cuh>
 #include <kvslim/ops/score_tokens.cuh>
@@ -60,27 +60,6 @@ struct neighbours_body {
   }
 };
 
-/// Runs of one row. Sequential: each run begins where the last one ended.
-template <class Text>
-struct merge_runs_body {
-  Text text;
-  run_rule rule;
-  bool selected;
-  float const* scores;
-  fate const* fates;
-  float const* similar;
-  std::int32_t* merged;
-
-  __device__ void operator()(index_t r) const {
-    auto const& e = text.extents();
-    index_t const s = r / e.kv_heads, h = r % e.kv_heads, row = r * e.tokens;
-    ops::form_runs(
-        rule, scores + row, fates + row, selected, text.tokens(s, h), merged + row,
-        [&](index_t i) { return similar[row + i]; },
-        [&](index_t i) { return text.logit_bias(s, h, i) > -INFINITY; });
-  }
-};
-
 /// What stands for a run stays.
 template <class Text>
 struct merged_fates_body {
@@ -133,14 +112,13 @@ struct implementation<detail::merge_runs_op, cuda> {
             detail::launch_for_each(exec, all, detail::neighbours_body<Text>{text, similar});
         !s)
       return s;
-    detail::merge_runs_body<Text> const runs{text,
-                                             plan.template stage<merger_tag>().joins(),
-                                             Plan::has_quota,
-                                             w.scores,
-                                             w.fates,
-                                             similar,
-                                             keep.merged};
-    if (auto const s = detail::launch_for_each(exec, e.rows(), runs); !s) return s;
+    if (auto const s =
+            detail::launch(exec, {e.rows(), detail::block_threads}, detail::form_runs_kernel<Text>,
+                           text, plan.template stage<merger_tag>().joins(), Plan::has_quota,
+                           static_cast<float const*>(w.scores), static_cast<fate const*>(w.fates),
+                           static_cast<float const*>(similar), keep.merged);
+        !s)
+      return s;
     return detail::launch_for_each(exec, all,
                                    detail::merged_fates_body<Text>{text, keep.merged, w.fates});
   }

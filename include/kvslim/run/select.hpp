@@ -159,8 +159,9 @@ KVSLIM_HD inline void merge_row(Plan const& plan, Text const& text, select_space
   auto const visible = [&](index_t i) { return text.logit_bias(s, h, i) > -INFINITY; };
   std::int32_t* const merged = keep.merged + r * e.tokens;
   fate* const fates = w.fates + r * e.tokens;
-  ops::form_runs(plan.template stage<merger_tag>().joins(), w.scores + r * e.tokens, fates,
-                 Plan::has_quota, n, merged, similar, visible);
+  ops::form_runs(ops::run_row{plan.template stage<merger_tag>().joins(), w.scores + r * e.tokens,
+                              fates, Plan::has_quota, n, similar, visible},
+                 merged);
   for (index_t i = 0; i < n; ++i) fates[i] = merged[i] == i ? fate::kept : fate::evicted;
 }
 

@@ -7,7 +7,9 @@
 
 namespace cub {
 
-template <class T, int Threads>
+enum BlockScanAlgorithm { BLOCK_SCAN_RAKING, BLOCK_SCAN_WARP_SCANS };
+
+template <class T, int Threads, BlockScanAlgorithm = BLOCK_SCAN_RAKING>
 class BlockScan {
  public:
   struct TempStorage {
@@ -24,6 +26,18 @@ class BlockScan {
       all += storage_.values[i];
     }
     before = sum;
+    total = all;
+  }
+  /// In order of the threads; combine is associative.
+  template <class Combine>
+  void InclusiveScan(T mine, T& upto, Combine const& combine, T& total) {
+    storage_.values[threadIdx.x] = mine;
+    __syncthreads();
+    T all = storage_.values[0];
+    for (unsigned i = 0; i < Threads; ++i) {
+      if (i > 0) all = combine(all, storage_.values[i]);
+      if (i == threadIdx.x) upto = all;
+    }
     total = all;
   }
 
