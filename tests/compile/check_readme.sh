@@ -74,7 +74,7 @@ find README.md .github bench examples include tests -name '*.md' | while read -r
       case $path in
         tests/* | include/* | bench/* | examples/* | cmake/* | .github/* | .ci/*)
           [ -e "$path" ] || echo "$document names $path" ;;
-        .hpp | .cuh | */llama.cpp | llama.cpp) ;;  # kinds of files, and another project
+        .hpp | .cuh | *llama.cpp) ;;  # kinds of files, and other projects
         *.hpp | *.cuh | *.cpp | *.cu)
           [ -n "$(find include tests examples bench -path "*/$path")" ] ||
             echo "$document names $path" ;;
