@@ -149,7 +149,7 @@ void runs(char const* method, Policy const& policy_for) {
     char name[128];
     std::snprintf(name, sizeof name, "%d tokens, %d channels, %s", static_cast<int>(e.tokens),
                   static_cast<int>(e.head_dim), method);
-    auto const plan = make_plan(policy_for(e.value_width()), e);
+    auto const plan = make_plan(policy_for(e), e);
     stored<std::remove_const_t<decltype(plan)>> s(plan);
     cells rows(e, {}, 11);
     for (std::size_t i = 0; i < rows.v.size(); ++i)  // tokens of very different sizes
@@ -172,6 +172,23 @@ void runs(char const* method, Policy const& policy_for) {
   ask_of({1, 1, 1000, 128}, {{.group = 1, .splits = 3}, {.group = 16}, {.group = 8, .fast = true}});
   ask_of({1, 1, 300, 64, 144}, {{.group = 8, .splits = 2, .window = 77},
                                 {.group = 3, .tokens = 2, .logits = true, .fast = true}});
+  // Four warps share a run: of latents, of a V that ends within the third's channels.
+  ask_of({1, 1, 300, 576, 512},
+         {{.group = 16, .splits = 2}, {.group = 3, .logits = true, .fast = true}});
+  ask_of({1, 1, 100, 576, 272}, {{.group = 5, .tokens = 2, .spans = true}, {.group = 1}});
+}
+
+/// V as a slice of K, where lanes may read 32 channels of it and where they may not.
+template <element T>
+void slices(char const* name) {
+  for (index_t const width : {512, 80, 64, 16}) {
+    index_t const dim = width == 512 ? 576 : width;
+    cache const latents{"latents", {1, 2, width == 512 ? 200 : 300, dim, width}};
+    ask_all(latents, name, codec_pair{dense_key<T>{}, slice_of_key{dense_key<T>{}, dim}}, false,
+            {{.group = 16, .splits = 2},
+             {.group = 3, .tokens = 2, .window = 100, .spans = true, .logits = true},
+             {.group = 7, .fast = true}});
+  }
 }
 
 /// Queries and rows whose products leave f16, or float: what no fragment holds.
@@ -407,15 +424,19 @@ int main() {
   ask_all({"thousands of tokens", {1, 1, 6000, 32}}, "int 8", int_per_token<8>{}, false,
           {{.group = 4}, {.group = 1, .splits = 5}, {.group = 8, .tokens = 2, .window = 3000}});
   matrix_unit();
-  runs("int 4", [](index_t) { return int_per_token<4>{}; });
-  runs("kivi 4", [](index_t width) {
+  runs("int 4", [](extents const&) { return int_per_token<4>{}; });
+  runs("kivi 4", [](extents const& e) {
+    index_t const width = e.value_width();
     return kivi<4>{{.residual = 32, .value_group = width % 32 == 0 ? 32 : width}};
   });
-  runs("kivi 2", [](index_t width) {
+  runs("kivi 2", [](extents const& e) {
+    index_t const width = e.value_width();
     return kivi<2>{{.group = 64, .residual = 64, .value_group = width % 64 == 0 ? 64 : width}};
   });
-  runs("dense f16", [](index_t) { return dense<f16>{}; });
-  runs("dense bf16", [](index_t) { return dense<bf16>{}; });
+  runs("dense f16", [](extents const&) { return dense<f16>{}; });
+  runs("dense bf16", [](extents const&) { return dense<bf16>{}; });
+  slices<f16>("a slice of f16");
+  slices<bf16>("a slice of bf16");
   for (index_t const head_dim : {64, 128}) {
     ragged("int 4", int_per_token<4>{}, head_dim);
     ragged("kivi 4", kivi<4>{{.residual = 32}}, head_dim);

@@ -19,6 +19,9 @@ template status kvslim::attend(cuda, cache<channel_key<4>, token_value<4>> const
 template status kvslim::attend(cuda, cache<dense_key<f16>, dense_value<f16>> const&, request const&,
                                workspace);
 
+template status kvslim::attend(cuda, cache<dense_key<f16>, slice_of_key<dense_key<f16>>> const&,
+                               request const&, workspace);
+
 using seen = text<decltype(dense_cache<cuda_space, f16 const>(nullptr, nullptr, extents{}))>;
 template status ops::attention_mass(cuda const&, seen const&, rows<cuda_space> const&,
                                     ops::mass_options const&, score_view, float*);

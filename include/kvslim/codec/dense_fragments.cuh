@@ -13,6 +13,7 @@
 
 #include <kvslim/codec/dense.cuh>
 #include <kvslim/codec/runs.cuh>
+#include <kvslim/codec/slice_of_key.hpp>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
@@ -60,6 +61,7 @@ template <element T>
 requires(sizeof(T) == 2) struct value_runs<dense_value<T>> {
   static constexpr bool exist = true;
   static constexpr run_order order = order_of_rows<T>;
+  using held = uint2[4][4];  ///< of a unit of 32 channels, of a token: four channels
 
   std::uint8_t const* blocks;
   std::uint32_t row_bytes;
@@ -81,6 +83,39 @@ requires(sizeof(T) == 2) struct value_runs<dense_value<T>> {
                           other = tile == 0 ? from[i + 2].x : from[i + 2].y;
       a[2 * i] = low_halves(one, other);
       a[2 * i + 1] = high_halves(one, other);
+    }
+  }
+};
+
+/// V as a slice of K: tiles of 16 tokens, channel by channel, whose rows are A's as they lie.
+template <element T>
+requires(sizeof(T) == 2) struct value_runs<slice_of_key<dense_key<T>>> {
+  static constexpr bool exist = true;
+  static constexpr run_order order = order_of_rows<T>;
+  using held = uint4[4][2];  ///< of 16 channels, of one of two: eight tokens
+
+  std::uint8_t const* blocks;
+  std::uint32_t tile_bytes;
+
+  __device__ value_runs(slice_of_key<dense_key<T>> const& codec, std::byte const* first, int)
+      : blocks(array_at<std::uint8_t>(first)),
+        tile_bytes(static_cast<std::uint32_t>(codec.sizes(0, 0).block_bytes)) {}
+  /// Whether K has the channels behind V's that lanes read too.
+  [[nodiscard]] static constexpr bool serves(slice_of_key<dense_key<T>> const& codec, index_t dim,
+                                             bool) {
+    return round_up(dim, 32) <= codec.key_dim;
+  }
+  [[nodiscard]] __device__ std::uint8_t const* run(int i) const {
+    return blocks + static_cast<std::uint64_t>(static_cast<std::uint32_t>(i) * 2) * tile_bytes;
+  }
+  /// A of one tile of 16 channels from eight tokens of two of them: tokens 0, 1, 4 and 5, or those
+  /// two behind.
+  static __device__ void operand(uint4 const (&from)[2], int tokens, std::uint32_t (&a)[4]) {
+    for (int i = 0; i < 2; ++i) {
+      std::uint32_t const one = tokens == 0 ? from[i].x : from[i].y,
+                          other = tokens == 0 ? from[i].z : from[i].w;
+      a[i] = low_halves(one, other);
+      a[i + 2] = high_halves(one, other);
     }
   }
 };

@@ -80,6 +80,7 @@ KVSLIM_BEGIN_CUDA_NAMESPACE
 inline constexpr int warp_threads = 32;
 inline constexpr index_t most_blocks = 0x7fffffff;       ///< of a grid
 inline constexpr index_t most_shared_bytes = 48 * 1024;  ///< of a block, without opting in
+inline constexpr index_t most_opted_bytes = 99 * 1024;   ///< with: on every device from sm_80 on
 
 /// The result of one call of the CUDA runtime: its own, not what an earlier call left behind.
 [[nodiscard]] inline status cuda_result(cudaError_t error) noexcept {
@@ -93,14 +94,21 @@ struct launch_shape {
   index_t shared_bytes = 0;  ///< dynamic, for KVSLIM_DETAIL_DYNAMIC_SHARED
 };
 
-/// Enqueues kernel(arguments...); no blocks: nothing. Returns: unsupported (more blocks than a grid
-/// has), cuda.
+/// Enqueues kernel(arguments...); no blocks: nothing. A kernel that needs much shared memory is
+/// allowed all of it, always the same, so that threads of the host do not take it from each other.
+/// Returns: unsupported (more blocks than a grid has), cuda.
 template <class... Parameters, class... Arguments>
 [[nodiscard]] status launch(cuda exec, launch_shape const& shape, void (*kernel)(Parameters...),
                             Arguments const&... arguments) {
   if (shape.blocks == 0) return {};
-  if (shape.blocks < 0 || shape.blocks > most_blocks || shape.shared_bytes > most_shared_bytes)
+  if (shape.blocks < 0 || shape.blocks > most_blocks || shape.shared_bytes > most_opted_bytes)
     return fail(errc::unsupported, "kvslim: this shape needs a larger grid than CUDA has");
+  if (shape.shared_bytes > most_shared_bytes)
+    if (auto const s = cuda_result(cudaFuncSetAttribute(reinterpret_cast<void const*>(kernel),
+                                                        cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                        static_cast<int>(most_opted_bytes)));
+        !s)
+      return s;
   cudaLaunchConfig_t const config{dim3(static_cast<unsigned>(shape.blocks)),
                                   dim3(static_cast<unsigned>(shape.threads)),
                                   static_cast<std::size_t>(shape.shared_bytes),

@@ -33,8 +33,8 @@ template <class Layout>
   using value = typename Layout::value_codec_type;
   if constexpr (reads_runs<key, value>()) {
     auto const& e = layout.extent;
-    return e.head_dim % (key_runs<key>::by_channel ? 32 : 16) == 0 &&
-           max(e.head_dim, e.value_width()) <= most_run_dim && key_runs<key>::serves(layout.key) &&
+    return e.head_dim % (key_runs<key>::by_channel ? 32 : 16) == 0 && e.head_dim <= most_run_key &&
+           e.value_width() <= most_run_value && key_runs<key>::serves(layout.key) &&
            value_runs<value>::serves(layout.value, e.value_width(), !key_runs<key>::by_channel);
   }
   return false;
@@ -52,11 +52,13 @@ template <class Layout>
 }
 
 /// Heads that one block serves: as many as are asked for and shared memory has room for, and four
-/// at least where they are columns of a fragment.
+/// at least where they are columns of a fragment. More shared memory than blocks have by themselves
+/// is asked for where four warps share a run: its blocks are large anyway.
 template <class Layout>
 [[nodiscard]] constexpr int attend_heads(Layout const& layout, index_t virtual_heads) noexcept {
   auto const fits = [&](index_t heads) {
-    return attend_shared_bytes(layout, heads) <= most_shared_bytes;
+    bool const opts = attends_runs(layout) && layout.extent.value_width() > 2 * slice_channels;
+    return attend_shared_bytes(layout, heads) <= (opts ? most_opted_bytes : most_shared_bytes);
   };
   if (virtual_heads > 4 && fits(8)) return 8;
   return attends_runs(layout) || (virtual_heads > 1 && fits(4)) ? 4 : 1;
@@ -240,7 +242,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   int whole = 0;
   if constexpr (has_runs)
     if (x.runs)
-      whole = attend_runs(packed, a, x, {q, limit, earliest, memory}, block, most, total,
+      whole = attend_runs(packed, a, x, {q, limit, earliest, memory, weights}, block, most, total,
                           total_lost, sums, lost);
   float const* const biases = packed.biases(r);
   run_positions const positions = packed.positions(r);

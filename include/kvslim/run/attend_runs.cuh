@@ -25,12 +25,34 @@ inline constexpr int largest_query = 100;    // exponent; rows of larger ones go
   return exp2_fast(x * 1.44269504f + exponent);
 }
 
-/// Shared memory of a block: queries [head_dim, heads], positions that heads see, and run_floats.
+/// Shared memory of a block: queries [head_dim, heads], positions that heads see, run_floats, and
+/// [threads, heads] for warps to meet in.
 struct run_memory {
   float const* q;
   std::int32_t const *limit, *earliest;
-  float* own;
+  float *own, *met;
 };
+
+/// Adds up what the warps of a block have of one run's scores, each of its part of K. Every thread
+/// calls, and gets the same sums.
+template <int Heads>
+__device__ void add_parts(float* met, float (&score)[Heads][4]) {
+  float* const mine = met + threadIdx.x;
+  unrolled<Heads>([&](int i) {
+    unrolled<4>([&](int j) { mine[(i * 4 + j) * attend_threads] = score[i][j]; });
+  });
+  __syncthreads();
+  float const* const lane = met + threadIdx.x % warp_threads;
+  unrolled<Heads>([&](int i) {
+    unrolled<4>([&](int j) {
+      float sum = 0.0f;
+      for (int w = 0; w < attend_warps; ++w)
+        sum += lane[(i * 4 + j) * attend_threads + w * warp_threads];
+      score[i][j] = sum;
+    });
+  });
+  __syncthreads();
+}
 
 /// Queries as run_walk reads them, behind them their powers of two and sums. False where a query is
 /// too large to be scaled. Every thread calls; what was written may be read afterwards.
@@ -91,6 +113,7 @@ struct score_rules {
   float const* biases;
   std::int32_t const* positions;
   float* logits[most_run_piece];  // of a head
+  float* met;                     // [threads, heads]: where warps meet
   std::int32_t first_position;
   int whole;  // slots of whole runs
   float soft_cap;
@@ -135,7 +158,7 @@ template <class Walk>
 __device__ void finish_scores(Walk const& walk, score_rules const& rules, int n, int run, int head,
                               std::int32_t limit, std::int32_t earliest, float (&score)[4]) {
   auto const [from, to] = rules.block.visible[n];
-  float* const logits = walk.first_unit == 0 ? rules.logits[head] : nullptr;
+  float* const logits = walk.share.slice() == 0 ? rules.logits[head] : nullptr;
   int const first = run * 32 + walk.token();
 #if defined(__CUDACC__)
 #pragma unroll 1  // few runs come here, and registers are scarce
@@ -184,18 +207,20 @@ __device__ int attend_runs(Packed const& packed, attend_request<cuda_space> cons
   float* const kept = states + attend_warps * 3 * Heads + thread;
   auto& rules = *reinterpret_cast<score_rules*>(states + attend_warps * 3 * Heads +
                                                 3 * mine * attend_threads);
-  if (thread == 0) load_rules(packed, a, x, at, coded, rules);
+  if (thread == 0) {
+    load_rules(packed, a, x, at, coded, rules);
+    rules.met = memory.met;
+  }
   if (!prepare_run_queries<walk_type, Heads>(memory, dim)) return 0;
 
-  int const pairs = width > slice_channels ? 1 : 0, stride = attend_warps >> pairs;
   walk_type const walk({packed.layout().key, packed.keys(at.r).blocks, dim},
-                       {packed.layout().value, packed.values(at.r).blocks, width}, memory.own, dim,
-                       (width + 31) / 32, (warp & pairs) * (slice_channels / 32),
+                       {packed.layout().value, packed.values(at.r).blocks, width}, memory.own,
+                       typename walk_type::share_type(dim, width, warp, walk_type::part_channels),
                        a.precision == attend_precision::fast);
   float back_mine[mine], query_sum[mine];
   unrolled<mine>([&](int i) {
     back_mine[i] = back[head + i];
-    query_sum[i] = back[Heads + head + i];
+    query_sum[i] = walk.share.first_channel(1) == 0 ? back[Heads + head + i] : 0.0f;  // once
   });
   float* const my_sums = warp_sums + (warp * Heads + head) * slice_channels;
 
@@ -216,16 +241,17 @@ __device__ int attend_runs(Packed const& packed, attend_request<cuda_space> cons
     auto const span = rules.block.visible[n];
     int const from = span.from, to = min_int(span.to, rules.whole);
     int const last = (to + 31) / 32;
-    int run = from / 32 + (warp >> pairs);
+    int run = from / 32 + warp * walk.share.stride() / attend_warps;
     if (from >= to || run >= last) continue;
     bool const odd = rules.any || from % 32 != 0 || to % 32 != 0;
     walk.begin(run, held);
     while (run < last) {
       float o[8][4] = {}, base[mine][walk_type::groups] = {}, part[mine] = {};
-      for (int const stop = min_int(last, run + stretch_runs * stride); run < stop;) {
+      for (int const stop = min_int(last, run + stretch_runs * walk.share.stride()); run < stop;) {
         float score[mine][4];
         walk.score(run, held, back_mine, query_sum, score);
-        int const next = run + stride < last ? run + stride : run;
+        if (walk.share.splits_keys()) add_parts(rules.met, score);
+        int const next = run + walk.share.stride() < last ? run + walk.share.stride() : run;
         walk.load_next(run, next, held);
         if (odd)
           unrolled<mine>([&](int i) {
@@ -270,7 +296,7 @@ __device__ int attend_runs(Packed const& packed, attend_request<cuda_space> cons
           });
         });
         walk.add(run, next, held, w, o, base);
-        run += stride;
+        run += walk.share.stride();
       }
       float const unit = scale_limit * power_of_two(-walk_type::weight_exponent);
       unrolled<mine>([&](int i) {
@@ -281,7 +307,7 @@ __device__ int attend_runs(Packed const& packed, attend_request<cuda_space> cons
           y = over_rows(y, [](float one, float other) { return one + other; });
         unrolled<8>([&](int tile) {
           int const u = tile / 2, m = tile % 2;
-          if (u >= walk.units) return;
+          if (u >= walk.share.units()) return;
           unrolled<2>([&](int half) {
             float& sum = my_sums[i * slice_channels + u * 32 + walk.channel(m, half)];
             sum = sum * shrink + unit * walk.sum_of(o, base[i], u, m, half, i);
@@ -302,7 +328,7 @@ __device__ int attend_runs(Packed const& packed, attend_request<cuda_space> cons
   });
   __syncthreads();
 
-  int const parts = value_parts(width);
+  int const parts = value_parts(width), slices = attend_warps / walk.share.stride();
   unrolled<Heads>([&](int h) {
     float high = no_logit;
     for (int w = 0; w < attend_warps; ++w) high = fmaxf(high, states[w * 3 * Heads + h]);
@@ -310,12 +336,12 @@ __device__ int attend_runs(Packed const& packed, attend_request<cuda_space> cons
     for (int w = 0; w < attend_warps; ++w) {
       float const* const state = states + w * 3 * Heads + h;
       float const shrink = ops::exp_nonpositive(state[0] - high);
-      if (thread == 0 && (w & pairs) == 0) {
+      if (thread == 0 && w % slices == 0) {
         add_exactly(total_of[h], total_lost_of[h], 1.0f, state[Heads] * shrink);
         total_lost_of[h] += state[2 * Heads] * shrink;
       }
       for (int d = thread; d < slice_channels; d += attend_threads) {
-        int const channel = (w & pairs) * slice_channels + d, to = h * parts * width + channel;
+        int const channel = w % slices * slice_channels + d, to = h * parts * width + channel;
         if (channel < width)
           add_exactly(sums[to], lost[to], 1.0f,
                       warp_sums[(w * Heads + h) * slice_channels + d] * shrink);

@@ -12,8 +12,46 @@ KVSLIM_BEGIN_CUDA_NAMESPACE
 
 inline constexpr int run_piece = 4;  // heads of a block, or twice as many
 inline constexpr int most_run_piece = 8;
-inline constexpr int slice_channels = 128;    // of V, of a warp
-inline constexpr index_t most_run_dim = 256;  // two warps then share a run
+inline constexpr int slice_units = 4, slice_channels = 32 * slice_units;  // of V, of a warp
+inline constexpr index_t most_run_key = 576, most_run_value = 512;        // channels: latents'
+
+/// How the block's four warps share runs, each of them a slice of V: one has runs of its own, two
+/// of them multiply all of K each, and four every fourth part of its channels. All in one word,
+/// since registers are scarce; most so if `Scarce`.
+template <bool Scarce>
+class run_share {
+ public:
+  /// `part`: channels of K.
+  __device__ run_share(int dim, int width, int warp, int part) {
+    int const slices = width > 2 * slice_channels ? 4
+                       : width > slice_channels   ? 2
+                                                  : 1,
+              slice = warp % slices, first = slices == 4 ? slice * part : 0,
+              units = (width + 31) / 32 - slice * slice_units;
+    word_ = static_cast<std::uint32_t>(max_int(0, dim - first) | slice << 16 | 4 / slices << 20 |
+                                       max_int(0, min_int(units, slice_units + 1)) << 24);
+  }
+  /// Channels of K from this warp's first one on.
+  [[nodiscard]] __device__ int dim() const { return static_cast<int>(settled(word_) & 0xffffu); }
+  [[nodiscard]] __device__ int slice() const { return static_cast<int>(settled(word_) >> 16 & 3u); }
+  /// Units of 32 channels of V before this warp's slice.
+  [[nodiscard]] __device__ int first_unit() const { return slice() * slice_units; }
+  /// Units from there on: five where another slice follows.
+  [[nodiscard]] __device__ int units() const { return static_cast<int>(kept() >> 24); }
+  /// Runs of the block at a time.
+  [[nodiscard]] __device__ int stride() const { return static_cast<int>(kept() >> 20 & 7u); }
+  [[nodiscard]] __device__ bool splits_keys() const { return stride() == 1; }
+  /// The first channel of K that is this warp's, and the part behind another.
+  [[nodiscard]] __device__ int first_channel(int part) const {
+    return splits_keys() ? slice() * part : 0;
+  }
+  [[nodiscard]] __device__ int next_part(int part) const { return part + (splits_keys() ? 4 : 1); }
+
+ private:
+  [[nodiscard]] __device__ std::uint32_t kept() const { return Scarce ? settled(word_) : word_; }
+
+  std::uint32_t word_;
+};
 
 /// Combines what lanes of one head hold.
 template <class T, class Combine>
@@ -39,6 +77,8 @@ struct run_walk {
   static constexpr int lane_heads = Heads / 4;  // of lane 4 g + t: t, or 2t and 2t + 1
   static constexpr int products = lane_heads;   // of each fragment
   static constexpr int query_words = 1;         // in shared memory, of each channel and head
+  static constexpr int channel_words = Heads;   // and of all heads
+  static constexpr int part_channels = 128;     // of K, held at once
   static constexpr int weight_exponent = 15;    // below this power of two weights are f16
   static constexpr float first_scale = 0x1p-60f;
   using keys_type = key_runs<Key>;
@@ -46,6 +86,7 @@ struct run_walk {
   using kf = unit_fragments<keys_type::bits>;
   using vf = unit_fragments<values_type::bits>;
   static constexpr bool by_channel = keys_type::by_channel;
+  using share_type = run_share<by_channel>;
   static constexpr int key_unit_bytes = 16 * keys_type::bits,
                        value_unit_bytes = 16 * values_type::bits;
   static constexpr int together = 2;                 // steps of 16 channels: queries are padded
@@ -62,32 +103,35 @@ struct run_walk {
 
   keys_type keys;
   values_type values;
-  float const* q;                    // shared, as run_floats says
-  int g, t, dim, first_unit, units;  // units of V from the first one on
-  bool fast;                         // weights are f16 alone; of eight heads
+  share_type share;
+  float const* q;  // shared, as run_floats says; of this warp's channels on
+  int g, t;
+  bool fast;  // weights are f16 alone; of eight heads
   // Bytes from a run to what this lane reads: codes of K and V, scales of K, of V's tokens.
   std::uint32_t key_lane, value_lane, scale_lane, value_scale_lane;
   std::uint32_t value_groups;  // a byte of each of V's units: twice its group
 
-  __device__ run_walk(keys_type const& k, values_type const& v, float const* queries, int key_dim,
-                      int value_units, int unit, bool quick)
+  __device__ run_walk(keys_type const& k, values_type const& v, float const* queries,
+                      share_type const& shared, bool quick)
       : keys(k),
         values(v),
-        q(queries),
+        share(shared),
+        q(queries + share.first_channel(part_channels) * channel_words),
         g(static_cast<int>(threadIdx.x) % warp_threads / 4),
         t(static_cast<int>(threadIdx.x) % 4),
-        dim(key_dim),
-        first_unit(unit),
-        units(value_units - unit),
         fast(quick),
-        key_lane(static_cast<std::uint32_t>(t * key_unit_bytes + kf::key_row(g))),
-        value_lane(static_cast<std::uint32_t>(unit * value_unit_bytes + vf::value_row(g)) +
-                   static_cast<std::uint32_t>(vf::block(t)) * v.block_bytes),
-        scale_lane(static_cast<std::uint32_t>(by_channel ? 8 * t : 2 * kf::token(g))),
+        key_lane(static_cast<std::uint32_t>(
+            (share.first_channel(part_channels) / 4 + t) * key_unit_bytes + kf::key_row(g))),
+        value_lane(
+            static_cast<std::uint32_t>(share.first_unit() * value_unit_bytes + vf::value_row(g)) +
+            static_cast<std::uint32_t>(vf::block(t)) * v.block_bytes),
+        scale_lane(static_cast<std::uint32_t>(
+            by_channel ? 2 * share.first_channel(part_channels) + 8 * t : 2 * kf::token(g))),
         value_scale_lane(v.scale(kf::token(g))),
         value_groups(0) {
     for (int u = groups - 1; u >= 0; --u) {
-      auto const at = static_cast<std::uint32_t>(min(unit + u, value_units - 1));
+      auto const at =
+          static_cast<std::uint32_t>(share.first_unit() + min_int(u, share.units() - 1));
       value_groups = value_groups << 8 | 2 * (at / v.units_of_group);
     }
   }
@@ -116,8 +160,8 @@ struct run_walk {
     load_values(run, to);
     if constexpr (!by_channel) load_value_parameters(run, to);
   }
-  /// Scores [head of a lane][j] of a run; what comes back from queries, and their sums, are of each
-  /// head.
+  /// Scores [head of a lane][j] of a run, of this warp's part of K; what comes back from queries,
+  /// and their sums, are of each head.
   __device__ void score(int run, loaded& x, float const (&back)[lane_heads],
                         float const (&query_sum)[lane_heads], float (&to)[lane_heads][4]) const {
     float c[2][4] = {}, low_sum[lane_heads];
@@ -172,20 +216,20 @@ struct run_walk {
   __device__ void load_keys(int run, int part, loaded& to) const {
     auto const from = keys.at(run);
     std::uint8_t const* const codes = settled(from.codes + key_lane + part * (32 * key_unit_bytes));
-    std::uint8_t const* const scale = settled(from.scale + scale_lane + part * 256);
-    int const steps = dim / 16 - part * 8;
+    std::uint8_t const* const scale = settled(from.scale + scale_lane);
+    int const steps = share.dim() / 16 - part * 8;
     unrolled<8>([&](int s) {
       if (s / together * together >= steps) return;
       kf::load(codes + s * (4 * key_unit_bytes), to.k[s]);
       if constexpr (by_channel) {
-        auto const two = read_only<uint2>(scale + s * 32);
+        auto const two = read_only<uint2>(scale + part * 256 + s * 32);
         to.scale[s][0] = two.x;
         to.scale[s][1] = two.y;
       }
     });
     if (part != 0) return;
     if constexpr (by_channel)
-      to.key_low = settled(scale + dim * 2 + (wide ? 0 : g % 2 * 4));
+      to.key_low = settled(scale + keys.run_bytes / (2 * keys_type::bits) + (wide ? 0 : g % 2 * 4));
     else
       unrolled<2>([&](int i) {
         to.scale[i][0] = pair(scale, i, [](int j) { return 2 * token_step(j); });
@@ -196,6 +240,7 @@ struct run_walk {
     auto const* const begin = values.run(run);
     std::uint8_t const* const codes = settled(begin + value_lane);
     std::uint8_t const* const behind = settled(codes + 4 * values.block_bytes);
+    int const units = share.units();
     unrolled<4>([&](int u) {
       if (u >= units) return;
       vf::load(codes + u * value_unit_bytes, to.v[0][u]);
@@ -216,7 +261,7 @@ struct run_walk {
     } else {
       std::uint32_t const lows = values.groups * 8;
       if (values.units_of_group == 1 && values.groups % 4 == 0) {
-        std::uint8_t const* const begin = settled(scale + first_unit * 2);
+        std::uint8_t const* const begin = settled(scale + share.first_unit() * 2);
         unrolled<4>([&](int j) {
           std::uint8_t const* const mine = settled(begin + at(j));
           auto const s = read_only<uint2>(mine), l = read_only<uint2>(mine + lows);
@@ -253,7 +298,7 @@ struct run_walk {
     std::uint8_t const* const low = x.key_low;
     float low_sum = 0.0f;
     for (int part = 0;;) {
-      int const steps = dim / 16 - part * 8;
+      int const steps = share.dim() / 16 - part * 8;
       unrolled<8>([&](int s) {
         if (s / together * together >= steps) return;
         int const step = part * 8 + s;
@@ -268,7 +313,8 @@ struct run_walk {
           for (auto const& columns : b) mma(c[m], a, columns[0], columns[1]);
         });
       });
-      if (++part * 128 >= dim) break;
+      part = share.next_part(part);
+      if (part * part_channels >= share.dim()) break;
       load_keys(run, part, x);
     }
     if constexpr (by_channel) {  // lane (g, t) has a head of row g, and wants those of t
@@ -320,6 +366,7 @@ struct run_walk {
       for (float& y : sum) y = over_rows(y, [](float one, float other) { return one + other; });
     };
     if constexpr (groups == 1) weigh(0);
+    int const units = share.units();
     unrolled<4>([&](int u) {
       if (u / 2 * 2 >= units) return;  // what is behind the last unit goes nowhere
       if constexpr (groups == 4) weigh(u);

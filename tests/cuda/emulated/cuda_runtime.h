@@ -44,6 +44,7 @@ enum cudaError_t {
   cudaErrorInvalidConfiguration = 9,
   cudaErrorStreamCaptureUnsupported = 900
 };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 struct uint2 {
@@ -130,7 +131,8 @@ inline void fill(void* to, int value, std::size_t bytes) {
   std::memset(to, value, bytes);
 }
 
-inline constexpr std::size_t most_shared = 48 * 1024;
+inline constexpr std::size_t most_shared = 48 * 1024, most_opted_shared = 99 * 1024;
+inline std::map<void const*, std::size_t> opted_shared;  // of kernels that asked for more
 inline thread_local std::vector<float> shared_memory;
 inline float* dynamic_shared() { return shared_memory.data(); }
 
@@ -168,7 +170,9 @@ cudaError_t launch(cudaLaunchConfig_t const& config, Kernel kernel, Arguments co
       config.gridDim.y != 1 || config.gridDim.z != 1 || config.blockDim.y != 1 ||
       config.blockDim.z != 1)
     return fails(cudaErrorInvalidConfiguration);
-  if (config.dynamicSmemBytes > most_shared) return fails(cudaErrorInvalidValue);
+  auto const opted = opted_shared.find(reinterpret_cast<void const*>(kernel));
+  if (config.dynamicSmemBytes > (opted == opted_shared.end() ? most_shared : opted->second))
+    return fails(cudaErrorInvalidValue);
   return enqueue(config.stream, [=] { run_blocks(config, kernel, arguments); });
 }
 
@@ -178,6 +182,15 @@ template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   return ::emulated::launch(*config, kernel, std::tuple<Parameters...>(arguments...));
+}
+
+inline cudaError_t cudaFuncSetAttribute(void const* kernel, cudaFuncAttribute attribute,
+                                        int value) {
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
+      static_cast<std::size_t>(value) > ::emulated::most_opted_shared)
+    return ::emulated::fails(cudaErrorInvalidValue);
+  ::emulated::opted_shared[kernel] = static_cast<std::size_t>(value);
+  return cudaSuccess;
 }
 
 #define threadIdx (::emulated::running()->thread)
