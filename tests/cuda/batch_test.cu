@@ -126,13 +126,48 @@ __global__ void cut(Packed packed, attend_request<cuda_space> a, detail::attend_
   bool const found = detail::find_split(packed, a, x, shared);
   if (threadIdx.x == 0)
     out[blockIdx.x] = found ? *reinterpret_cast<detail::split_place const*>(shared)
-                            : detail::split_place{-1, 0, 0, 0};
+                            : detail::split_place{-1, 0, 0, 0, 0, 0, {}};
 }
 
-/// Every split of every active row finds a block of its own, and the longest split is at most an
-/// eighth above the shortest longest one that there are blocks for.
+/// What a request sees of every row: all, or of every three pages of so many slots the second one;
+/// of every fifth row then nothing.
+struct shown {
+  int page = 0;
+  std::vector<std::int32_t> spans = {}, counts = {};
+  int most = 0;
+
+  shown(int slots, std::vector<std::int32_t> const& lengths) : page(slots) {
+    if (page == 0) return;
+    most = 3200 / (3 * page) + 1;
+    for (std::size_t r = 0; r < lengths.size(); ++r) {
+      std::int32_t n = 0;
+      for (int i = 0; i < most; ++i) {
+        std::int32_t const from = (3 * i + 1) * page;
+        n += from < lengths[r] && r % 5 != 4 ? 1 : 0;
+        spans.insert(spans.end(), {from, from + page});
+      }
+      counts.push_back(n);
+    }
+  }
+  /// Runs of slots [begin, end) of a row that are read.
+  [[nodiscard]] int runs(std::size_t row, int begin, int end) const {
+    if (page == 0) return (end + 31) / 32 - begin / 32;
+    int sum = 0;
+    for (int i = 0; i < counts[row]; ++i) {
+      std::size_t const at =
+          (row * static_cast<std::size_t>(most) + static_cast<std::size_t>(i)) * 2;
+      int const from = std::max(begin, spans[at]), to = std::min(end, spans[at + 1]);
+      if (from < to) sum += (to + 31) / 32 - from / 32;
+    }
+    return sum;
+  }
+};
+
+/// Every split of every active row finds a block of its own, splits of a row have all its slots
+/// one after the other, and the longest split is at most an eighth above the shortest longest one
+/// that there are blocks for.
 void even_splits(char const* name, index_t kv_heads, std::vector<std::int32_t> const& lengths,
-                 int splits, bool some = false) {
+                 int splits, bool some = false, int page = 0) {
   auto const rows = static_cast<int>(lengths.size());
   auto const plan = make_plan(dense<f16>{}, {rows / kv_heads, kv_heads, 3200, 4});
   stored<std::remove_const_t<decltype(plan)>> s(plan);
@@ -144,8 +179,11 @@ void even_splits(char const* name, index_t kv_heads, std::vector<std::int32_t> c
   std::vector<std::uint8_t> active;
   for (index_t i = 0; i < rows / kv_heads; ++i) active.push_back(!some || i % 2 == 0 ? 1 : 0);
   device<std::uint8_t> const dactive(active);
+  shown const seen(page, lengths);
+  device<std::int32_t> const dspans(seen.spans), dcounts(seen.counts);
   attend_request<cuda_space> a;
   a.active = dactive.get();
+  if (page > 0) a.visible = {dspans.get(), dcounts.get(), seen.most};
   detail::attend_cut x{};
   x.pieces = 1;
   x.splits = splits;
@@ -161,12 +199,13 @@ void even_splits(char const* name, index_t kv_heads, std::vector<std::int32_t> c
     std::size_t sum = 0;
     for (std::size_t r = 0; r < lengths.size(); ++r)
       if (active[r / static_cast<std::size_t>(kv_heads)] != 0)
-        sum += static_cast<std::size_t>(std::max(1, ((lengths[r] + 31) / 32 + most - 1) / most));
+        sum +=
+            static_cast<std::size_t>(std::max(1, (seen.runs(r, 0, lengths[r]) + most - 1) / most));
     return sum;
   };
   int best = 1, longest = 0;
   while (count(best) > blocks) ++best;
-  std::vector<int> next(lengths.size());
+  std::vector<int> next(lengths.size()), end(lengths.size());
   bool good = true;
   auto const places = out.host();
   for (std::size_t i = 0; i < blocks; ++i) {
@@ -174,13 +213,18 @@ void even_splits(char const* name, index_t kv_heads, std::vector<std::int32_t> c
     if (p.row < 0) continue;
     auto const r = static_cast<std::size_t>(p.row);
     good = good && p.split == next[r]++ && p.splits >= next[r] && p.place == static_cast<int>(i);
-    longest = std::max(longest, ((lengths[r] + 31) / 32 + p.splits - 1) / p.splits);
+    good = good && p.begin == end[r] && p.begin <= p.end;
+    end[r] = p.end;
+    int const all = seen.runs(r, 0, lengths[r]), share = (all + p.splits - 1) / p.splits;
+    good = good && seen.runs(r, p.begin, p.end) <= share;
+    longest = std::max(longest, share);
   }
   for (std::size_t i = 0; i < blocks; ++i)
     if (auto const& p = places[i]; p.row >= 0)
       good = good && next[static_cast<std::size_t>(p.row)] == p.splits;
   for (std::size_t r = 0; r < lengths.size(); ++r)
-    good = good && (next[r] > 0) == (active[r / static_cast<std::size_t>(kv_heads)] != 0);
+    good = good && (next[r] > 0) == (active[r / static_cast<std::size_t>(kv_heads)] != 0) &&
+           (next[r] == 0 || end[r] == lengths[r]);
   check(good, "every split has one block", name);
   check(splits == 1 || 8 * longest <= 9 * best, "splits of even lengths", name);
 }
@@ -199,6 +243,12 @@ void cuts() {
     even_splits("rows of any length", 3, any, splits, splits == 2);
   }
   even_splits("a long row among 8", 8, {3200, 1, 2, 3, 4, 5, 6, 7}, 2);
+  for (int const page : {16, 32, 100}) {
+    even_splits("pages of one row", 1, {3200}, 5, false, page);
+    even_splits("pages of a long row among 8", 8, {3200, 90, 200, 300, 400, 500, 600, 700}, 3,
+                false, page);
+    even_splits("pages of 300 rows of any length", 3, any, 2, true, page);
+  }
 }
 
 /// A decoding step that is captured once and launched again and again, on a stream of its own:

@@ -218,18 +218,14 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
         a.window > 0 && a.window <= own ? own - static_cast<std::int32_t>(a.window) + 1 : 0;
   }
   masked = row.holes > 0 || a.positions != nullptr || a.q.tokens > 1 || a.window > 0;
-  int const slots = row.slots;
-  int const runs = (slots + 31) / 32, share = (runs + cut.splits - 1) / cut.splits;
-  int const begin_run = min_int(runs, min_int(cut.split, runs) * share),
-            begin = min_int(slots, begin_run * 32),
-            end = min_int(slots, min_int(runs, begin_run + share) * 32);
-  visible = {a.visible, r, begin, end};
+  visible = {a.visible, r, &cut};
   auto const logits_of = [&](int h) {
     return a.logits + query_place(x, kv_head, first + h).row(a, s) * a.logits_stride;
   };
   if (a.logits != nullptr && a.visible.begin_end != nullptr)
     for (int h = 0; h < heads; ++h)
-      for (index_t t = begin + thread; t < min(index_t{end}, a.logits_stride); t += attend_threads)
+      for (index_t t = cut.begin + thread; t < min(index_t{cut.end}, a.logits_stride);
+           t += attend_threads)
         logits_of(h)[t] = -INFINITY;
   __syncthreads();
   if constexpr (keys_own) {

@@ -38,9 +38,10 @@ struct attend_cut {
   }
 };
 
-/// One of a row's splits, and its place among all splits of all rows.
+/// One of a row's splits, its place among all splits of all rows, and its slots. A multiple of 16
+/// bytes, as what lies behind it in shared memory needs.
 struct split_place {
-  int row, split, splits, place;
+  int row, split, splits, place, begin, end, unused[2];
 };
 inline constexpr int split_words = sizeof(split_place) / sizeof(float);
 
@@ -70,7 +71,8 @@ struct query_place {
 /// Slots of a row that one block looks at.
 struct slot_spans {
   visible_spans visible;
-  int r, begin, end;
+  int r;
+  split_place const* place;  // in shared memory: registers are scarce
 
   [[nodiscard]] __device__ int count() const {
     return visible.begin_end == nullptr ? 1
@@ -80,11 +82,19 @@ struct slot_spans {
     int from, to;
   };
   [[nodiscard]] __device__ span operator[](int i) const {
-    if (visible.begin_end == nullptr) return {begin, end};
+    if (visible.begin_end == nullptr) return {place->begin, place->end};
     std::int32_t const* const mine = visible.begin_end + (r * visible.most + i) * 2;
-    return {max_int(begin, mine[0]), min_int(end, mine[1])};
+    return {max_int(place->begin, mine[0]), min_int(place->end, mine[1])};
   }
 };
+
+/// How many runs of 32 slots span i of row r touches, of a row of so many slots.
+[[nodiscard]] __device__ inline int runs_of_span(visible_spans const& visible, int r, int i,
+                                                 int slots) {
+  std::int32_t const* const mine = visible.begin_end + (r * visible.most + i) * 2;
+  int const from = mine[0], to = min_int(slots, mine[1]);
+  return from < to ? (to + 31) / 32 - from / 32 : 0;
+}
 
 /// What a block is about: four heads or so of one row, and its slots.
 struct row_block {

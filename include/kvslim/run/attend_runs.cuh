@@ -198,7 +198,7 @@ __device__ int attend_runs(Packed const& packed, attend_request<cuda_space> cons
             warp = thread / warp_threads, head = lane % 4 * mine;  // the first one of a lane
   auto const& row = packed.raw_row(at.r);
   int const coded = min_int(row.key_coded, row.value_coded) / 32 * 32;
-  if (coded <= at.visible.begin) return 0;
+  if (coded <= at.visible.place->begin) return 0;
   float* const back = memory.own + walk_type::query_words * Heads * ((dim + 31) & ~31);
   float* const warp_sums = back + 2 * Heads;
   float* const states = warp_sums + attend_warps * Heads * slice_channels;

@@ -3,9 +3,9 @@
 #pragma once
 
 // Which splits rows are cut into, read from the rows themselves: of what one grid has, a long row
-// gets many and a short one is left whole. How the splits of a row become one: each leaves a
-// partial result in scratch and takes a ticket, and the block that comes last merges them all, in
-// the order of the splits whichever it is.
+// gets many and a short one is left whole, as long as what a request sees of it. How the splits of
+// a row become one: each leaves a partial result in scratch and takes a ticket, and the block that
+// comes last merges them all, in the order of the splits whichever it is.
 
 #include <kvslim/ops/exp.hpp>
 #include <kvslim/ops/softmax.hpp>
@@ -31,6 +31,48 @@ __device__ inline void write_lse(attend_request<cuda_space> const& a, index_t ro
 
 inline constexpr int cut_steps = 4;  // halve what a longest split may have too much
 
+/// Runs that spans of row r touch: one that two of them touch counts twice, as it is read.
+[[nodiscard]] __device__ KVSLIM_DETAIL_CALLED inline int runs_of_spans(visible_spans const& visible,
+                                                                       int r, int slots) {
+  int const count = static_cast<int>(min(visible.counts[r], visible.most));
+  int runs = 0;
+  for (int i = 0; i < count; ++i) runs += runs_of_span(visible, r, i, slots);
+  return runs;
+}
+
+/// Which slots a split has of a row that shows spans: nearly as many runs as every other. A warp
+/// calls. A call, as is the sum above, because its code costs the loops over slots registers that
+/// they do not have.
+__device__ KVSLIM_DETAIL_CALLED inline void place_in_spans(visible_spans const& visible, int r,
+                                                           int slots, split_place& place) {
+  int const lane = lane_of_warp(), count = static_cast<int>(min(visible.counts[r], visible.most));
+  int all = 0;
+  for (int i = lane; i < count; i += warp_threads) all += runs_of_span(visible, r, i, slots);
+  all = over_warp(all, [](int one, int other) { return one + other; });
+  int const share = (all + place.splits - 1) / place.splits, first = place.split * share;
+  if (lane == 0) {
+    place.begin = first == 0 ? 0 : slots;
+    place.end = slots;
+  }
+  __syncwarp();
+  for (int base = 0, before = 0; base < count; base += warp_threads) {
+    int const i = base + lane, mine = i < count ? runs_of_span(visible, r, i, slots) : 0;
+    int to = mine;
+    for (int step = 1; step < warp_threads; step *= 2) {
+      int const other = __shfl_up_sync(0xffffffffu, to, step);
+      if (lane >= step) to += other;
+    }
+    int const from = before + to - mine;
+    auto const slot_of = [&](int run) {
+      int const begin = visible.begin_end[(r * visible.most + i) * 2];
+      return run == from ? begin : (begin / 32 + run - from) * 32;
+    };
+    if (0 < first && from <= first && first < from + mine) place.begin = slot_of(first);
+    if (from <= first + share && first + share < from + mine) place.end = slot_of(first + share);
+    before += __shfl_sync(0xffffffffu, to, warp_threads - 1);
+  }
+}
+
 /// The split that this block takes; false where there is none for it. A row that is active has at
 /// least one. No split has more runs than `most`, about the fewest for which there are blocks
 /// enough: rows of one length are cut into x.splits each, a long one beside short ones into more.
@@ -47,16 +89,23 @@ template <class Packed>
     return a.active == nullptr || a.active[row / kv_heads] != 0;
   };
   if (x.splits == 1) {
-    if (thread == 0) found = {place, 0, 1, place};
+    if (thread == 0) found = {place, 0, 1, place, 0, packed.raw_row(x.first_row + place).slots, {}};
     __syncthreads();
     return is_active(place);
   }
   auto const mine = static_cast<unsigned>(place), rows = static_cast<unsigned>(x.rows),
              places = rows * static_cast<unsigned>(x.splits);
+  auto const runs_of = [&](int row) {
+    if (row >= x.rows || !is_active(row)) return 0u;
+    int const r = x.first_row + row, slots = packed.raw_row(r).slots;
+    if (a.visible.begin_end == nullptr) return (static_cast<unsigned>(slots) + 31) / 32;
+    return static_cast<unsigned>(runs_of_spans(a.visible, r, slots));
+  };
+  unsigned const own = runs_of(thread);  // spans are added up once, in all but large batches
   auto const splits_of = [&](int row, unsigned most) {
-    if (!is_active(row)) return 0u;
-    auto const slots = static_cast<unsigned>(packed.raw_row(x.first_row + row).slots);
-    return slots == 0 ? 1u : ((slots + 31) / 32 + most - 1) / most;
+    if (row >= x.rows || !is_active(row)) return 0u;
+    unsigned const runs = row == thread ? own : runs_of(row);
+    return runs == 0 ? 1u : (runs + most - 1) / most;
   };
   auto const splits_in_all = [&](unsigned most) {
     unsigned sum = 0;
@@ -77,7 +126,7 @@ template <class Packed>
   unsigned before = 0;  // splits of rows so far
   for (int base = 0; base < x.rows && before <= mine; base += attend_threads) {
     int const row = base + thread;
-    unsigned const splits = row < x.rows ? splits_of(row, most) : 0;
+    unsigned const splits = splits_of(row, most);
     unsigned to = splits;
     for (unsigned step = 1; step < warp_threads; step *= 2) {
       unsigned const other = __shfl_up_sync(0xffffffffu, to, step);
@@ -92,10 +141,22 @@ template <class Packed>
       before += words[w];
     }
     if (to - splits <= mine && mine < to)
-      found = {row, static_cast<int>(mine - (to - splits)), static_cast<int>(splits), place};
+      found = {row, static_cast<int>(mine - (to - splits)), static_cast<int>(splits), place, 0, 0,
+               {}};
   }
   __syncthreads();
-  return mine < before;
+  if (mine >= before) return false;
+  int const r = x.first_row + found.row, slots = packed.raw_row(r).slots;
+  if (a.visible.begin_end != nullptr) {
+    if (thread < warp_threads) place_in_spans(a.visible, r, slots, found);
+  } else if (thread == 0) {
+    int const all = (slots + 31) / 32, share = (all + found.splits - 1) / found.splits,
+              first = min_int(all, min_int(found.split, all) * share);
+    found.begin = min_int(slots, first * 32);
+    found.end = min_int(slots, min_int(all, first + share) * 32);
+  }
+  __syncthreads();
+  return true;
 }
 
 /// Whether this block is the last of `blocks` that come here with one ticket; it then sees what the
