@@ -145,8 +145,8 @@ struct run {
   kvslim::packed_cache<typename plan_type::key_codec_type, typename plan_type::value_codec_type>
       packed;
 
-  run(Policy const& policy, cache const& c)
-      : plan(kvslim::make_plan(policy, c.extent)),
+  run(Policy const& policy, cache const& c, kvslim::plan_options const& options = {})
+      : plan(kvslim::make_plan(policy, c.extent, options)),
         storage(plan.packed_bytes()),
         scratch(plan.workspace_bytes()),
         packed(plan, storage) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/ops/finite.hpp>
+#include <kvslim/run/encode_checks.hpp>
 #include <kvslim/run/select.hpp>
 #include <kvslim/run/source_rows.hpp>
 #include <kvslim/store/packed_cache.hpp>
@@ -55,26 +56,6 @@ template <class Plan>
   index_t longest = 0;
   for (index_t h = 0; h < heads; ++h) longest = max(longest, keep.count(first + h));
   return longest;
-}
-
-/// One past the newest held position of a row, kept or not.
-template <class Cells>
-[[nodiscard]] KVSLIM_HD inline std::int32_t next_position_of(Cells const& cells, index_t s,
-                                                             index_t h) noexcept {
-  std::int32_t next = 0;
-  index_t const n = cells.length(s, h);
-  if (cells.in_text_order() && n > 0) return cells.position(s, h, n - 1) + 1;
-  for (index_t cell = 0; cell < n; ++cell)
-    if (cells.state(s, h, cell) != token_state::padding && cells.position(s, h, cell) >= next)
-      next = cells.position(s, h, cell) + 1;
-  return next;
-}
-
-/// The next position of a stored row outlives its newest token.
-template <class Packed>
-[[nodiscard]] KVSLIM_HD inline std::int32_t next_position_of(packed_cells<Packed> const& cells,
-                                                             index_t s, index_t h) noexcept {
-  return cells.packed.raw_row(cells.row(s, h)).next_position;
 }
 
 /// The row table's entry of row r, but for its offset. `next`: of the view, if nothing is moved.
@@ -144,11 +125,18 @@ template <bool Keys, class Packed>
     return packed.values(r);
 }
 
+/// Checks values where nobody has: of entries [i, i + n) of row r's list. Tells encode_half to end.
+struct check_nothing {
+  KVSLIM_HD constexpr bool operator()(index_t, index_t, index_t) const noexcept { return true; }
+};
+
 /// Encodes K or V of one row from its keep list. `rows` is the row's staging. Everything but blocks
-/// was zeroed. The first row of a group writes the group's blocks.
-template <bool Keys, class Plan, class Cells, class Packed>
+/// was zeroed. The first row of a group writes the group's blocks. Ends where good(r, i, n), called
+/// before entries [i, i + n) of row r are read, is false.
+template <bool Keys, class Plan, class Cells, class Packed, class Check = check_nothing>
 KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set const& keep,
-                                  float* rows, Packed const& packed, index_t r) {
+                                  float* rows, Packed const& packed, index_t r,
+                                  Check const& good = {}) {
   packed_row const entry = packed.raw_row(r);
   index_t const count = entry.slots, wide = plan.wide();
   float* const other = rows + packed.layout().block_floats();
@@ -174,6 +162,8 @@ KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set
     for (index_t i = 0; i < at.coded;) {
       index_t const take = at.together(i, at.coded);
       auto const ahead = next_run<Keys>(cells, keep, r, i + take, at.coded);
+      for (index_t m = 0; m < at.members(); ++m)
+        if (!good(group.member_row(plan.extents(), first, m), i, take)) return;
       if (i + take < at.coded)
         fetch_to_write(at.block(i + take),
                        div_up(take, at.sizes.block_tokens) * at.sizes.block_bytes);
@@ -198,6 +188,7 @@ KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set
   index_t const room = max(1, packed.layout().block_floats() / wide);
   for (index_t i = at.coded; i < count;) {
     index_t const take = min(at.beside(i, count), room);
+    if (!good(r, i, take)) return;
     if (!read_run<Keys>(plan, cells, keep, r, i, take, rows))
       for (index_t j = 0; j < take; ++j) read(at.member, i + j, rows + j * at.dim);
     at.store(i, rows, take);
@@ -222,14 +213,39 @@ inline void clear_row(Packed const& packed, index_t r) noexcept {
   std::memset(row + done, 0, static_cast<std::size_t>(parts.bytes - done));
 }
 
-/// Encodes one row: sides, K and V.
+/// Largest magnitude that a channel of K, or of V, may have.
+template <bool Keys, class Plan>
+[[nodiscard]] float limit_of(Plan const& plan) noexcept {
+  auto const layout = plan.layout();
+  // Rotation can move all of a pair's length into one channel.
+  if constexpr (Keys)
+    return layout.key.limit() * (Plan::has_mover ? 0.70710677f : 1.0f);
+  else
+    return layout.value.limit();
+}
+
+/// Encodes one row: sides, K and V. Where nobody has looked at values (`checks`), each run is
+/// looked at right before it is read again, from the first cache. False, and the row is half done,
+/// if a value is not finite or beyond what codecs hold.
 template <class Plan, class Cells, class Packed>
-inline void encode_row(Plan const& plan, Cells const& cells, keep_set const& keep, float* rows,
-                       Packed const& packed, index_t r) {
+[[nodiscard]] bool encode_row(Plan const& plan, Cells const& cells, keep_set const& keep,
+                              float* rows, Packed const& packed, index_t r, bool checks) {
+  bool good = true;
+  auto const looks = [&](auto keys) {
+    constexpr bool is_keys = decltype(keys)::value;
+    return [&, limit = limit_of<is_keys>(plan)](index_t row, index_t i, index_t n) {
+      good = !checks || list_within<is_keys>(cells, keep, row, i, n, limit);
+      return good;
+    };
+  };
   encode_sides(plan, cells, keep, packed, r);
-  encode_half<true>(plan, cells, keep, rows, packed, r);
-  if constexpr (!Packed::layout_type::shares_keys)
-    encode_half<false>(plan, cells, keep, rows, packed, r);
+  encode_half<true>(plan, cells, keep, rows, packed, r, looks(std::true_type{}));
+  if (!good) return false;
+  if constexpr (Packed::layout_type::shares_keys)
+    static_cast<void>(looks(std::false_type{})(r, 0, keep.count(r)));
+  else
+    encode_half<false>(plan, cells, keep, rows, packed, r, looks(std::false_type{}));
+  return good;
 }
 
 /// What both backends check before encode writes anything.
@@ -259,84 +275,15 @@ template <class Plan, class Cells, class Packed>
   return {};
 }
 
-/// Whether entry i of row r's list can be encoded: in range, held, in text order behind the one
-/// before it, with a position that the layout can tell. Null is yes. `next`: one past the row's
-/// newest position.
-template <class Plan, class Layout, class Cells>
-[[nodiscard]] KVSLIM_HD inline char const* fault_of_entry(Plan const& plan, Layout const& layout,
-                                                          Cells const& cells, keep_set const& keep,
-                                                          index_t r, index_t i,
-                                                          std::int32_t next) noexcept {
-  auto const& e = plan.extents();
-  index_t const s = r / e.kv_heads, h = r % e.kv_heads, count = keep.count(r);
-  std::int32_t const* const list = keep.cells + keep.begins[r];
-  bool const consecutive = !Plan::has_mover && layout.find(side_kind::position) < 0;
-  auto const held = [&](index_t cell) {
-    return cell >= 0 && cell < cells.length(s, h) &&
-           cells.state(s, h, cell) != token_state::padding;
-  };
-  if (!held(list[i])) return "kvslim: the keep set names a cell that holds no token";
-  std::int32_t const now = cells.position(s, h, list[i]);
-  if (i > 0 && held(list[i - 1])) {
-    std::int32_t const last = cells.position(s, h, list[i - 1]);
-    if (now < last || (now == last && list[i] <= list[i - 1]))
-      return "kvslim: the keep set is not in text order";
-    if (consecutive && now != last + 1)
-      return "kvslim: positions have gaps: plan with .positions = true to store them";
-  }
-  if (consecutive && i == count - 1 && now + 1 != next)
-    return "kvslim: the newest token is not kept: plan with .positions = true";
-  return nullptr;
-}
-
-/// Whether n cells ascend within [0, length), one by one if `consecutive`.
-[[nodiscard]] inline bool cells_ascend(std::int32_t const* list, index_t n, index_t length,
-                                       bool consecutive) noexcept {
-  if (n == 0) return true;
-  std::int32_t wrong = 0;
-  for (index_t i = 1; i < n; ++i) wrong |= list[i] <= list[i - 1] ? 1 : 0;
-  return wrong == 0 && list[0] >= 0 && list[n - 1] < length &&
-         (!consecutive || list[n - 1] - list[0] == n - 1);
-}
-
-/// Whether row r's list can be encoded. Null is yes.
-template <class Plan, class Cells>
-[[nodiscard]] char const* fault_of_list(Plan const& plan, Cells const& cells, keep_set const& keep,
-                                        index_t r) noexcept {
-  auto const& e = plan.extents();
-  if (keep.begins[r + 1] < keep.begins[r] || keep.count(r) > e.tokens)
-    return "kvslim: the keep set's begins do not ascend";
-  std::int32_t const next = next_position_of(cells, r / e.kv_heads, r % e.kv_heads);
-  auto const layout = plan.layout();
-  if constexpr (requires { cells.positions.given(); }) {
-    // Where cells are positions, one loop says that there is no fault, the next one which.
-    bool const consecutive = !Plan::has_mover && layout.find(side_kind::position) < 0;
-    index_t const n = keep.count(r);
-    std::int32_t const* const list = keep.cells + keep.begins[r];
-    if (cells.in_text_order() &&
-        cells_ascend(list, n, cells.length(r / e.kv_heads, r % e.kv_heads), consecutive) &&
-        (!consecutive || n == 0 || list[n - 1] + 1 == next))
-      return nullptr;
-  }
-  for (index_t i = 0; i < keep.count(r); ++i)
-    if (char const* const fault = fault_of_entry(plan, layout, cells, keep, r, i, next);
-        fault != nullptr)
-      return fault;
-  return nullptr;
-}
-
 /// True if everything that row r will store is finite and within what its codecs can hold.
 template <class Plan, class Cells>
 [[nodiscard]] bool row_fits(Plan const& plan, Cells const& cells, keep_set const& keep,
                             float* staging, index_t r) {
   auto const& e = plan.extents();
-  auto const layout = plan.layout();
-  index_t const s = r / e.kv_heads, h = r % e.kv_heads;
-  // Rotation can move all of a pair's length into one channel.
-  float const key_limit = layout.key.limit() * (Plan::has_mover ? 0.70710677f : 1.0f);
-  float const value_limit = layout.value.limit();
+  float const key_limit = limit_of<true>(plan), value_limit = limit_of<false>(plan);
   if constexpr (Plan::has_merger) {
     // Members first: what is not kept is read too.
+    index_t const s = r / e.kv_heads, h = r % e.kv_heads;
     for (index_t cell = 0; cell < cells.length(s, h); ++cell)
       if (cells.state(s, h, cell) != token_state::padding &&
           !(ops::row_within(cells.key(s, h, cell), key_limit) &&
@@ -353,21 +300,16 @@ template <class Plan, class Cells>
     }
     return true;
   } else {
-    return list_within<true>(cells, keep, r, s, h, key_limit) &&
-           list_within<false>(cells, keep, r, s, h, value_limit);
+    return list_within<true>(cells, keep, r, 0, keep.count(r), key_limit) &&
+           list_within<false>(cells, keep, r, 0, keep.count(r), value_limit);
   }
 }
 
-/// True if row r keeps the tokens that the first row of its group keeps.
-template <class Plan, class Codec>
-[[nodiscard]] bool keeps_as_leader(Plan const& plan, keep_set const& keep, index_t r,
-                                   Codec const& codec) noexcept {
-  index_t const first = group_of(codec).first_row(plan.extents(), r), n = keep.count(r);
-  if (n != keep.count(first)) return false;
-  for (index_t i = 0; i < n; ++i)
-    if (keep.cells[keep.begins[r] + i] != keep.cells[keep.begins[first] + i]) return false;
-  return true;
-}
+/// Whether values can be checked while they are encoded: nothing else reads them before.
+template <class Plan, class Packed>
+inline constexpr bool encodes_in_one_pass =
+    !Plan::has_merger && !Packed::key_codec_type::traits.fitted &&
+    !Packed::value_codec_type::traits.fitted;
 
 /// The steps of encode on the CPU.
 template <class Exec, class Plan, class Cells, class Packed>
@@ -375,6 +317,15 @@ template <class Exec, class Plan, class Cells, class Packed>
                                 keep_set const& keep, Packed const& packed, encode_space const& w) {
   index_t const rows = plan.extents().rows();
   auto const layout = plan.layout();
+  bool const along = encodes_in_one_pass<Plan, Packed> && plan.options().one_pass;
+  auto const finite = [&] {
+    for (index_t r = 0; r < rows; ++r)
+      if (w.good[r] == 0)
+        return fail(
+            errc::non_finite,
+            "kvslim: K or V holds NaN, infinity or a value beyond the storage type's range");
+    return status{};
+  };
   // check
   if (keep.begins[0] != 0) return fail(errc::invalid_shape, "kvslim: the keep set begins at 0");
   for (index_t r = 0; r < rows; ++r)
@@ -386,12 +337,9 @@ template <class Exec, class Plan, class Cells, class Packed>
       return fail(errc::unsupported, "kvslim: rows that share blocks must keep the same tokens");
   exec.for_each(rows, [=](index_t i) {
     index_t const r = rows - 1 - i;  // so that caches still hold the rows that are encoded first
-    w.good[r] = row_fits(plan, cells, keep, w.staging, r) ? 1 : 0;
+    w.good[r] = along || row_fits(plan, cells, keep, w.staging, r) ? 1 : 0;
   });
-  for (index_t r = 0; r < rows; ++r)
-    if (w.good[r] == 0)
-      return fail(errc::non_finite,
-                  "kvslim: K or V holds NaN, infinity or a value beyond the storage type's range");
+  if (auto const s = finite(); !s) return s;
   // place
   index_t used = layout.table_bytes();
   for (index_t r = 0; r < rows; ++r) used += layout.parts(plan.room_for(keep.count(r)), r).bytes;
@@ -415,9 +363,15 @@ template <class Exec, class Plan, class Cells, class Packed>
   // encode
   exec.for_each(rows, [=](index_t r) { clear_row(packed, r); });
   exec.for_each(rows, [=](index_t r) {
-    encode_row(plan, cells, keep, w.staging + r * plan.staging_floats(), packed, r);
+    float* const staging = w.staging + r * plan.staging_floats();
+    w.good[r] = encode_row(plan, cells, keep, staging, packed, r, along) ? 1 : 0;
   });
-  return {};
+  auto const s = finite();
+  if (!s)
+    exec.for_each(1, [=](index_t) {
+      std::memset(packed.storage(), 0, static_cast<std::size_t>(layout.table_bytes()));
+    });
+  return s;
 }
 
 }  // namespace detail
@@ -429,7 +383,10 @@ template <class Exec, class Plan, class Cells, class Packed>
 /// plan.encode_bytes(). Memory must not overlap.
 /// Returns: invalid_shape, invalid_option, invalid_pointer, buffer_too_small, non_finite,
 /// unsupported; then nothing of `packed` was written. Cost: one checking pass over what stays, one
-/// read of it and one write of its codes.
+/// read of it and one write of its codes. With plan_options::one_pass values are checked while they
+/// are encoded, which saves that pass's read of memory: non_finite then leaves storage that was
+/// never filled, whatever it held. Where tokens are merged or codecs are fitted that changes
+/// nothing.
 template <host_executor Exec, class Plan, class Cache, class Packed>
 status encode(Exec const& exec, Plan const& plan, Cache const& cache, keep_set const& keep,
               Packed const& packed, workspace scratch) {
@@ -446,7 +403,7 @@ status encode(Exec const& exec, Plan const& plan, Cache const& cache, keep_set c
 
 /// Runs the pipeline: select and encode in one workspace of plan.workspace_bytes().
 ///
-/// Returns: as select() and encode(); then nothing of `packed` was written.
+/// Returns: as select() and encode(); then nothing of `packed` was written, but with one_pass.
 template <host_executor Exec, class Plan, class Cache, class Evidence, class Packed>
 status compress(Exec const& exec, Plan const& plan, Cache const& cache, Evidence const& evidence,
                 Packed const& packed, workspace scratch) {

@@ -21,6 +21,7 @@ struct plan_options {
   bool biases = false;            ///< store the view's logit biases
   logit_rule logit = {};          ///< how attention over the stored cache makes its logits
   std::uint64_t fingerprint = 0;  ///< of codebooks and bases that a reader must have
+  bool one_pass = false;          ///< encode reads K and V once, on CPUs: see encode()
 };
 
 namespace detail {

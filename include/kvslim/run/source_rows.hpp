@@ -119,12 +119,12 @@ template <bool Keys, class Cells>
   return {};
 }
 
-/// True if K's (or V's) rows on row r's list are within `limit`.
+/// True if K's (or V's) rows of entries [i, i + n) of row r's list are within `limit`.
 template <bool Keys, class Cells>
-[[nodiscard]] bool list_within(Cells const& cells, keep_set const& keep, index_t r, index_t s,
-                               index_t h, float limit) noexcept {
-  index_t const n = keep.count(r);
-  std::int32_t const* const kept = keep.cells + keep.begins[r];
+[[nodiscard]] bool list_within(Cells const& cells, keep_set const& keep, index_t r, index_t i,
+                               index_t n, float limit) noexcept {
+  index_t const heads = cells.extents().kv_heads, s = r / heads, h = r % heads;
+  std::int32_t const* const kept = keep.cells + keep.begins[r] + i;
   if (n == 0) return true;
   if constexpr (in_plain_memory<Keys, Cells>) {
     auto const first = channels_of<Keys>(cells, s, h, kept[0]);
@@ -139,8 +139,8 @@ template <bool Keys, class Cells>
             first.size(), limit, good))
       return good;
   }
-  for (index_t i = 0; i < n; ++i)
-    if (!ops::row_within(channels_of<Keys>(cells, s, h, kept[i]), limit)) return false;
+  for (index_t j = 0; j < n; ++j)
+    if (!ops::row_within(channels_of<Keys>(cells, s, h, kept[j]), limit)) return false;
   return true;
 }
 

@@ -204,6 +204,53 @@ TEST_CASE("NaN and infinity in what stays are refused; values beyond f16 too",
   }
 }
 
+/// Compresses all of a cache twice, in two passes and in one, over storage that holds something.
+/// Poison is refused both times; storage is as it was then, or holds nothing.
+template <class Policy>
+void in_one_pass(Policy const& policy, data::shape const& of, bool merges = false) {
+  data::cache const c(of);
+  evidence<> const none;
+  auto const compressed = [&](auto const& room, data::cache const& from) {
+    auto const s = compress(cpu{}, room.plan, from.view(), none, room.packed, room.scratch);
+    CHECK(room.storage.intact());
+    CHECK(room.scratch.intact());
+    return s.code;
+  };
+  data::room const two(policy, of.extents(), {}), one(policy, of.extents(), {.one_pass = true});
+  REQUIRE(compressed(two, c) == errc::ok);
+  REQUIRE(compressed(one, c) == errc::ok);
+  auto const bytes = two.packed.bytes();
+  REQUIRE(one.packed.bytes() == bytes);
+  CHECK(std::memcmp(one.storage.data(), two.storage.data(), bytes) == 0);
+  std::vector<std::byte> const before(two.storage.data(), two.storage.data() + bytes);
+  for (index_t const token : {index_t{0}, of.tokens / 2, of.tokens - 1})
+    for (bool const key : {true, false}) {
+      data::cache bad = c;
+      auto& half = key ? bad.k : bad.v;
+      half[static_cast<std::size_t>(bad.cell(1, 1, token) * of.head_dim + 5)] = std::nanf("");
+      CHECK(compressed(two, bad) == errc::non_finite);
+      CHECK(std::memcmp(two.storage.data(), before.data(), bytes) == 0);
+      CHECK(compressed(one, bad) == errc::non_finite);
+      CHECK(one.packed.ready() == merges);
+      REQUIRE(compressed(one, c) == errc::ok);
+      CHECK(std::memcmp(one.storage.data(), before.data(), bytes) == 0);
+    }
+}
+
+TEST_CASE("one pass stores the same bytes and leaves a refused cache empty", "[encode]") {
+  data::shape const longer{
+      .sequences = 2, .kv_heads = 2, .group = 2, .tokens = 150, .head_dim = 64};
+  in_one_pass(dense<f16>{}, longer);
+  in_one_pass(int_per_token<4>{}, longer);
+  in_one_pass(kivi<2>{{.residual = 32}}, longer);
+  in_one_pass(ggml<ggml_block::q8_0>{}, longer);
+  in_one_pass(pipeline{rerotate{}, int_per_token<8>{}}, longer);
+  in_one_pass(int_per_token<8>{}, shape);
+  in_one_pass(minicache<>{{.rows = {2, 1}}}, longer);  // rows that share blocks
+  // What is read before it is encoded is checked before anything is written.
+  in_one_pass(gear<4>{}, longer, true);
+}
+
 TEST_CASE("logit biases are stored or refused, never dropped", "[encode][bad_input]") {
   data::cache const c(shape);
   std::vector<float> bias(128, 0.0f), scores(4 * 64, 1.0f);
