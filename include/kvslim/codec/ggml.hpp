@@ -31,6 +31,7 @@ struct ggml_rows {
                       static_cast<std::uint32_t>(Type) << 8 | detail::element_number<Tail>()},
       .rewrites = true,
       .encodes_runs = true,
+      .encodes_stored = true,
       .long_runs = true};
 
   index_t residual = 0;
@@ -69,12 +70,16 @@ struct ggml_rows {
   [[nodiscard]] static KVSLIM_HD constexpr index_t row_bytes(index_t dim) noexcept {
     return dim / channels * format::bytes;
   }
+  /// False where no kernel reads such rows: nothing was written.
+  template <class T>
+  [[nodiscard]] KVSLIM_HD bool encode_stored(T const* rows, site const& at,
+                                             std::byte* block) const noexcept {
+    return detail::encode_blocks<format>(rows, at, block);
+  }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
-    auto const all = [&] {
-      for (index_t i = 0; i < at.n * at.dim / channels; ++i)
-        detail::encode_ggml<Type>(rows + i * channels, block + i * format::bytes);
-    };
-    if (!detail::with_instructions(all)) all();
+    if (encode_stored(rows, at, block)) return;
+    for (index_t i = 0; i < at.n * at.dim / channels; ++i)
+      detail::encode_ggml<Type>(rows + i * channels, block + i * format::bytes);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const&,
                                        index_t d) const noexcept {

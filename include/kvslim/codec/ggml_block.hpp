@@ -31,6 +31,15 @@ namespace detail {
 /// Bounds of arrays name it themselves: a local copy's name is a syntax error in what nvcc writes.
 inline constexpr index_t ggml_channels = 32;
 
+[[nodiscard]] KVSLIM_HD inline float magnitude_of(float x) noexcept {
+  return bit_cast<float>(bit_cast<std::uint32_t>(x) & 0x7fffffffu);
+}
+
+/// What a block's values are coded with, in float: the stored f16 are these rounded.
+struct ggml_scale {
+  float step, minimum;
+};
+
 template <ggml_block Type>
 struct ggml_format {
   static constexpr bool float_codes = false;  // what kernels of rows of blocks ask
@@ -49,6 +58,41 @@ struct ggml_format {
   static constexpr float largest = 65504.0f * (has_minimum ? 1.0f
                                                : bits == 8 ? 127.0f
                                                            : static_cast<float>(-least));
+
+  /// Of a block's range and its values. ggml takes the first of equal values, which shows in the
+  /// sign of a zero and, where the step has the sign of the largest magnitude, in all codes.
+  template <class T>
+  [[nodiscard]] static KVSLIM_HD ggml_scale fit(ops::range const& r, T const* x) noexcept {
+    auto const first = [&](auto const& is_it, float otherwise) {
+      float found = otherwise;
+      for (index_t j = ggml_channels; j-- > 0;) {
+        float const v = to_float(x[j]);
+        found = is_it(v) ? v : found;
+      }
+      return found;
+    };
+    if constexpr (has_minimum) {
+      float const low = r.low == 0.0f ? first([](float v) { return v == 0.0f; }, r.low) : r.low;
+      float const span = r.high == r.low ? 0.0f : r.high - r.low;
+      return {divide(span, static_cast<float>(most)), low};
+    } else {
+      float const below = magnitude_of(r.low), above = magnitude_of(r.high);
+      float const peak = below > above ? below : above;
+      if constexpr (bits == 8) return {divide(peak, 127.0f), 0.0f};
+      float value = below > above ? r.low : r.high;
+      if (peak == 0.0f)
+        value = 0.0f;
+      else if (below == above)
+        value = first([peak](float v) { return magnitude_of(v) == peak; }, value);
+      return {divide(value, static_cast<float>(least)), 0.0f};
+    }
+  }
+  /// What values are multiplied by. Nothing that is stored depends on whether subnormal floats are
+  /// flushed to zero; ggml's own reciprocal overflows a little further down.
+  [[nodiscard]] static KVSLIM_HD float inverse(float step) noexcept {
+    constexpr float smallest = 7.52316385e-37f;  // 2^-120
+    return magnitude_of(step) < smallest ? 0.0f : divide(1.0f, step);
+  }
 };
 static_assert(ggml_format<ggml_block::q8_0>::bytes == 34);
 static_assert(ggml_format<ggml_block::q5_1>::bytes == 24);
@@ -64,56 +108,16 @@ template <class Byte>
     return reinterpret_cast<std::uint8_t*>(block + at);
 }
 
-[[nodiscard]] KVSLIM_HD inline float magnitude_of(float x) noexcept {
-  return bit_cast<float>(bit_cast<std::uint32_t>(x) & 0x7fffffffu);
-}
-
-/// What a block's values are coded with, in float: the stored f16 are these rounded.
-struct ggml_scale {
-  float step, minimum;
-};
-
-/// ggml takes the first of equal values, which shows in the sign of a zero and, where the step has
-/// the sign of the largest magnitude, in all codes.
-template <ggml_block Type>
-[[nodiscard]] KVSLIM_HD inline ggml_scale fit_ggml(float const* x) noexcept {
-  using format = ggml_format<Type>;
-  ops::range const r = ops::group_range(x, ggml_channels, 1);
-  auto const first = [&](auto const& is_it, float otherwise) {
-    float found = otherwise;
-    for (index_t j = ggml_channels; j-- > 0;) found = is_it(x[j]) ? x[j] : found;
-    return found;
-  };
-  if constexpr (format::has_minimum) {
-    float const low = r.low == 0.0f ? first([](float v) { return v == 0.0f; }, r.low) : r.low;
-    float const span = r.high == r.low ? 0.0f : r.high - r.low;
-    return {divide(span, static_cast<float>(format::most)), low};
-  } else {
-    float const below = magnitude_of(r.low), above = magnitude_of(r.high);
-    float const most = below > above ? below : above;
-    if constexpr (Type == ggml_block::q8_0) return {divide(most, 127.0f), 0.0f};
-    float peak = below > above ? r.low : r.high;
-    if (most == 0.0f)
-      peak = 0.0f;
-    else if (below == above)
-      peak = first([most](float v) { return magnitude_of(v) == most; }, peak);
-    return {divide(peak, static_cast<float>(format::least)), 0.0f};
-  }
-}
-
 /// 32 floats as a block. NaN and infinity give some block, and nothing undefined.
 template <ggml_block Type>
 KVSLIM_HD inline void encode_ggml(float const* x, std::byte* block) noexcept {
   using format = ggml_format<Type>;
   constexpr auto most = static_cast<float>(format::most), least = static_cast<float>(format::least);
-  ggml_scale const s = fit_ggml<Type>(x);
+  ggml_scale const s = format::fit(ops::group_range(x, ggml_channels, 1), x);
   auto* const parameters = array_at<f16>(block);
   parameters[0] = narrow<f16>(s.step);
   if constexpr (format::has_minimum) parameters[1] = narrow<f16>(s.minimum);
-  // Nothing that is stored depends on whether subnormal floats are flushed to zero; ggml's own
-  // reciprocal overflows a little further down.
-  constexpr float smallest = 7.52316385e-37f;  // 2^-120
-  float const inverse = magnitude_of(s.step) < smallest ? 0.0f : divide(1.0f, s.step);
+  float const inverse = format::inverse(s.step);
   // ggml limits the code; limiting what it is made of gives the same. Between product and sum it
   // also keeps a compiler from fusing them: that rounds once where ggml rounds twice. (Two loops,
   // because compilers turn one into branches.)

@@ -94,6 +94,14 @@ template <class T>
 inline constexpr bool narrowed =
     std::same_as<T, f16> || std::same_as<T, bf16> || std::same_as<T, float>;
 
+/// Whole rows as blocks of 32 channels.
+template <class Format, class T>
+[[nodiscard]] inline bool encode_blocks(T const* rows, site const& at, std::byte* out) noexcept {
+  index_t const blocks = at.n * at.dim / 32;
+  return with_encoders(32, [&](auto kernels) {
+    decltype(kernels)::template encode_blocks<Format>(rows, blocks, out, lookahead(at, blocks));
+  });
+}
 /// K of 16 tokens as T[dim][16].
 template <class T>
 [[nodiscard]] inline bool encode_tile(float const* rows, index_t dim, T* out) noexcept {
@@ -197,6 +205,10 @@ template <int Bits, class... Args>
 }
 template <int Bits, class Param, class... Args>
 [[nodiscard]] KVSLIM_HD constexpr bool encode_values(Args const&...) noexcept {
+  return false;
+}
+template <class Format, class... Args>
+[[nodiscard]] KVSLIM_HD constexpr bool encode_blocks(Args const&...) noexcept {
   return false;
 }
 template <class T>

@@ -189,12 +189,23 @@ TEST_CASE("every path codes the same bytes of rows as they lie", "[isa][encode]"
   }
 }
 
+template <ggml_block Type>
+void blocks_alike(char const* name) {
+  ggml_rows<Type> const rows{};
+  codes_alike(name, rows, 96, 5);
+  for (index_t const dim : {32, 64, 96}) {
+    stored_alike<f16>(name, rows, dim, 7);
+    stored_alike<bf16>(name, rows, dim, 7);
+    stored_alike<float>(name, rows, dim, 7);
+  }
+}
+
 TEST_CASE("every path makes ggml's blocks", "[isa][encode][ggml]") {
-  codes_alike("q8_0", ggml_rows<ggml_block::q8_0>{}, 96, 5);
-  codes_alike("q4_0", ggml_rows<ggml_block::q4_0>{}, 96, 5);
-  codes_alike("q4_1", ggml_rows<ggml_block::q4_1>{}, 96, 5);
-  codes_alike("q5_0", ggml_rows<ggml_block::q5_0>{}, 96, 5);
-  codes_alike("q5_1", ggml_rows<ggml_block::q5_1>{}, 96, 5);
+  blocks_alike<ggml_block::q8_0>("q8_0");
+  blocks_alike<ggml_block::q4_0>("q4_0");
+  blocks_alike<ggml_block::q4_1>("q4_1");
+  blocks_alike<ggml_block::q5_0>("q5_0");
+  blocks_alike<ggml_block::q5_1>("q5_1");
 }
 
 TEST_CASE("every path stores the same caches", "[isa][encode]") {
@@ -206,6 +217,7 @@ TEST_CASE("every path stores the same caches", "[isa][encode]") {
   }
   stores_alike("bf16", dense<bf16>{}, 96);
   stores_alike("f32", dense<float>{}, 96);
+  stores_alike("ggml", ggml<ggml_block::q8_0, ggml_block::q5_1>{}, 96);
 }
 
 TEST_CASE("a bad channel anywhere is refused on every path", "[isa][encode][bad_input]") {
