@@ -74,7 +74,7 @@ struct ggml_rows {
   template <class T>
   [[nodiscard]] KVSLIM_HD bool encode_stored(T const* rows, site const& at,
                                              std::byte* block) const noexcept {
-    return detail::encode_blocks<format>(rows, at, block);
+    return detail::encode_block_rows<format>(rows, at, block);
   }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     if (encode_stored(rows, at, block)) return;

@@ -96,10 +96,11 @@ inline constexpr bool narrowed =
 
 /// Whole rows as blocks of 32 channels.
 template <class Format, class T>
-[[nodiscard]] inline bool encode_blocks(T const* rows, site const& at, std::byte* out) noexcept {
+[[nodiscard]] inline bool encode_block_rows(T const* rows, site const& at,
+                                            std::byte* out) noexcept {
   index_t const blocks = at.n * at.dim / 32;
   return with_encoders(32, [&](auto kernels) {
-    decltype(kernels)::template encode_blocks<Format>(rows, blocks, out, lookahead(at, blocks));
+    decltype(kernels)::template encode_block_rows<Format>(rows, blocks, out, lookahead(at, blocks));
   });
 }
 /// K of 16 tokens as T[dim][16].
@@ -208,7 +209,7 @@ template <int Bits, class Param, class... Args>
   return false;
 }
 template <class Format, class... Args>
-[[nodiscard]] KVSLIM_HD constexpr bool encode_blocks(Args const&...) noexcept {
+[[nodiscard]] KVSLIM_HD constexpr bool encode_block_rows(Args const&...) noexcept {
   return false;
 }
 template <class T>
