@@ -69,25 +69,38 @@ struct fp8_rows {
 
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     index_t const n = width(at.dim);
-    auto* const codes = detail::array_at<T>(block);
     for (index_t i = 0; i < at.n; ++i)
       for (index_t g = 0; g < at.dim / n; ++g) {
         float const* const x = rows + i * at.dim + g * n;
-        index_t const t = at.first + i;
-        float s = scale;
-        if (!(scale > 0.0f)) {
-          float high = 0.0f;
-          for (index_t c = 0; c < n; ++c) {
-            float const size = x[c] < 0.0f ? -x[c] : x[c];
-            high = size > high ? size : high;
-          }
-          // Below it nothing is stored, whether or not subnormal floats are flushed to zero.
-          s = high < 8.0779357e-28f ? 0.0f : detail::divide(high, most);  // 2^-90
-          scales(block, at.dim)[g * block_tokens + t] = s;
+        float high = 0.0f;
+        for (index_t c = 0; c < n && scale == 0.0f; ++c) {
+          float const size = x[c] < 0.0f ? -x[c] : x[c];
+          high = size > high ? size : high;
         }
-        for (index_t c = 0; c < n; ++c)
-          codes[place(t, g * n + c, n)] = s > 0.0f ? from_float<T>(detail::divide(x[c], s)) : T{};
+        float const s = scale_for(high);
+        if (scale == 0.0f) put_scale(block, at, i, g, s);
+        for (index_t c = 0; c < n; ++c) put(block, at, i, g * n + c, x[c], s);
       }
+  }
+  /// Channels that have a scale together.
+  [[nodiscard]] KVSLIM_HD constexpr index_t width(index_t dim) const noexcept {
+    return group > 0 ? group : dim;
+  }
+  /// The scale of such channels, of which `high` is the largest magnitude.
+  [[nodiscard]] KVSLIM_HD float scale_for(float high) const noexcept {
+    if (scale > 0.0f) return scale;
+    // Below it nothing is stored, whether or not subnormal floats are flushed to zero.
+    return high < 8.0779357e-28f ? 0.0f : detail::divide(high, most);  // 2^-90
+  }
+  /// Stores it for token i of a site and its group g, and the code of one of their channels.
+  static KVSLIM_HD void put_scale(std::byte* block, site const& at, index_t i, index_t g,
+                                  float s) noexcept {
+    scales(block, at.dim)[g * block_tokens + at.first + i] = s;
+  }
+  KVSLIM_HD void put(std::byte* block, site const& at, index_t i, index_t d, float x,
+                     float s) const noexcept {
+    detail::array_at<T>(block)[place(at.first + i, d, width(at.dim))] =
+        s > 0.0f ? from_float<T>(detail::divide(x, s)) : T{};
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
@@ -136,9 +149,6 @@ struct fp8_rows {
       return detail::fail(errc::invalid_option,
                           "kvslim: fp8's scale is 0, or between 2^-100 and 2^100 without a group");
     return detail::check_residual(residual);
-  }
-  [[nodiscard]] KVSLIM_HD constexpr index_t width(index_t dim) const noexcept {
-    return group > 0 ? group : dim;
   }
   /// Of channel d of token t in groups of n channels.
   [[nodiscard]] static KVSLIM_HD constexpr index_t place(index_t t, index_t d, index_t n) noexcept {

@@ -93,6 +93,22 @@ struct ggml_format {
     constexpr float smallest = 7.52316385e-37f;  // 2^-120
     return magnitude_of(step) < smallest ? 0.0f : divide(1.0f, step);
   }
+  /// What a code is made of. ggml limits the code; limiting this gives the same. Between product
+  /// and sum it also keeps a compiler from fusing them: that rounds once where ggml rounds twice.
+  [[nodiscard]] static KVSLIM_HD float limited(float x, float minimum, float inverse) noexcept {
+    constexpr auto high = static_cast<float>(most), low = static_cast<float>(least);
+    float const y = (x - minimum) * inverse, z = y > low ? y : low;
+    return z < high ? z : high;
+  }
+  [[nodiscard]] static KVSLIM_HD std::int32_t code(float y) noexcept {
+    if constexpr (bits == 8) {  // nearest, ties away from zero
+      // The float below a half: with a half, what lies just below a tie would round up.
+      auto const sign = bit_cast<std::uint32_t>(y) & 0x80000000u;
+      return static_cast<std::int32_t>(y + bit_cast<float>(0x3effffffu | sign));
+    } else {
+      return static_cast<std::int32_t>(y + (0.5f - static_cast<float>(least)));
+    }
+  }
 };
 static_assert(ggml_format<ggml_block::q8_0>::bytes == 34);
 static_assert(ggml_format<ggml_block::q5_1>::bytes == 24);
@@ -112,31 +128,17 @@ template <class Byte>
 template <ggml_block Type>
 KVSLIM_HD inline void encode_ggml(float const* x, std::byte* block) noexcept {
   using format = ggml_format<Type>;
-  constexpr auto most = static_cast<float>(format::most), least = static_cast<float>(format::least);
   ggml_scale const s = format::fit(ops::group_range(x, ggml_channels, 1), x);
   auto* const parameters = array_at<f16>(block);
   parameters[0] = narrow<f16>(s.step);
   if constexpr (format::has_minimum) parameters[1] = narrow<f16>(s.minimum);
   float const inverse = format::inverse(s.step);
-  // ggml limits the code; limiting what it is made of gives the same. Between product and sum it
-  // also keeps a compiler from fusing them: that rounds once where ggml rounds twice. (Two loops,
-  // because compilers turn one into branches.)
+  // Two loops, because compilers turn one into branches.
   local<float, ggml_channels> limited;
-  for (index_t j = 0; j < ggml_channels; ++j) {
-    float const y = (x[j] - s.minimum) * inverse, z = y > least ? y : least;
-    limited[j] = z < most ? z : most;
-  }
+  for (index_t j = 0; j < ggml_channels; ++j)
+    limited[j] = format::limited(x[j], s.minimum, inverse);
   local<std::int32_t, ggml_channels> codes;
-  for (index_t j = 0; j < ggml_channels; ++j) {
-    float const y = limited[j];
-    if constexpr (format::bits == 8) {  // nearest, ties away from zero
-      // The float below a half: with a half, what lies just below a tie would round up.
-      auto const sign = bit_cast<std::uint32_t>(y) & 0x80000000u;
-      codes[j] = static_cast<std::int32_t>(y + bit_cast<float>(0x3effffffu | sign));
-    } else {
-      codes[j] = static_cast<std::int32_t>(y + (0.5f - least));
-    }
-  }
+  for (index_t j = 0; j < ggml_channels; ++j) codes[j] = format::code(limited[j]);
   auto* const out = ggml_codes(block, format::codes_at);
   if constexpr (format::bits == 8) {
     for (index_t j = 0; j < ggml_channels; ++j) out[j] = static_cast<std::uint8_t>(codes[j]);

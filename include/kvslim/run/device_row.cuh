@@ -9,6 +9,7 @@
 #include <kvslim/codec/chosen_channels.cuh>
 #include <kvslim/codec/dense.cuh>
 #include <kvslim/codec/fp8_rows.cuh>
+#include <kvslim/codec/ggml.cuh>
 #include <kvslim/codec/prompt_channel_key.cuh>
 #include <kvslim/codec/rotated_rows.cuh>
 #include <kvslim/codec/scaled_rows.cuh>
