@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
 # Builds and runs the benchmarks: attend and encode against their floors, on a GPU too where there
-# is one, then every method by itself, and attention over some beside plain integers. --smoke:
+# is one; beside an engine's own attention; what has another yardstick (attention over groups,
+# rotations and outliers beside plain integers, selection beside std::nth_element, moving beside
+# memmove, scoring beside multiply-adds, calls with little to do); then every method. --smoke:
 # seconds, no figures. --against PATH: attend beside an engine's own attention too; PATH has
 # llama.cpp's sources, a build of it, or is where it is installed, or has ik_llama.cpp's sources.
 # May be given for several. Other arguments go to Google Benchmark.
@@ -61,6 +63,8 @@ done
 if [ -n "$smoke" ]; then
   $build/bench/bench_methods --benchmark_filter=1024 --benchmark_min_time=0.001
 else
+  $build/bench/bench_methods \
+    --benchmark_filter='^(over_plain|top_keys|compact|serialize|attention_mass|(attend|append)_8_rows)(/|$)'
   $build/bench/bench_methods --benchmark_out=build/bench.json \
     --benchmark_out_format=json "$@"
 fi
