@@ -176,6 +176,7 @@ void runs(char const* method, Policy const& policy_for) {
   ask_of({1, 1, 300, 576, 512},
          {{.group = 16, .splits = 2}, {.group = 3, .logits = true, .fast = true}});
   ask_of({1, 1, 100, 576, 272}, {{.group = 5, .tokens = 2, .spans = true}, {.group = 1}});
+  ask_of({1, 1, 96, 64, 384}, {{.group = 4}, {.group = 8, .splits = 2}});
 }
 
 /// V as a slice of K, where lanes may read 32 channels of it and where they may not.

@@ -129,6 +129,8 @@ struct run_walk {
             by_channel ? 2 * share.first_channel(part_channels) + 8 * t : 2 * kf::token(g))),
         value_scale_lane(v.scale(kf::token(g))),
         value_groups(0) {
+    // A warp without channels of V reads the parameters of some others.
+    if (share.units() == 0) value_scale_lane -= static_cast<std::uint32_t>(2 * share.first_unit());
     for (int u = groups - 1; u >= 0; --u) {
       auto const at =
           static_cast<std::uint32_t>(share.first_unit() + min_int(u, share.units() - 1));
