@@ -224,6 +224,20 @@ template <bool Keys, class Plan>
     return layout.value.limit();
 }
 
+/// Checks K's, or V's, values where nobody has.
+template <bool Keys, class Cells>
+struct check_values {
+  Cells const& cells;
+  keep_set const& keep;
+  float limit;
+  bool asked;
+  bool* good;
+
+  KVSLIM_HD bool operator()(index_t r, index_t i, index_t n) const noexcept {
+    return *good = !asked || list_within<Keys>(cells, keep, r, i, n, limit);
+  }
+};
+
 /// Encodes one row: sides, K and V. Where nobody has looked at values (`checks`), each run is
 /// looked at right before it is read again, from the first cache. False, and the row is half done,
 /// if a value is not finite or beyond what codecs hold.
@@ -231,20 +245,15 @@ template <class Plan, class Cells, class Packed>
 [[nodiscard]] bool encode_row(Plan const& plan, Cells const& cells, keep_set const& keep,
                               float* rows, Packed const& packed, index_t r, bool checks) {
   bool good = true;
-  auto const looks = [&](auto keys) {
-    constexpr bool is_keys = decltype(keys)::value;
-    return [&, limit = limit_of<is_keys>(plan)](index_t row, index_t i, index_t n) {
-      good = !checks || list_within<is_keys>(cells, keep, row, i, n, limit);
-      return good;
-    };
-  };
   encode_sides(plan, cells, keep, packed, r);
-  encode_half<true>(plan, cells, keep, rows, packed, r, looks(std::true_type{}));
+  check_values<true, Cells> const keys{cells, keep, limit_of<true>(plan), checks, &good};
+  check_values<false, Cells> const values{cells, keep, limit_of<false>(plan), checks, &good};
+  encode_half<true>(plan, cells, keep, rows, packed, r, keys);
   if (!good) return false;
   if constexpr (Packed::layout_type::shares_keys)
-    static_cast<void>(looks(std::false_type{})(r, 0, keep.count(r)));
+    static_cast<void>(values(r, 0, keep.count(r)));
   else
-    encode_half<false>(plan, cells, keep, rows, packed, r, looks(std::false_type{}));
+    encode_half<false>(plan, cells, keep, rows, packed, r, values);
   return good;
 }
 

@@ -121,8 +121,8 @@ template <bool Keys, class Cells>
 
 /// True if K's (or V's) rows of entries [i, i + n) of row r's list are within `limit`.
 template <bool Keys, class Cells>
-[[nodiscard]] bool list_within(Cells const& cells, keep_set const& keep, index_t r, index_t i,
-                               index_t n, float limit) noexcept {
+[[nodiscard]] KVSLIM_HD bool list_within(Cells const& cells, keep_set const& keep, index_t r,
+                                         index_t i, index_t n, float limit) noexcept {
   index_t const heads = cells.extents().kv_heads, s = r / heads, h = r % heads;
   std::int32_t const* const kept = keep.cells + keep.begins[r] + i;
   if (n == 0) return true;
