@@ -7,6 +7,7 @@
 // of eight heads, each a column, they are two products into the same sums.
 
 #include <kvslim/codec/planar_fragments.cuh>
+#include <kvslim/run/attend_cut.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
