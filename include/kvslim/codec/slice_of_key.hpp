@@ -6,6 +6,7 @@
 // and both are read from the same bytes.
 
 #include <kvslim/codec/dense.hpp>
+#include <kvslim/isa/slice_kernels.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -24,7 +25,8 @@ struct slice_of_key {
       .whole_blocks = Key::traits.whole_blocks,
       .rewrites = Key::traits.rewrites,
       .positions = Key::traits.positions,
-      .shares_keys = true};
+      .shares_keys = true,
+      .long_runs = detail::is_dense_key<Key>};
 
   Key key = {};
   index_t key_dim = 0;
@@ -65,12 +67,15 @@ struct slice_of_key {
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
+    if constexpr (detail::is_dense_key<Key>)
+      if (detail::accumulate_tiles<tail_type>(block, key_dim, at, p, heads, out)) return;
     auto const z = key.sizes(key_dim, 0);
     for (index_t done = 0; done < at.n;) {
       index_t const place = at.first + done, inside = place % z.block_tokens;
       index_t const n = detail::min(at.n - done, z.block_tokens - inside);
       std::byte const* const from = block + place / z.block_tokens * z.block_bytes;
-      add_block(from, of_key(at), inside, n, p + done, heads, out, at.dim);
+      float const* const weights = p + done / run_tokens * at.apart + done % run_tokens;
+      add_block(from, of_key(at), inside, n, weights, heads, out, at.dim);
       done += n;
     }
   }
@@ -87,7 +92,7 @@ struct slice_of_key {
   /// again, once for all heads.
   KVSLIM_HD void decode_chunk(std::byte const* block, site at, index_t first, index_t n, index_t d,
                               index_t width, decoded& x) const noexcept {
-    if constexpr (is_dense) {
+    if constexpr (detail::is_dense_key<Key>) {
       constexpr index_t tile = Key::tile;
       auto const* const in = detail::array_at<tail_type>(block);
       for (index_t c = 0; c < width; ++c) {
@@ -123,7 +128,6 @@ struct slice_of_key {
       });
     }
   }
-  static constexpr bool is_dense = std::same_as<Key, dense_key<tail_type>>;
 };
 template <class Key>
 slice_of_key(Key, index_t) -> slice_of_key<Key>;

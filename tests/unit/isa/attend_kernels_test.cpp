@@ -178,6 +178,18 @@ TEST_CASE("every path serves exact forms", "[isa][attend]") {
   check("e5m2", dense<e5m2>{}, {.kv_heads = 2, .group = 4, .tokens = 70, .head_dim = 72});
 }
 
+TEST_CASE("every path reads V out of keys", "[isa][attend]") {
+  auto const at = [](index_t group, index_t tokens, index_t dim, index_t value_dim) {
+    check(
+        "a slice", codec_pair{dense_key<f16>{}, slice_of_key{dense_key<f16>{}, dim}},
+        {.kv_heads = 1, .group = group, .tokens = tokens, .head_dim = dim, .value_dim = value_dim});
+  };
+  for (index_t const group : {1, 3, 8, 16}) at(group, 67, 96, 80);
+  for (index_t const tokens : {1, 16, 33, 161, 300}) at(4, tokens, 80, 80);
+  at(5, 170, 576, 512);
+  at(2, 90, 61, 37);
+}
+
 TEST_CASE("every path serves integers per token", "[isa][attend]") {
   check_shapes("int8", int_per_token<8>{});
   check_shapes("int4", int_per_token<4>{});
