@@ -628,8 +628,10 @@ void test_launches() {
   check(cudaGetLastError() != cudaSuccess, "the older error is the caller's to read", "launch");
   check(detail::launch(gpu, {index_t{1} << 31, 32}, kernel, count, body).code == errc::unsupported,
         "a grid of 2^31 blocks is refused", "launch");
-  check(detail::launch(gpu, {1, 32, 49 << 10}, kernel, count, body).code == errc::unsupported,
-        "49 KiB of shared memory are refused", "launch");
+  check(detail::launch(gpu, {1, 32, 100 << 10}, kernel, count, body).code == errc::unsupported,
+        "100 KiB of shared memory are refused", "launch");
+  check(detail::launch(gpu, {1, 32, 99 << 10}, kernel, count, body).ok(),
+        "99 KiB of shared memory are asked for", "launch");
   check(detail::launch(gpu, {0, 32}, kernel, count, body).ok(), "no blocks: nothing", "launch");
 }
 
