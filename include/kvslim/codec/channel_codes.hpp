@@ -50,6 +50,31 @@ KVSLIM_HD inline void fit_quad(Read const& read, index_t n, index_t d, rounding 
     stored.set(d + c, fit_affine<Param>({least[c], most[c]}, Bits, mode));
 }
 
+/// Takes what the codes of channels [d, d + 4) of n tokens, a multiple of 32, stand for off rows of
+/// dim; parameters(t) are token t's, of all channels, and the same for `group` tokens.
+template <int Bits, class Parameters>
+KVSLIM_HD inline void take_off_quad(std::uint8_t const* codes, index_t n, index_t d, index_t dim,
+                                    index_t group, Parameters const& parameters,
+                                    float* rows) noexcept {
+  float scale[unit_quad], low[unit_quad];
+  for (index_t t0 = 0; t0 < n; t0 += unit_tokens) {
+    local<std::uint32_t, unit_tokens> words;
+    key_run<Bits>(dim).unpack(run_of_keys<Bits>(codes, t0, dim), d / unit_quad, words);
+    for (index_t t = t0; t < t0 + unit_tokens;) {
+      auto const stored = parameters(t);
+      for (index_t c = 0; c < unit_quad; ++c) {
+        scale[c] = widen(stored.scale[d + c]);
+        low[c] = widen(stored.low[d + c]);
+      }
+      for (index_t const end = min(t0 + unit_tokens, (t / group + 1) * group); t < end; ++t) {
+        float* const x = rows + t * dim + d;
+        for (index_t c = 0; c < unit_quad; ++c)
+          x[c] -= byte_of(words[t - t0], c) * scale[c] + low[c];
+      }
+    }
+  }
+}
+
 /// Codes of channels [d, d + 4) of n tokens, a multiple of 32; parameters(t) are token t's, of all
 /// channels.
 template <int Bits, class Parameters, class Read>

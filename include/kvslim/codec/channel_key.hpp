@@ -114,6 +114,18 @@ struct channel_key {
                                        index_t d) const noexcept {
     return parameters(block, at, d).decode(code(block, at, d));
   }
+  /// Takes what channels [d, d + 4) of a whole block stand for off their values, rows of dim.
+  KVSLIM_HD void take_off_quad(std::byte const* block, index_t d, index_t dim,
+                               float* rows) const noexcept {
+    auto const stored = parameters(block, dim);
+    detail::take_off_quad<Bits>(
+        detail::codes_of(block), block_tokens(), d, dim, group,
+        [&](index_t t) { return stored.from(t / group * dim); }, rows);
+  }
+  /// The same of all channels.
+  KVSLIM_HD void take_off(std::byte const* block, site const& at, float* rows) const noexcept {
+    for (index_t d = 0; d < at.dim; d += detail::unit_quad) take_off_quad(block, d, at.dim, rows);
+  }
   /// Channels [d, d + 4) of a whole block, whose values read(t, x) gives.
   template <class Read>
   KVSLIM_HD void encode_quad(Read const& read, index_t d, index_t dim,

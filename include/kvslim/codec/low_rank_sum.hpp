@@ -4,29 +4,12 @@
 
 #include <kvslim/codec/blocks.hpp>
 #include <kvslim/codec/form.hpp>
-#include <kvslim/isa/convert.hpp>
+#include <kvslim/codec/low_rank_block.hpp>
 #include <kvslim/isa/correction_kernels.hpp>
-#include <kvslim/ops/subspace.hpp>
 
 #include <cstring>
 
 KVSLIM_BEGIN_NAMESPACE
-
-namespace detail {
-
-/// A block's part of low rank: coefficients [tokens, rank] times directions [rank, dim], as f16.
-struct low_rank_factors {
-  f16 const* coefficients;
-  f16 const* directions;
-  index_t rank;
-};
-
-[[nodiscard]] KVSLIM_HD inline f16 narrow_within(float x) noexcept {
-  constexpr float most = 65504.0f;
-  return narrow<f16>(x > most ? most : x < -most ? -most : x);
-}
-
-}  // namespace detail
 
 /// What another codec stores, plus what it misses as far as few directions hold it. Tokens that are
 /// stored from a prompt share `rank` directions, fitted to all that the other codec misses of them;
@@ -39,8 +22,9 @@ struct low_rank_factors {
 /// larger, padded to 4 bytes. Coefficients beyond f16 are cut at 65504. Requires: a codec without
 /// an exact tail of its own whose blocks divide `tokens`; tokens a multiple of 32, at most 1024;
 /// ranks at most 16; rounds 1 to 16 (invalid_option). Cost: fit encodes the prompt once a round; a
-/// block coded later decodes itself 2 * rounds + 1 times for each of its directions. Reading adds
-/// rank * (1 + dim / 32) multiplications a token and query head.
+/// block coded later decodes itself 2 * rounds + 1 times for each of its directions, or once on CPUs
+/// with kernels where tokens * dim is at most 8192 (32 KiB of stack). Reading adds rank * (1 + dim /
+/// 32) multiplications a token and query head.
 template <class Base>
 struct low_rank_sum {
   static_assert(codec<Base> && !Base::traits.grouped && !Base::traits.tabled &&
@@ -125,7 +109,12 @@ struct low_rank_sum {
       }
       return rows + i * dim;
     };
-    ops::leading_subspace(n, dim, rank, rounds, missed, basis, sums);
+    auto const add = [](float const* x, float const* along, index_t count, index_t width,
+                        float* out) {
+      if (!detail::add_projections(x, along, count, width, out))
+        ops::add_projections{}(x, along, count, width, out);
+    };
+    ops::leading_subspace(n, dim, rank, rounds, missed, basis, sums, add);
     std::uint32_t const head[4] = {static_cast<std::uint32_t>(n)};
     std::memcpy(state, head, sizeof head);
     auto* const directions = detail::array_at<f16>(state + state_head);
@@ -136,20 +125,38 @@ struct low_rank_sum {
     for (index_t t = 0; t < tokens; t += step)
       base.encode(rows + t * dim, inside(at, 0, step), block + base_offset(dim, t));
     auto* const room = detail::array_at<f16>(block + base_bytes(dim));
-    if (shares(at)) {
-      f16 const* const directions = detail::array_at<f16 const>(at.state + state_head);
+    f16 const* const shared =
+        shares(at) ? detail::array_at<f16 const>(at.state + state_head) : nullptr;
+    detail::low_rank_block const shape{tokens, dim};
+    if (detail::with_stack_rows(tokens * dim, [&](float* missed) {
+          for (index_t i = 0; i < tokens * dim; ++i) missed[i] = rows[i];
+          take_off_coded(missed, at, block);
+          detail::find_or_grow(shape, missed, shared, shared != nullptr ? rank : grown_rank, rounds,
+                               room);
+          return true;
+        }))
+      return;
+    if (shared != nullptr) {
       for (index_t t = 0; t < tokens; ++t) {
         float sum[most_rank] = {};
         for (index_t d = 0; d < dim; ++d) {
           float const missed = rows[t * dim + d] - decode_base(block, at, t, d);
-          for (index_t j = 0; j < rank; ++j)
-            sum[j] += missed * detail::widen(directions[j * dim + d]);
+          for (index_t j = 0; j < rank; ++j) sum[j] += missed * detail::widen(shared[j * dim + d]);
         }
         for (index_t j = 0; j < rank; ++j) room[t * rank + j] = detail::narrow_within(sum[j]);
       }
-    } else {
-      for (index_t j = 0; j < grown_rank; ++j) grow(rows, at, block, j);
+      return;
     }
+    f16 const* const directions = room + tokens * grown_rank;
+    for (index_t j = 0; j < grown_rank; ++j)
+      shape.grow(
+          [&](index_t t, index_t d) {
+            float x = rows[t * dim + d] - decode_base(block, at, t, d);
+            for (index_t i = 0; i < j; ++i)
+              x -= detail::widen(room[t * grown_rank + i]) * detail::widen(directions[i * dim + d]);
+            return x;
+          },
+          grown_rank, rounds, j, room);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
@@ -286,59 +293,22 @@ struct low_rank_sum {
       at.first = 0;
       at.n = step;
       base.encode(rows + t * dim, at, block);
-      at.n = 1;
-      for (index_t i = 0; i < step; ++i) {
-        at.first = i;
-        for (index_t d = 0; d < dim; ++d) rows[(t + i) * dim + d] -= base.decode(block, at, d);
-      }
+      take_off(block, at, rows + t * dim);
     }
   }
-  /// Direction j of a block of its own, and its coefficients, after those before it: power
-  /// iteration in the block's room, on numbers that f16 holds.
-  KVSLIM_HD void grow(float const* rows, site const& at, std::byte* block,
-                      index_t j) const noexcept {
-    index_t const dim = at.dim;
-    auto* const coefficients = detail::array_at<f16>(block + base_bytes(dim));
-    f16* const direction = coefficients + tokens * grown_rank + j * dim;
-    auto const missed = [&](index_t t, index_t d) {
-      float x = rows[t * dim + d] - decode_base(block, at, t, d);
-      for (index_t i = 0; i < j; ++i)
-        x -= detail::widen(coefficients[t * grown_rank + i]) *
-             detail::widen(direction[(i - j) * dim + d]);
-      return x;
-    };
-    auto const along = [&](float scale) {
-      for (index_t t = 0; t < tokens; ++t) {
-        float sum = 0.0f;
-        for (index_t d = 0; d < dim; ++d) sum += missed(t, d) * detail::widen(direction[d]);
-        coefficients[t * grown_rank + j] = detail::narrow_within(sum * scale);
-      }
-    };
-    auto const unit = [&] {
-      float sum = 0.0f;
-      for (index_t d = 0; d < dim; ++d)
-        sum += detail::widen(direction[d]) * detail::widen(direction[d]);
-      float const scale = sum > 0.0f ? 1.0f / std::sqrt(sum) : 0.0f;
-      for (index_t d = 0; d < dim; ++d)
-        direction[d] = detail::narrow_within(detail::widen(direction[d]) * scale);
-    };
-    float all = 0.0f;
-    for (index_t t = 0; t < tokens; ++t)
-      for (index_t d = 0; d < dim; ++d) all += missed(t, d) * missed(t, d);
-    float const shrink = all > 0.0f ? 1.0f / std::sqrt(all) : 0.0f;
-    for (index_t d = 0; d < dim; ++d) direction[d] = detail::narrow<f16>(ops::subspace_start(j, d));
-    unit();
-    for (index_t round = 0; round < rounds; ++round) {
-      along(shrink);
-      for (index_t d = 0; d < dim; ++d) {
-        float sum = 0.0f;
-        for (index_t t = 0; t < tokens; ++t)
-          sum += missed(t, d) * shrink * detail::widen(coefficients[t * grown_rank + j]);
-        direction[d] = detail::narrow_within(sum);
-      }
-      unit();
-    }
-    along(1.0f);
+  /// The same of a block that is coded.
+  KVSLIM_HD void take_off_coded(float* rows, site const& at,
+                                std::byte const* block) const noexcept {
+    index_t const dim = at.dim, step = base_tokens(dim);
+    for (index_t t = 0; t < tokens; t += step)
+      take_off(block + base_offset(dim, t), inside(at, 0, step), rows + t * dim);
+  }
+  /// Takes what the other codec's block stands for off its values.
+  KVSLIM_HD void take_off(std::byte const* block, site const& at, float* rows) const noexcept {
+    if constexpr (requires { base.take_off(block, at, rows); })
+      detail::by_instructions([&] { base.take_off(block, at, rows); });
+    else
+      detail::take_off_decoded(base, block, at, base_tokens(at.dim), rows);
   }
 };
 

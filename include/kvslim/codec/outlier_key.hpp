@@ -86,7 +86,9 @@ struct outlier_key {
         static_cast<std::byte*>(static_cast<void*>(least + 2 * dim)), 1, each(), block};
     for (index_t first = 0; first < n; first += block) {
       for (index_t t = 0; t < block; ++t) read(index_t{0}, first + t, rows + t * dim);
-      for (index_t d = 0; d < dim; ++d) {
+      bool const set = detail::set_columns_aside(
+          rows, block, dim, aside.each, [](index_t, index_t, float, index_t) {}, rows);
+      for (index_t d = 0; d < dim && !set; ++d) {
         auto const channel = [&](index_t t) { return rows[t * dim + d]; };
         aside.choose(0, channel);
         float const mean = detail::mean_of(block, channel);
@@ -100,6 +102,7 @@ struct outlier_key {
     constexpr index_t quad = detail::unit_quad;
     index_t const dim = at.dim, inner_tokens = codes.block_tokens();
     detail::outlier_lists<std::byte> const aside = lists_of(block, dim);
+    if (encode_rows(rows, at, aside, block)) return;
     for (index_t d = 0; d < dim; d += quad) {
       float mean[quad];
       for (index_t c = 0; c < quad; ++c) {
@@ -114,9 +117,7 @@ struct outlier_key {
             x[c] = aside.find(d + c, begin + t) >= 0 ? mean[c] : rows[(begin + t) * dim + d + c];
         };
         if (whole_prompt)
-          detail::encode_quad<Bits>(
-              read, inner_tokens, d, dim, codes.rounding,
-              [&](index_t t) { return parameters(inner, at, t); }, detail::codes_of(inner));
+          encode_by_prompt(read, d, at, inner);
         else
           codes.encode_quad(read, d, dim, inner);
       }
@@ -127,6 +128,25 @@ struct outlier_key {
     auto const aside = lists_of(block, at.dim);
     index_t const i = aside.find(d, at.first);
     return i >= 0 ? aside.value(d, i) : decode_code(block, at, at.first, d);
+  }
+  /// Takes what a whole block stands for off its values, rows of dim.
+  KVSLIM_HD void take_off(std::byte const* block, site const& at, float* rows) const noexcept {
+    constexpr index_t quad = detail::unit_quad;
+    index_t const dim = at.dim, tokens = codes.block_tokens();
+    auto const aside = lists_of(block, dim);
+    if (aside.each > detail::most_aside)
+      return detail::take_off_decoded(*this, block, at, codes.residual, rows);
+    for (index_t d = 0; d < dim; d += quad)
+      aside.keep_missed(
+          d, quad, [&](index_t line, index_t t) { return rows + t * dim + line; },
+          [&] {
+            for (index_t begin = 0; begin < codes.residual; begin += tokens) {
+              std::byte const* const inner = block + begin / tokens * inner_bytes(dim);
+              detail::take_off_quad<Bits>(
+                  detail::codes_of(inner), tokens, d, dim, codes.group,
+                  [&](index_t t) { return parameters(inner, at, t); }, rows + begin * dim);
+            }
+          });
   }
   KVSLIM_HD void dot(std::byte const* block, site const& at, float const* q, index_t heads,
                      float* scores) const noexcept {
@@ -150,6 +170,40 @@ struct outlier_key {
  private:
   using lists = detail::outlier_lists<std::byte const>;
 
+  /// What encode does, by kernels and with a copy of the rows; false: nothing was done.
+  [[nodiscard]] KVSLIM_HD bool encode_rows(float const* rows, site const& at,
+                                           detail::outlier_lists<std::byte> const& aside,
+                                           std::byte* block) const noexcept {
+    index_t const dim = at.dim, tokens = codes.block_tokens();
+    return detail::with_stack_rows(codes.residual * dim, [&](float* rest) {
+      if (!detail::set_columns_aside(
+              rows, codes.residual, dim, aside.each,
+              [&](index_t d, index_t i, float x, index_t t) { aside.put(d, i, x, t); }, rest))
+        return false;
+      for (index_t t = 0; t < codes.residual; t += tokens) {
+        float const* const mine = rest + t * dim;
+        std::byte* const inner = block + t / tokens * inner_bytes(dim);
+        if (whole_prompt)
+          for (index_t d = 0; d < dim; d += detail::unit_quad)
+            encode_by_prompt(
+                [&](index_t i, float* x) {
+                  for (index_t c = 0; c < detail::unit_quad; ++c) x[c] = mine[i * dim + d + c];
+                },
+                d, at, inner);
+        else
+          codes.encode(mine, {.n = tokens, .dim = dim}, inner);
+      }
+      return true;
+    });
+  }
+  /// Codes of channels [d, d + 4) of one of channel_key's blocks, in the prompt's ranges.
+  template <class Read>
+  KVSLIM_HD void encode_by_prompt(Read const& read, index_t d, site const& at,
+                                  std::byte* inner) const noexcept {
+    detail::encode_quad<Bits>(
+        read, codes.block_tokens(), d, at.dim, codes.rounding,
+        [&](index_t t) { return parameters(inner, at, t); }, detail::codes_of(inner));
+  }
   /// What dot does for one block.
   KVSLIM_HD void dot_block(std::byte const* block, site const& at, float const* q, index_t heads,
                            float* scores) const noexcept {

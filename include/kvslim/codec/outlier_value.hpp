@@ -62,6 +62,7 @@ struct outlier_value {
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
     index_t const dim = at.dim, width = codes.width(dim);
     detail::outlier_lists<std::byte> const aside = lists_of(block, dim);
+    if (encode_rows(rows, at, aside, block)) return;
     for (index_t i = 0; i < at.n; ++i) {
       index_t const token = at.first + i, t = token % inner_tokens;
       float const* const row = rows + i * dim;
@@ -72,12 +73,8 @@ struct outlier_value {
       std::byte* const inner = block + token / inner_tokens * inner_bytes(dim);
       auto const stored = codes.parameters(inner, dim).from(t * (dim / width));
       for (index_t g = 0; g < dim / width; ++g) {
-        float least = x(g * width), most = least;
-        for (index_t c = 1; c < width; ++c) {
-          float const y = x(g * width + c);
-          ops::widen_ranges<1>(&y, &least, &most);
-        }
-        auto const a = detail::fit_affine<Param>({least, most}, Bits, codes.rounding);
+        auto const range = ops::range_of(width, true, [&](index_t c) { return x(g * width + c); });
+        auto const a = detail::fit_affine<Param>(range, Bits, codes.rounding);
         stored.set(g, a);
         for (index_t d = g * width; d < (g + 1) * width; ++d)
           codes.coded(dim).put(detail::codes_of(inner), t, d,
@@ -90,6 +87,20 @@ struct outlier_value {
     auto const aside = lists_of(block, at.dim);
     index_t const i = aside.find(at.first, d);
     return i >= 0 ? aside.value(at.first, i) : decode_code(block, at.dim, at.first, d);
+  }
+  /// Takes what a whole block stands for off its values, rows of dim.
+  KVSLIM_HD void take_off(std::byte const* block, site const& at, float* rows) const noexcept {
+    index_t const dim = at.dim;
+    auto const aside = lists_of(block, dim);
+    if (aside.each > detail::most_aside)
+      return detail::take_off_decoded(*this, block, at, tokens, rows);
+    for (index_t t = 0; t < tokens; t += inner_tokens)
+      aside.keep_missed(
+          t, inner_tokens, [&](index_t line, index_t d) { return rows + line * dim + d; },
+          [&] {
+            codes.take_off(block + t / inner_tokens * inner_bytes(dim),
+                           {.n = inner_tokens, .dim = dim}, rows + t * dim);
+          });
   }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
@@ -113,6 +124,22 @@ struct outlier_value {
   static constexpr index_t inner_tokens = detail::unit_quad;
   using lists = detail::outlier_lists<std::byte const>;
 
+  /// What encode does, by kernels and with a copy of the rows; false: nothing was done.
+  [[nodiscard]] KVSLIM_HD bool encode_rows(float const* rows, site const& at,
+                                           detail::outlier_lists<std::byte> const& aside,
+                                           std::byte* block) const noexcept {
+    index_t const dim = at.dim;
+    return at.first == 0 && at.n % inner_tokens == 0 &&
+           detail::with_stack_rows(at.n * dim, [&](float* rest) {
+             if (!detail::set_rows_aside(
+                     rows, at.n, dim, aside.each,
+                     [&](index_t t, index_t i, float x, index_t d) { aside.put(t, i, x, d); },
+                     rest))
+               return false;
+             codes.encode(rest, {.n = at.n, .dim = dim}, block);
+             return true;
+           });
+  }
   /// What accumulate does for one block.
   KVSLIM_HD void add_block(std::byte const* block, site const& at, float const* p, index_t heads,
                            float* out) const noexcept {

@@ -7,6 +7,7 @@
 
 #include <kvslim/codec/planar.hpp>
 #include <kvslim/isa/correction_kernels.hpp>
+#include <kvslim/isa/outlier_kernels.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -82,8 +83,21 @@ struct outlier_lists {
       }
     }
   }
-
- private:
+  /// Calls f(), which changes the values *at(line, place) of n lines, four at most; those kept
+  /// aside become what their f16 misses of them as they were.
+  template <class At, class F>
+  KVSLIM_HD void keep_missed(index_t line, index_t n, At const& at, F const& f) const noexcept {
+    float missed[4 * 2 * most_aside];
+    index_t const of_line = 2 * each;
+    auto const all = [&](auto const& step) {
+      for (index_t l = 0; l < n; ++l)
+        for (index_t i = 0; i < of_line; ++i)
+          step(missed[l * of_line + i], *at(line + l, place(line + l, i)), value(line + l, i));
+    };
+    all([](float& kept, float x, float stored) { kept = x - stored; });
+    f();
+    all([](float kept, float& x, float) { x = kept; });
+  }
   KVSLIM_HD void put(index_t line, index_t i, float value, index_t at) const noexcept {
     index_t const to = line * 2 * each + i;
     array_at<f16>(bytes)[to] = narrow<f16>(value);

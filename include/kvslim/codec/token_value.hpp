@@ -100,6 +100,29 @@ struct token_value {
                                        index_t d) const noexcept {
     return parameters(block, at, d).decode(code(block, at, d));
   }
+  /// Takes what a whole block stands for off its values, rows of dim.
+  KVSLIM_HD void take_off(std::byte const* block, site const& at, float* rows) const noexcept {
+    constexpr index_t n = detail::unit_channels;
+    index_t const dim = at.dim, channels = width(dim), groups = dim / channels;
+    auto const stored = parameters(block, dim);
+    for (index_t d = 0; d < dim; d += n) {
+      detail::local<std::uint32_t, n> words;
+      coded(dim).unpack(detail::codes_of(block), d / n, words);
+      index_t const count = detail::min(n, dim - d), g = d / channels;
+      bool const one_group = count == n && (d + n - 1) / channels == g;
+      for (index_t t = 0; t < block_tokens; ++t) {
+        float* const x = rows + t * dim + d;
+        if (one_group) {
+          float const scale = detail::widen(stored.scale[t * groups + g]),
+                      low = detail::widen(stored.low[t * groups + g]);
+          for (index_t c = 0; c < n; ++c) x[c] -= detail::byte_of(words[c], t) * scale + low;
+        } else {
+          for (index_t c = 0; c < count; ++c)
+            x[c] -= stored[t * groups + (d + c) / channels].decode((words[c] >> (8 * t)) & 255u);
+        }
+      }
+    }
+  }
   KVSLIM_HD void accumulate(std::byte const* block, site const& at, float const* p, index_t heads,
                             float* out) const noexcept {
     index_t const dim = at.dim, channels = width(dim);

@@ -6,6 +6,7 @@
 
 #include <kvslim/isa/attend_kernels.hpp>
 #include <kvslim/isa/convert.hpp>
+#include <kvslim/isa/encode_kernels.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -85,6 +86,19 @@ KVSLIM_HD inline void sum_coefficients(f16 const* u, index_t rank, index_t n,
     }
 }
 
+/// ops::add_projections, but for rounding; false where no kernel does so.
+[[nodiscard]] KVSLIM_HD inline bool add_projections([[maybe_unused]] float const* x,
+                                                    [[maybe_unused]] float const* basis,
+                                                    [[maybe_unused]] index_t rank,
+                                                    [[maybe_unused]] index_t dim,
+                                                    [[maybe_unused]] float* sums) noexcept {
+#if KVSLIM_DETAIL_KERNELS
+  return with_encoders(
+      dim, [&](auto kernels) { decltype(kernels)::add_projections(x, basis, rank, dim, sums); });
+#else
+  return false;
+#endif
+}
 /// along[h][j] = q[h] . direction j, of `rank` directions of f16.
 KVSLIM_HD inline void dot_directions(f16 const* directions, index_t rank, index_t dim,
                                      float const* q, index_t heads,

@@ -12,6 +12,8 @@ KVSLIM_BEGIN_NAMESPACE
 namespace detail {
 
 inline constexpr index_t most_directions = 16;  ///< of low_rank_sum
+inline constexpr index_t most_aside = 8;        ///< that kernels set aside at an end of a line
+inline constexpr index_t most_aside_row = 256;  ///< channels of a row that they do so with
 
 /// Numbers of several heads: runs of 32 for each head `stride` floats apart, and `apart` floats
 /// from one run of a head to its next.

@@ -37,26 +37,32 @@ KVSLIM_HD inline void orthonormalize(float* vectors, index_t rank, index_t width
   return static_cast<float>(hash >> 40) * 0x1p-24f;
 }
 
+/// sums[i] += (x . basis[i]) * x, of `rank` vectors.
+struct add_projections {
+  KVSLIM_HD void operator()(float const* x, float const* basis, index_t rank, index_t width,
+                            float* sums) const noexcept {
+    for (index_t i = 0; i < rank; ++i) {
+      float const along = dot(x, basis + i * width, width);
+      for (index_t c = 0; c < width; ++c) sums[i * width + c] += along * x[c];
+    }
+  }
+};
+
 /// `basis` [rank, width] becomes orthonormal and spans about what the leading `rank` right singular
 /// vectors of the rows do: (X^T X)^rounds of a start that is the same in every call. row(t) gives
 /// row t in [0, n) and is called in order; `sums` holds [rank, width] floats. Rows must be shorter
-/// than 1e9.
+/// than 1e9. `add` does what add_projections does.
 /// Cost: `rounds` passes over the rows of 2 * rank * width multiplications each.
-template <class Row>
+template <class Row, class Add = add_projections>
 KVSLIM_HD inline void leading_subspace(index_t n, index_t width, index_t rank, index_t rounds,
-                                       Row const& row, float* basis, float* sums) {
+                                       Row const& row, float* basis, float* sums,
+                                       Add const& add = {}) {
   for (index_t i = 0; i < rank; ++i)
     for (index_t c = 0; c < width; ++c) basis[i * width + c] = subspace_start(i, c);
   orthonormalize(basis, rank, width);
   for (index_t round = 0; round < rounds; ++round) {
     for (index_t i = 0; i < rank * width; ++i) sums[i] = 0.0f;
-    for (index_t t = 0; t < n; ++t) {
-      float const* const x = row(t);
-      for (index_t i = 0; i < rank; ++i) {
-        float const along = dot(x, basis + i * width, width);
-        for (index_t c = 0; c < width; ++c) sums[i * width + c] += along * x[c];
-      }
-    }
+    for (index_t t = 0; t < n; ++t) add(row(t), basis, rank, width, sums);
     float const share = n > 0 ? 1.0f / static_cast<float>(n) : 0.0f;  // keeps squares finite
     for (index_t i = 0; i < rank * width; ++i) basis[i] = sums[i] * share;
     orthonormalize(basis, rank, width);

@@ -157,7 +157,11 @@ KVSLIM_HD inline void encode_half(Plan const& plan, Cells const& cells, keep_set
     if constexpr (codec::traits.fitted) {
       site whole = at.whole();
       whole.held = count;
-      at.codec.fit(read, at.coded, whole, at.state, other + 4 * wide);
+      auto const read_fast = [&](index_t member, index_t i, float* mine) {
+        index_t const from = group.member_row(plan.extents(), first, member);
+        if (!read_run<Keys>(plan, cells, keep, from, i, 1, mine)) read(member, i, mine);
+      };
+      at.codec.fit(read_fast, at.coded, whole, at.state, other + 4 * wide);
     }
     for (index_t i = 0; i < at.coded;) {
       index_t const take = at.together(i, at.coded);

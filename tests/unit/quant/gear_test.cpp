@@ -306,6 +306,39 @@ TEST_CASE("gear misses less than GEAR-L, and GEAR-L less than the codes alone", 
     }
 }
 
+TEST_CASE("gear misses as much on every path", "[gear]") {
+  isa::path const before = isa::current();
+  for (index_t const dim : {32, 80, 128, 300}) {
+    data::cache const c({.kv_heads = 1, .tokens = 150, .head_dim = dim});
+    // What K and V miss of a prompt of two blocks and a third that comes later.
+    auto const missed = [&](auto const& policy) {
+      data::compressed const run(policy, c.view(), evidence<>{}, {.append_tokens = 64});
+      REQUIRE(run.result.ok());
+      data::life life(run.packed, c);
+      for (int i = 0; i < 64; ++i) {
+        REQUIRE(life.append().ok());
+        REQUIRE(life.settle().ok());
+      }
+      CHECK(run.packed.raw_row(0).key_coded == 192);
+      return life.storage_error();
+    };
+    auto const check = [&](char const* name, auto const& policy) {
+      isa::use(isa::path::portable);
+      double const plain = missed(policy);
+      for (auto const wanted : isa::every_path)
+        if (isa::use(wanted) == wanted) {
+          INFO(name << ", dim " << dim << ", path " << isa::name_of(wanted));
+          CHECK(missed(policy) <= plain * 1.001);
+          CHECK(missed(policy) >= plain * 0.999);
+        }
+    };
+    check("gear", gear<2>{{.group = 32, .value_group = dim == 300 ? 4 : 16}});
+    check("gear_l", gear_l<4>{{.group = 32, .rank = 3, .value_group = dim == 300 ? 4 : 16}});
+    check("kcvt", gear<2>{{.kcvt = true}});
+  }
+  isa::use(before);
+}
+
 TEST_CASE("as many directions as channels make gear exact but for f16", "[gear]") {
   index_t const dim = 16, tokens = 64;
   auto const k = rows_with_structure(tokens, dim, 6), v = rows_with_structure(tokens, dim, 7);
