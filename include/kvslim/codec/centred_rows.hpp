@@ -88,6 +88,8 @@ struct centred_rows {
     for (index_t d = 0; d < dim; ++d) sum[d] = 0.0f;
     for (index_t t = 0; t < tokens; ++t) {
       read(0, t, row);
+      if (detail::move_mean(row, dim, detail::divide(1.0f, static_cast<float>(t + 1)), sum))
+        continue;
       for (index_t d = 0; d < dim; ++d) sum[d] = mean_with(sum[d], row[d], t);
     }
     ops::rotate_by_hadamard(sum, dim, seed, false);
@@ -95,6 +97,7 @@ struct centred_rows {
     float most = 0.0f;
     for (index_t t = 0; t < tokens; ++t) {
       read(0, t, row);
+      ops::rotate_by_hadamard(row, dim, seed, false);
       float const high = centre(row, dim, mean);
       most = high > most ? high : most;
     }
@@ -105,15 +108,22 @@ struct centred_rows {
     index_t const dim = at.dim;
     auto* const codes = detail::codes_of(block);
     float const top = top_of(at);
+    detail::local<float, block_tokens> steps;
+    ops::rotate_by_hadamard(rows, dim, seed, false, at.n);
     for (index_t i = 0; i < at.n; ++i) {
-      index_t const t = at.first + i;
       float* const x = rows + i * dim;
       float const most = centre(x, dim, means(at.state));
       std::uint32_t const s = choose(x, dim, top, most);
-      put_scale(codes + coded(dim).bytes(), t, s);
-      float const step = step_of(top, s);
-      for (index_t d = 0; d < dim; ++d) coded(dim).put(codes, t, d, code_of(x[d], step));
+      put_scale(codes + coded(dim).bytes(), at.first + i, s);
+      steps[i] = step_of(top, s);
     }
+    if (at.n == block_tokens) {
+      detail::by_instructions([&] { put_block(rows, dim, steps, codes); });
+      return;
+    }
+    for (index_t i = 0; i < at.n; ++i)
+      for (index_t d = 0; d < dim; ++d)
+        coded(dim).put(codes, at.first + i, d, code_of(rows[i * dim + d], steps[i]));
   }
   [[nodiscard]] KVSLIM_HD std::uint32_t code(std::byte const* block, site const& at,
                                              index_t j) const noexcept {
@@ -265,10 +275,10 @@ struct centred_rows {
   [[nodiscard]] static KVSLIM_HD float mean_with(float mean, float x, index_t t) noexcept {
     return mean + detail::product(x - mean, detail::divide(1.0f, static_cast<float>(t + 1)));
   }
-  /// x becomes its rotation less the mean; returns the largest magnitude.
-  KVSLIM_HD float centre(float* x, index_t dim, f16 const* mean) const noexcept {
-    ops::rotate_by_hadamard(x, dim, seed, false);
+  /// A rotated row becomes what the mean leaves of it; returns the largest magnitude.
+  static KVSLIM_HD float centre(float* x, index_t dim, f16 const* mean) noexcept {
     float most = 0.0f;
+    if (detail::take_mean(x, dim, mean, most)) return most;
     for (index_t d = 0; d < dim; ++d) {
       x[d] -= detail::widen(mean[d]);
       float const size = x[d] < 0.0f ? -x[d] : x[d];
@@ -300,13 +310,56 @@ struct centred_rows {
                                                       float most) noexcept {
     std::uint32_t const first = first_scale(top, most);
     std::uint32_t best = first;
+    detail::local<float, tries> steps;
+    detail::local<double, tries> errors;
+    for (std::uint32_t i = 0; i < tries; ++i)
+      steps[i] = step_of(top, first + i < scales ? first + i : scales - 1);
+    bool const known =
+        steps[tries - 1] > 0.0f &&
+        detail::errors_of_steps(x, dim, steps, half, detail::highest_code(Bits), errors);
     double least = -1.0;
-    for (std::uint32_t s = first; s < first + tries && s < scales; ++s)
-      if (double const error = error_of(x, dim, step_of(top, s)); least < 0.0 || error < least) {
+    for (std::uint32_t i = 0; i < tries && first + i < scales; ++i)
+      if (double const error = known ? errors[i] : error_of(x, dim, steps[i]);
+          least < 0.0 || error < least) {
         least = error;
-        best = s;
+        best = first + i;
       }
     return best;
+  }
+  /// Codes of a whole block.
+  static KVSLIM_HD void put_block(float const* rows, index_t dim, float const* steps,
+                                  std::uint8_t* codes) noexcept {
+    constexpr index_t n = detail::unit_channels, quad = detail::unit_quad;
+    for (index_t d = 0; d < dim; d += n) {
+      index_t const count = detail::min(n, dim - d);
+      detail::local<std::uint8_t, block_tokens, n> tile;
+      for (index_t t = 0; t < block_tokens; ++t) {
+        float const* const x = rows + t * dim + d;
+        float const step = steps[t];
+        if (count == n)
+          for (index_t c = 0; c < n; ++c) tile[t][c] = narrow_code(x[c], step);
+        else
+          for (index_t c = 0; c < n; ++c) tile[t][c] = c < count ? narrow_code(x[c], step) : 0;
+      }
+      detail::local<std::uint32_t, 32> words;
+      if constexpr (Keys) {
+        for (index_t c = 0; c < count; c += quad) {
+          for (index_t t = 0; t < block_tokens; ++t) std::memcpy(words + t, tile[t] + c, quad);
+          coded(dim).pack(words, codes, (d + c) / quad);
+        }
+      } else {
+        for (index_t t = 0; t < block_tokens; t += quad) {
+          for (index_t c = 0; c < n; ++c)
+            words[c] = tile[t][c] | static_cast<std::uint32_t>(tile[t + 1][c]) << 8 |
+                       static_cast<std::uint32_t>(tile[t + 2][c]) << 16 |
+                       static_cast<std::uint32_t>(tile[t + 3][c]) << 24;
+          coded(dim).pack(words, codes, coded(dim).unit(t, d));
+        }
+      }
+    }
+  }
+  [[nodiscard]] static KVSLIM_HD std::uint8_t narrow_code(float x, float step) noexcept {
+    return static_cast<std::uint8_t>(code_of(x, step));
   }
   /// Steps of the run's tokens, and what code 0 stands for. On the plain path of those of the site,
   /// and 0 for the others.

@@ -14,6 +14,7 @@
 // ends with a shorter block of the same order.
 
 #include <kvslim/isa/convert.hpp>
+#include <kvslim/isa/encode_kernels.hpp>
 
 #include <cstring>
 
@@ -115,27 +116,39 @@ template <fp4_block Type>
   return negative && (even || code > 0) ? code | 8u : code;
 }
 
+/// Where the codes of channels with one scale go, and half of it; 0: all of them are 0.
+struct opened_fp4 {
+  float half;
+  std::byte* codes;
+};
+
 /// A row; all's is the scale of all (1 for mxfp4).
 template <fp4_block Type>
 KVSLIM_HD inline void encode_fp4(float const* x, index_t dim, float all, fp4_rounding rule,
                                  std::byte* row) noexcept {
   using format = fp4_format<Type>;
-  for (index_t d = 0; d < dim; d += format::scaled) {
-    float most = 0.0f;
-    for (index_t c = d; c < d + format::scaled; ++c) {
-      float const size = x[c] < 0.0f ? -x[c] : x[c];
-      most = size > most ? size : most;
-    }
+  auto const open = [&](index_t d, float most) -> opened_fp4 {
     std::uint8_t const scale = fit_fp4<Type>(format::nv ? divide(most, all) : most, rule);
     fp4_place const at = place_of_fp4<Type>(d / fp4_piece, dim);
     row[at.scale] = static_cast<std::byte>(scale);
     float half = format::half_scale(scale);
     if constexpr (format::nv) half *= all;
     bool const nothing = format::nv ? !(half > 0.0f) : scale == 0;
-    for (index_t c = 0; c < format::scaled / 2; ++c) {
-      std::uint32_t const low = nothing ? 0u : fp4_code(x[d + c], half, rule),
-                          high = nothing ? 0u : fp4_code(x[d + c + at.apart], half, rule);
-      row[at.codes + c] = static_cast<std::byte>(low | high << 4);
+    return {nothing ? 0.0f : half, row + at.codes};
+  };
+  if (encode_fp4_row<format::scaled>(x, dim, rule == fp4_rounding::even, open)) return;
+  constexpr index_t apart = format::scaled / 2;  // channels between the two of a byte
+  for (index_t d = 0; d < dim; d += format::scaled) {
+    float most = 0.0f;
+    for (index_t c = d; c < d + format::scaled; ++c) {
+      float const size = x[c] < 0.0f ? -x[c] : x[c];
+      most = size > most ? size : most;
+    }
+    auto const [half, codes] = open(d, most);
+    for (index_t c = 0; c < apart; ++c) {
+      std::uint32_t const low = half > 0.0f ? fp4_code(x[d + c], half, rule) : 0u,
+                          high = half > 0.0f ? fp4_code(x[d + c + apart], half, rule) : 0u;
+      codes[c] = static_cast<std::byte>(low | high << 4);
     }
   }
 }

@@ -103,11 +103,6 @@ struct low_rank_block {
   }
 };
 
-/// Calls a loop, compiled for the processor where it can be: it finds the same but for rounding.
-template <class F>
-KVSLIM_HD inline void by_instructions(F const& f) noexcept {
-  if (!with_instructions(f)) f();
-}
 /// Coefficients along the directions that a block shares, or its own directions where it shares
 /// none, for rows of what is missed, which change.
 KVSLIM_HD inline void find_or_grow(low_rank_block const& block, float* missed, f16 const* shared,

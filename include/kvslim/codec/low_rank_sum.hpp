@@ -22,9 +22,9 @@ KVSLIM_BEGIN_NAMESPACE
 /// larger, padded to 4 bytes. Coefficients beyond f16 are cut at 65504. Requires: a codec without
 /// an exact tail of its own whose blocks divide `tokens`; tokens a multiple of 32, at most 1024;
 /// ranks at most 16; rounds 1 to 16 (invalid_option). Cost: fit encodes the prompt once a round; a
-/// block coded later decodes itself 2 * rounds + 1 times for each of its directions, or once on CPUs
-/// with kernels where tokens * dim is at most 8192 (32 KiB of stack). Reading adds rank * (1 + dim /
-/// 32) multiplications a token and query head.
+/// block coded later decodes itself 2 * rounds + 1 times for each of its directions, or once on
+/// CPUs with kernels where tokens * dim is at most 8192 (32 KiB of stack). Reading adds
+/// rank * (1 + dim / 32) multiplications a token and query head.
 template <class Base>
 struct low_rank_sum {
   static_assert(codec<Base> && !Base::traits.grouped && !Base::traits.tabled &&

@@ -66,8 +66,7 @@ struct rotated_rows {
   }
 
   KVSLIM_HD void encode(float* rows, site const& at, std::byte* block) const noexcept {
-    for (index_t i = 0; i < at.n; ++i)
-      ops::rotate_by_hadamard(rows + i * at.dim, at.dim, seed, false);
+    ops::rotate_by_hadamard(rows, at.dim, seed, false, at.n);
     inner.encode(rows, at, block);
   }
   [[nodiscard]] KVSLIM_HD float coordinate(std::byte const* block, site const& at,

@@ -140,9 +140,9 @@ struct turbo_rows {
   /// Sums are in double: there products of floats are exact, and every compiler rounds alike.
   KVSLIM_HD void encode(float* rows, site const& at, std::byte* block) const noexcept {
     index_t const dim = at.dim;
+    ops::rotate_by_hadamard(rows, dim, seed, false, at.n);
     for (index_t i = 0; i < at.n; ++i) {
       float* const x = rows + i * dim;
-      ops::rotate_by_hadamard(x, dim, seed, false);
       if constexpr (level_bits > 0) encode_levels(x, at.first + i, dim, block);
       if constexpr (inner) {
         put_half(block, missed_at(dim), at.first + i, norm_of(x, dim));

@@ -103,6 +103,45 @@ template <class Format, class T>
     decltype(kernels)::template encode_block_rows<Format>(rows, blocks, out, lookahead(at, blocks));
   });
 }
+inline constexpr index_t most_rotated = 1024;  ///< channels of a row that kernels rotate
+
+/// Rows times Sylvester's matrix of n channels, a power of two; flips(d): whether channel d changes
+/// its sign.
+template <class Flips>
+[[nodiscard]] inline bool rotate_rows(float* x, index_t rows, index_t n, Flips const& flips,
+                                      float scale, bool back) noexcept {
+  return n <= most_rotated && with_encoders(n, [&](auto kernels) {
+           alignas(64) local<std::uint32_t, most_rotated> signs;
+           for (index_t d = 0; d < n; ++d) signs[d] = flips(d) ? 0x80000000u : 0u;
+           decltype(kernels)::rotate_rows(x, rows, n, signs, scale, back);
+         });
+}
+/// The squared errors of a row in levels of each of eight positive steps.
+[[nodiscard]] inline bool errors_of_steps(float const* x, index_t dim, float const* steps,
+                                          float half, float most, double* errors) noexcept {
+  return with_encoders(run_tokens, [&](auto kernels) {
+    decltype(kernels)::errors_of_steps(x, dim, steps, half, most, errors);
+  });
+}
+/// mean += (x - mean) * share.
+[[nodiscard]] inline bool move_mean(float const* x, index_t dim, float share,
+                                    float* mean) noexcept {
+  return with_encoders(dim,
+                       [&](auto kernels) { decltype(kernels)::move_mean(x, dim, share, mean); });
+}
+/// x -= mean; `most` becomes the largest magnitude of what is left.
+[[nodiscard]] inline bool take_mean(float* x, index_t dim, f16 const* mean, float& most) noexcept {
+  return with_encoders(dim,
+                       [&](auto kernels) { most = decltype(kernels)::take_mean(x, dim, mean); });
+}
+/// A row of 4-bit floats with a scale for each `Scaled` channels, which open() stores.
+template <index_t Scaled, class Open>
+[[nodiscard]] inline bool encode_fp4_row(float const* x, index_t dim, bool even,
+                                         Open const& open) noexcept {
+  return with_encoders(dim, [&](auto kernels) {
+    decltype(kernels)::template encode_fp4_row<Scaled>(x, dim, even, open);
+  });
+}
 /// K of 16 tokens as T[dim][16].
 template <class T>
 [[nodiscard]] inline bool encode_tile(float const* rows, index_t dim, T* out) noexcept {
@@ -212,6 +251,26 @@ template <class Format, class... Args>
 [[nodiscard]] KVSLIM_HD constexpr bool encode_block_rows(Args const&...) noexcept {
   return false;
 }
+template <class Flips>
+[[nodiscard]] KVSLIM_HD constexpr bool rotate_rows(float*, index_t, index_t, Flips const&, float,
+                                                   bool) noexcept {
+  return false;
+}
+[[nodiscard]] KVSLIM_HD constexpr bool errors_of_steps(float const*, index_t, float const*, float,
+                                                       float, double*) noexcept {
+  return false;
+}
+[[nodiscard]] KVSLIM_HD constexpr bool move_mean(float const*, index_t, float, float*) noexcept {
+  return false;
+}
+[[nodiscard]] KVSLIM_HD constexpr bool take_mean(float*, index_t, f16 const*, float&) noexcept {
+  return false;
+}
+template <index_t Scaled, class Open>
+[[nodiscard]] KVSLIM_HD constexpr bool encode_fp4_row(float const*, index_t, bool,
+                                                      Open const&) noexcept {
+  return false;
+}
 template <class T>
 [[nodiscard]] KVSLIM_HD constexpr bool encode_tile(float const*, index_t, T*) noexcept {
   return false;
@@ -246,6 +305,13 @@ template <class T, class... Args>
 }
 
 #endif
+
+/// f(), a plain loop, compiled for the processor's instructions where there are kernels; what it
+/// finds is the same but for rounding.
+template <class F>
+KVSLIM_HD inline void by_instructions(F const& f) noexcept {
+  if (!with_instructions(f)) f();
+}
 
 }  // namespace detail
 

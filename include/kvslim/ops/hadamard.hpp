@@ -12,6 +12,7 @@
 #include <kvslim/core/elements.hpp>
 #include <kvslim/core/fingerprint.hpp>
 #include <kvslim/core/layout.hpp>
+#include <kvslim/isa/encode_kernels.hpp>
 
 #include <cmath>
 #include <initializer_list>
@@ -82,8 +83,8 @@ KVSLIM_HD inline void multiply_column(hadamard_order const& n, index_t at, bool 
   return detail::divide(1.0f, detail::root(static_cast<float>(n)));
 }
 
-/// x[n] becomes H diag(signs) x / sqrt(n); `back`: the inverse, which is the transpose.
-KVSLIM_HD inline void rotate_by_hadamard(float* x, index_t n, std::uint64_t seed,
+/// rotate_by_hadamard of one row, by plain loops.
+KVSLIM_HD inline void rotate_row_plainly(float* x, index_t n, std::uint64_t seed,
                                          bool back) noexcept {
   hadamard_order const order = order_of_hadamard(n);
   if (!back && seed != 0)
@@ -100,6 +101,17 @@ KVSLIM_HD inline void rotate_by_hadamard(float* x, index_t n, std::uint64_t seed
   float const scale = hadamard_scale(n);
   for (index_t d = 0; d < n; ++d)
     x[d] = detail::product(x[d], back && flips_sign(seed, d) ? -scale : scale);
+}
+
+/// Each of `rows` rows x[n] becomes H diag(signs) x / sqrt(n); `back`: the inverse, which is the
+/// transpose. Which signs change is found once for all of them.
+KVSLIM_HD inline void rotate_by_hadamard(float* x, index_t n, std::uint64_t seed, bool back,
+                                         index_t rows = 1) noexcept {
+  auto const flips = [=](index_t d) { return flips_sign(seed, d); };
+  if (order_of_hadamard(n).small == 1 &&
+      detail::rotate_rows(x, rows, n, flips, hadamard_scale(n), back))
+    return;
+  for (index_t r = 0; r < rows; ++r) rotate_row_plainly(x + r * n, n, seed, back);
 }
 
 /// Entry (i, d) of H diag(signs) / sqrt(n).

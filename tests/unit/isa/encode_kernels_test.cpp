@@ -208,6 +208,35 @@ TEST_CASE("every path makes ggml's blocks", "[isa][encode][ggml]") {
   blocks_alike<ggml_block::q5_1>("q5_1");
 }
 
+TEST_CASE("every path makes the same 4-bit floats", "[isa][encode][fp4]") {
+  for (auto const rule : {fp4_rounding::ggml, fp4_rounding::even}) {
+    for (index_t const dim : {32, 96, 128})
+      codes_alike("mxfp4", fp4_rows<fp4_block::mxfp4>{0, rule}, dim, 9);
+    for (index_t const dim : {16, 48, 80, 128})
+      for (float const scale : {1.0f, 0.013f})
+        codes_alike("nvfp4", fp4_rows<fp4_block::nvfp4>{0, rule, scale}, dim, 9);
+  }
+}
+
+TEST_CASE("every path rotates alike", "[isa][encode]") {
+  for (index_t const n : {1, 2, 4, 8, 16, 32, 64, 80, 96, 128, 512, 1024, 2048})
+    for (int kind = 0; kind < 12; ++kind)
+      for (std::uint64_t const seed : {0, 7})
+        for (bool const back : {false, true}) {
+          INFO(n << " channels, kind " << kind << ", seed " << seed << ", back " << back);
+          std::mt19937 engine(static_cast<unsigned>(kind));
+          std::vector<float> rows(static_cast<std::size_t>(3 * n));
+          for (float& x : rows) x = kind < 10 ? sample(kind, engine) : -0.0f;
+          same_on_each_path([&] {
+            auto x = rows;
+            ops::rotate_by_hadamard(x.data(), n, seed, back, 3);
+            std::vector<std::uint32_t> bits;
+            for (float const y : x) bits.push_back(detail::bit_cast<std::uint32_t>(y));
+            return bits;
+          });
+        }
+}
+
 TEST_CASE("every path stores the same caches", "[isa][encode]") {
   for (index_t const dim : {64, 80, 128}) {
     stores_alike("int8", int_per_token<8>{}, dim);
@@ -215,6 +244,13 @@ TEST_CASE("every path stores the same caches", "[isa][encode]") {
     stores_alike("KIVI", kivi<4, 2>{{.residual = 32, .value_group = dim / 2}}, dim);
     stores_alike("f16", dense<f16>{}, dim);
   }
+  for (index_t const dim : {64, 80, 128}) {
+    stores_alike("centred 8 and 4", centred<8, 4>{}, dim);
+    stores_alike("centred 3 and 6", centred<3, 6>{{.residual = 9}}, dim);
+    stores_alike("rotated", rotated{int_per_token<4>{}}, dim);
+    stores_alike("TurboQuant", turboquant<3, 3, turbo_form::inner>{}, dim);
+  }
+  stores_alike("fp4", fp4<fp4_block::nvfp4, fp4_block::mxfp4>{}, 96);
   stores_alike("bf16", dense<bf16>{}, 96);
   stores_alike("f32", dense<float>{}, 96);
   stores_alike("ggml", ggml<ggml_block::q8_0, ggml_block::q5_1>{}, 96);
