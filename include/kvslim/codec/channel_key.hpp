@@ -23,7 +23,8 @@ struct channel_key {
       .form = detail::affine_form<Tail, Param>(detail::form_kind::channel_key, Bits),
       .whole_blocks = true,
       .encodes_stored = true,
-      .long_runs = true};
+      .long_runs = true,
+      .takes_off = true};
 
   index_t group = 32;
   index_t residual = 128;
@@ -191,7 +192,8 @@ struct run_channel_key : channel_key<Bits, Tail, Param> {
       .form = detail::affine_form<Tail, Param>(detail::form_kind::run_channel_key, Bits),
       .whole_blocks = true,
       .encodes_stored = true,
-      .long_runs = true};
+      .long_runs = true,
+      .takes_off = true};
 
   KVSLIM_HD constexpr run_channel_key() noexcept : channel_key<Bits, Tail, Param>{32, 32} {}
 

@@ -305,7 +305,7 @@ struct low_rank_sum {
   }
   /// Takes what the other codec's block stands for off its values.
   KVSLIM_HD void take_off(std::byte const* block, site const& at, float* rows) const noexcept {
-    if constexpr (requires { base.take_off(block, at, rows); })
+    if constexpr (Base::traits.takes_off)
       detail::by_instructions([&] { base.take_off(block, at, rows); });
     else
       detail::take_off_decoded(base, block, at, base_tokens(at.dim), rows);

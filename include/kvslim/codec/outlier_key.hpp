@@ -28,7 +28,8 @@ struct outlier_key {
       .form = detail::affine_form<Tail, Param>(detail::form_kind::outlier_key, Bits),
       .whole_blocks = true,
       .fitted = true,
-      .long_runs = true};
+      .long_runs = true,
+      .takes_off = true};
 
   channel_key<Bits, Tail, Param> codes = {32, 64};
   float outliers = 0.02f;     ///< share of a channel's values, half of them at either end

@@ -22,7 +22,8 @@ struct outlier_value {
   static constexpr codec_traits traits{
       .form = detail::affine_form<Tail, Param>(detail::form_kind::outlier_value, Bits),
       .whole_blocks = true,
-      .long_runs = true};
+      .long_runs = true,
+      .takes_off = true};
 
   token_value<Bits, Tail, Param> codes = {};
   index_t tokens = 64;

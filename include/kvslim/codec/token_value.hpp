@@ -20,7 +20,8 @@ struct token_value {
       .rewrites = true,
       .encodes_runs = true,
       .encodes_stored = true,
-      .long_runs = true};
+      .long_runs = true,
+      .takes_off = true};
 
   index_t group = 0;
   index_t residual = 0;

@@ -67,6 +67,7 @@ struct codec_traits {
   bool tabled_fit = false;      ///< fit alone does: it must be bound only while the cache is filled
   bool shares_keys = false;     ///< a value codec that reads K's bytes and stores nothing
   bool long_runs = false;       ///< dot or accumulate takes step_runs runs at once, site::apart
+  bool takes_off = false;       ///< take_off takes what a whole block stands for off rows
 };
 
 /// Every size of a codec for head_dim `dim` and at most `tokens` tokens, and what may be coded.
@@ -151,6 +152,12 @@ inline constexpr bool has_encode_stored = requires(C const c, f16 const* rows, s
   c.encode_stored(rows, at, block);
 };
 
+template <class C>
+inline constexpr bool has_take_off = requires(C const c, std::byte const* block, site const at,
+                                              float* rows) {
+  c.take_off(block, at, rows);
+};
+
 /// Whether attention reads a codec's blocks in coordinates of its own.
 template <class C>
 inline constexpr bool in_own_basis = std::remove_cvref_t<C>::traits.space == basis::own;
@@ -228,6 +235,9 @@ struct check_codec {
   static_assert(!(C::traits.encodes_stored && C::traits.grouped),
                 "kvslim: rows that share blocks do not lie side by side: .encodes_stored is not "
                 "for .grouped codecs");
+  static_assert(C::traits.takes_off == has_take_off<C>,
+                "kvslim: a codec says .takes_off = true if, and only if, it has "
+                "`take_off(block, at, rows)`");
   static_assert(C::traits.fitted || !C::traits.tabled_fit,
                 "kvslim: this codec says .tabled_fit and has no fit()");
   static_assert(!(C::traits.rewrites && C::traits.whole_blocks),

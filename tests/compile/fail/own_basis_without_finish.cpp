@@ -4,8 +4,10 @@
 #include <kvslim/kvslim.hpp>
 
 struct turned : kvslim::token_value<8> {
-  static constexpr kvslim::codec_traits traits{
-      .form = kvslim::form_id{1}, .space = kvslim::basis::own, .encodes_stored = true};
+  static constexpr kvslim::codec_traits traits{.form = kvslim::form_id{1},
+                                               .space = kvslim::basis::own,
+                                               .encodes_stored = true,
+                                               .takes_off = true};
 };
 constexpr kvslim::packed_layout<kvslim::dense_key<kvslim::f16>, turned> layout{};
 static_assert(sizeof layout > 0);
