@@ -5,6 +5,7 @@
 // decoding says.
 
 #include "support/catch.hpp"
+#include "support/paths.hpp"
 #include "support/stored.hpp"
 
 #include <kvslim/codec/outlier_key.hpp>
@@ -36,17 +37,6 @@ std::vector<float> sample(int kind, index_t tokens, index_t dim) {
   return x;
 }
 
-template <class F>
-void on_each_path(F const& f) {
-  isa::path const before = isa::current();
-  for (auto const wanted : isa::every_path)
-    if (isa::use(wanted) == wanted) {
-      INFO("path " << isa::name_of(wanted));
-      f(wanted);
-    }
-  isa::use(before);
-}
-
 /// A block of `tokens` tokens in cleared memory.
 template <class Codec>
 void check(Codec const& codec, index_t tokens, index_t dim) {
@@ -74,7 +64,7 @@ void check(Codec const& codec, index_t tokens, index_t dim) {
     codec.encode(x.data(), at, block.data());
     isa::use(before);
     plain = block;
-    on_each_path([&](isa::path) {
+    data::on_each_path([&](isa::path) {
       std::fill(block.begin(), block.end(), std::byte{0});
       codec.encode(x.data(), at, block.data());
       REQUIRE(block == plain);

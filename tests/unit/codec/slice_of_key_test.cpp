@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // SPDX-FileCopyrightText: The kvslim authors
 #include "support/catch.hpp"
+#include "support/paths.hpp"
 #include "support/stored.hpp"
 
 #include <kvslim/codec/slice_of_key.hpp>
@@ -11,18 +12,6 @@
 using namespace kvslim;
 
 namespace {
-
-/// Calls f() on every path that the processor has.
-template <class F>
-void on_each_path(F const& f) {
-  isa::path const before = isa::current();
-  for (auto const wanted : isa::every_path)
-    if (isa::use(wanted) == wanted) {
-      INFO("path " << isa::name_of(wanted));
-      f();
-    }
-  isa::use(before);
-}
 
 /// Weighted sums over [first, first + n) against double, added to what was there; the weights of a
 /// run lie `gap` floats behind the last one's.
@@ -69,7 +58,7 @@ void check_tiles() {
       for (index_t d = 0; d < k.dim; ++d)
         for (index_t t = tokens % 16; t < 16; ++t)
           last[d * 16 + t] = from_float<T>(std::numeric_limits<float>::quiet_NaN());
-      on_each_path([&] {
+      data::on_each_path([&](isa::path) {
         for (index_t const heads : {1, 3, 5, 8}) {
           check(k, dim, 0, 32, heads, 0);
           check(k, dim, 3, 29, heads, 0);
@@ -95,7 +84,7 @@ TEST_CASE("V may be read out of keys in tiles", "[slice_of_key]") {
 TEST_CASE("V may be read out of coded keys", "[slice_of_key]") {
   auto const x = data::rows(70, 96);
   data::stored const k(token_key<8>{}, x, 96);
-  on_each_path([&] {
+  data::on_each_path([&](isa::path) {
     check(k, 80, 0, 32, 5, 0);
     check(k, 80, 35, 9, 3, 0);
   });

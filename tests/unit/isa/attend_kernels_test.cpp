@@ -7,6 +7,7 @@
 #include "support/catch.hpp"
 #include "support/life.hpp"
 #include "support/oracle.hpp"
+#include "support/paths.hpp"
 #include "support/tolerance.hpp"
 
 #include <algorithm>
@@ -15,18 +16,6 @@
 using namespace kvslim;
 
 namespace {
-
-/// Calls f(path) for what the processor has; the choice is undone.
-template <class F>
-void on_each_path(F const& f) {
-  isa::path const before = isa::current();
-  for (auto const wanted : isa::every_path)
-    if (isa::use(wanted) == wanted) {
-      INFO("path " << isa::name_of(wanted));
-      f(wanted);
-    }
-  isa::use(before);
-}
 
 double distance(std::vector<float> const& a, std::vector<float> const& b) {
   double error = 0, norm = 0;
@@ -74,7 +63,7 @@ void check(char const* name, Policy const& policy, data::shape const& shape, ind
   scattered const some(rows, run.packed.slots(0, 0));
   auto const decoded = oracle::rows_of(run.packed);
   std::vector<float> whole, part;
-  on_each_path([&](isa::path) {
+  data::on_each_path([&](isa::path) {
     CHECK(oracle::attend_error(run.packed, c, 1, decoded) <= tolerance::attend);
     CHECK(oracle::attend_error(run.packed, c, 3, decoded) <= tolerance::attend);
     oracle::asked all(run.packed, c.queries(1), true);
@@ -115,7 +104,7 @@ void check_size(Policy const& policy, float size) {
   for (float& x : c.v) x *= size;
   data::compressed const run(policy, c.view());
   REQUIRE(run.result.ok());
-  on_each_path([&](isa::path) {
+  data::on_each_path([&](isa::path) {
     oracle::asked a(run.packed, c.queries(1));
     std::size_t const bytes = attend_bytes(run.packed.layout(), a.request.q.heads);
     for (std::size_t off : {0, 16, 48}) {
@@ -315,7 +304,7 @@ TEST_CASE("every path serves TurboQuant", "[isa][attend]") {
     std::vector<float> in(static_cast<std::size_t>(heads * std::max(own, run_tokens))), whole;
     for (std::size_t i = 0; i < in.size(); ++i)
       in[i] = std::sin(static_cast<float>(i * i % 977)) + 0.1f;
-    on_each_path([&](isa::path) {
+    data::on_each_path([&](isa::path) {
       std::vector<float> out(in.size(), 0.5f);
       site const at{.first = first, .n = n, .dim = dim};
       if constexpr (requires { codec.dot(block.data(), at, in.data(), heads, out.data()); })
@@ -370,7 +359,7 @@ TEST_CASE("outlier channels and great logits stay within the bound on every path
       }
     data::compressed const run(policy, c.view());
     REQUIRE(run.result.ok());
-    on_each_path([&](isa::path) {
+    data::on_each_path([&](isa::path) {
       CHECK(oracle::attend_error(run.packed, c) <=
             std::max(tolerance::attend, tolerance::attend_terms * most));
     });
@@ -414,7 +403,7 @@ TEST_CASE("loud queries and loud channels stay within both precisions' bounds", 
     double const terms = most * longest / std::sqrt(static_cast<double>(dim));
     data::compressed const run(policy, c.view());
     REQUIRE(run.result.ok());
-    on_each_path([&](isa::path) {
+    data::on_each_path([&](isa::path) {
       oracle::asked a(run.packed, c.queries(1));
       data::buffer room(attend_bytes(run.packed.layout(), a.request.q.heads));
       REQUIRE(attend(cpu{}, run.packed, a.request, room).ok());

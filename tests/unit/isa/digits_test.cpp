@@ -5,6 +5,7 @@
 
 #include "support/catch.hpp"
 #include "support/oracle.hpp"
+#include "support/paths.hpp"
 #include "support/tolerance.hpp"
 
 #include <algorithm>
@@ -13,18 +14,6 @@
 using namespace kvslim;
 
 namespace {
-
-/// Calls f for every path that the processor has; the choice is undone.
-template <class F>
-void on_each_path(F const& f) {
-  isa::path const before = isa::current();
-  for (auto const wanted : isa::every_path)
-    if (isa::use(wanted) == wanted) {
-      INFO("path " << isa::name_of(wanted));
-      f();
-    }
-  isa::use(before);
-}
 
 /// Numbers that differ, some much larger.
 std::vector<float> numbers(index_t n, index_t salt) {
@@ -88,7 +77,7 @@ void check_kept(Codec const& codec, index_t dim, index_t heads, attend_precision
 }  // namespace
 
 TEST_CASE("digits that are kept are those that would be cut anew", "[isa]") {
-  on_each_path([] {
+  data::on_each_path([](isa::path) {
     for (auto const precision : {attend_precision::tight, attend_precision::fast})
       for (index_t const dim : {64, 96, 128, 160, 256})
         for (index_t heads = 1; heads <= run_heads; ++heads) {
@@ -107,7 +96,7 @@ TEST_CASE("every path serves codes behind a rotation", "[isa][attend]") {
     data::compressed const run(policy, c.view());
     REQUIRE(run.result.ok());
     auto const decoded = oracle::rows_of(run.packed);
-    on_each_path([&] {
+    data::on_each_path([&](isa::path) {
       for (index_t const queries : {1, 2}) {
         oracle::asked a(run.packed, c.queries(queries));
         data::buffer room(attend_bytes(run.packed.layout(), a.request.q.heads, queries));
