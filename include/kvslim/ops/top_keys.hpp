@@ -7,72 +7,124 @@
 #include <kvslim/isa/score_kernels.hpp>
 
 #include <algorithm>
+#include <cmath>
+#include <functional>
 
 KVSLIM_BEGIN_NAMESPACE
 
 namespace detail {
 
-inline constexpr index_t few_keys = 1024;  ///< sorted where they are all that is left
+inline constexpr index_t few_keys = 1024;  ///< searched where they are all that is left
+inline constexpr index_t keys_ahead = 8;   ///< written behind what was gathered, and overwritten
 
-/// Appends the keys whose bits under `mask` are `settled`; `out` has room for one more than those.
-inline void gather_keys(std::uint64_t const* keys, index_t count, std::uint64_t mask,
-                        std::uint64_t settled, std::uint64_t* out, index_t& found) noexcept {
-  index_t i = 0;
+/// Keys from `low` to `high`, both of them included.
+struct key_range {
+  std::uint64_t low = 0, high = ~std::uint64_t{0};
+};
+
+/// Appends the keys within a range to `out`, which has room for keys_ahead more and may be `keys`;
+/// returns how many lie above the range, unless there are Few in it.
+template <bool Few = false>
+inline index_t gather_keys(std::uint64_t const* keys, index_t count, key_range within,
+                           std::uint64_t* out, index_t& found) noexcept {
+  index_t i = 0, above = 0;
   static_cast<void>(with_score_kernels([&](auto kernels) {
-    i = decltype(kernels)::gather_keys(keys, count, mask, settled, out, found);
+    i = decltype(kernels)::template gather_keys<Few>(keys, count, within.low, within.high, out,
+                                                     found, above);
   }));
-  for (; i < count; ++i)
-    if ((keys[i] & mask) == settled) out[found++] = keys[i];
+  for (; i < count; ++i) {  // no branch on the keys
+    std::uint64_t const key = keys[i];
+    out[found] = key;
+    found += static_cast<int>(key >= within.low) & static_cast<int>(key <= within.high);
+    above += key > within.high ? 1 : 0;
+  }
+  return above;
 }
 
-/// The keys whose bits under `mask` are `settled`; at most few_keys. The keep-th largest of them.
-[[nodiscard]] KVSLIM_DETAIL_APART inline std::uint64_t nth_of_few(std::uint64_t const* keys,
-                                                                  index_t count, index_t keep,
-                                                                  std::uint64_t mask,
-                                                                  std::uint64_t settled) noexcept {
-  std::uint64_t left[few_keys + 1];
-  index_t found = 0;
-  gather_keys(keys, count, mask, settled, left, found);
-  std::nth_element(left, left + keep - 1, left + found,
-                   [](std::uint64_t a, std::uint64_t b) { return a > b; });
-  return left[keep - 1];
+/// The keep-th largest of a few keys, which are lost. Cost: linear; std::nth_element's where pivots
+/// lead nowhere.
+[[nodiscard]] inline std::uint64_t take_nth(std::uint64_t* keys, index_t count,
+                                            index_t keep) noexcept {
+  constexpr std::uint64_t largest = ~std::uint64_t{0};
+  constexpr index_t pivots = 16, rounds = 16;
+  for (index_t round = 0; count > 4 * pivots && round < rounds; ++round) {
+    std::uint64_t some[pivots], none[keys_ahead];
+    for (index_t i = 0; i < pivots; ++i) some[i] = keys[i * count / pivots];
+    std::sort(some, some + pivots, std::greater<>{});
+    std::uint64_t const pivot = some[(keep - 1) * pivots / count];
+    index_t left = 0;
+    index_t const above =
+        pivot == largest ? 0
+                         : gather_keys(keys, count, {largest, pivot}, none, left);  // finds none
+    if (keep <= above) {
+      gather_keys(keys, count, {pivot + 1, largest}, keys, left);
+    } else {
+      if (pivot > 0) gather_keys(keys, count, {0, pivot - 1}, keys, left);
+      if (keep <= count - left) return pivot;
+      keep -= count - left;
+    }
+    count = left;
+  }
+  std::nth_element(keys, keys + keep - 1, keys + count, std::greater<>{});
+  return keys[keep - 1];
 }
 
-/// Of the keys whose bits under `mask` are `settled`: the digit, `Bits` wide from bit `shift` on,
-/// of the keep-th largest. Leaves in `keep` its place among those of that digit, in `here` their
-/// count.
-template <int Bits>
-[[nodiscard]] KVSLIM_DETAIL_APART inline std::uint64_t nth_digit(std::uint64_t const* keys,
-                                                                 index_t count, std::uint64_t mask,
-                                                                 std::uint64_t settled, int shift,
-                                                                 index_t& keep,
-                                                                 index_t& here) noexcept {
-  constexpr std::size_t digits = 1u << Bits;
-  // Two tables take turns, because equal digits wait for each other.
-  std::uint32_t counts[2][digits] = {};
-  auto const digit_of = [&](std::uint64_t key) {
-    return static_cast<std::size_t>(key >> shift & (digits - 1));
+/// Where the keep-th largest of more than few_keys most likely lies, by a sample of them.
+[[nodiscard]] KVSLIM_DETAIL_APART inline key_range likely_range(std::uint64_t const* keys,
+                                                                index_t count,
+                                                                index_t keep) noexcept {
+  constexpr index_t sample = 512;
+  std::uint64_t some[sample];
+  auto const nth = [&](index_t place) {
+    for (index_t i = 0; i < sample; ++i) some[i] = keys[i * count / sample];
+    return take_nth(some, sample, place);
   };
-  index_t i = 0;
-  for (; mask == 0 && i + 2 <= count; i += 2) {
-    ++counts[0][digit_of(keys[i])];
-    ++counts[1][digit_of(keys[i + 1])];
-  }
-  if (mask == 0 && i < count) ++counts[0][digit_of(keys[i++])];
-  while (i < count) {  // few of many: those of a piece are gathered first
-    constexpr index_t piece = 128;
-    std::uint64_t left[piece + 1];
+  index_t const rank = keep * sample / count;
+  // Three standard deviations of its rank among the sample, and some more.
+  auto const doubt = static_cast<index_t>(
+      4.0 + 3.0 * std::sqrt(static_cast<double>(rank * (sample - rank)) / sample));
+  key_range likely;
+  if (rank + doubt <= sample) likely.low = nth(rank + doubt);
+  if (rank > doubt) likely.high = nth(rank - doubt);
+  return likely;
+}
+
+/// Keys of a range, and how many keys there are above it.
+struct counted_range {
+  key_range range;
+  index_t count, above;
+};
+
+/// The part of a range, one of up to 2^Bits alike, that has the keep-th largest of all keys; or
+/// what lies above or below the range, where that has it.
+template <int Bits>
+[[nodiscard]] KVSLIM_DETAIL_APART inline counted_range part_with_nth(std::uint64_t const* keys,
+                                                                     index_t count, index_t keep,
+                                                                     key_range range) noexcept {
+  constexpr std::size_t parts = 1u << Bits;
+  constexpr index_t piece = 256;
+  int const wide = 64 - __builtin_clzll((range.high - range.low) | 1);
+  int const shift = std::max(0, wide - Bits);
+  std::uint32_t counts[parts] = {};
+  std::uint64_t within[piece + keys_ahead];
+  index_t above = 0, inside = 0;
+  for (index_t i = 0; i < count; i += piece) {
     index_t found = 0;
-    index_t const n = std::min(piece, count - i);
-    gather_keys(keys + i, n, mask, settled, left, found);
-    for (index_t j = 0; j < found; ++j) ++counts[j & 1][digit_of(left[j])];
-    i += n;
+    above += gather_keys(keys + i, std::min(piece, count - i), range, within, found);
+    for (index_t j = 0; j < found; ++j) ++counts[(within[j] - range.low) >> shift];
+    inside += found;
   }
-  std::size_t d = digits - 1;
-  for (;; --d) {
-    here = static_cast<index_t>(counts[0][d] + counts[1][d]);
-    if (here >= keep) return d;
-    keep -= here;
+  if (keep <= above) return {{range.high + 1, ~std::uint64_t{0}}, above, 0};
+  if (keep > above + inside) return {{0, range.low - 1}, count - above - inside, above + inside};
+  for (std::size_t part = parts - 1;; --part) {
+    index_t const here = static_cast<index_t>(counts[part]);
+    if (keep > above + here) {
+      above += here;
+      continue;
+    }
+    std::uint64_t const low = range.low + (std::uint64_t{part} << shift),
+                        rest = (std::uint64_t{1} << shift) - 1;
+    return {{low, range.high - low < rest ? range.high : low + rest}, here, above};
   }
 }
 
@@ -103,33 +155,21 @@ inline void order_keys(float const* scores, index_t first, index_t n,
   for (; i < n; ++i) keys[i] = order_key(scores[i], first + i);
 }
 
-/// The keep-th largest of `count` keys, 1 <= keep <= count; keys stay where they are. Digits from
-/// the highest bit that differs on, ten bits at a time, until few keys are left. Cost: three
-/// passes, two more wherever over 1024 keys share the digit that decides; 10 KiB of stack.
+/// The keep-th largest of `count` keys, 1 <= keep <= count; keys stay where they are. A sample says
+/// about where it lies, keys there are counted by parts until one has few. Cost: two passes, one
+/// or two more where the sample misled or keys crowd into one part; 9 KiB of stack.
 [[nodiscard]] inline std::uint64_t nth_key(std::uint64_t const* keys, index_t count,
                                            index_t keep) noexcept {
-  constexpr int digit = 10;
-  std::uint64_t mask = 0, settled = 0;  // leading bits that are settled, and what they are
-  for (index_t here = count; here > detail::few_keys;) {
-    std::uint64_t any = 0, all = ~any;
-    index_t i = 0;
-    static_cast<void>(detail::with_score_kernels([&](auto kernels) {
-      i = decltype(kernels)::key_bits(keys, count, mask, settled, all, any);
-    }));
-    for (; i < count; ++i) {
-      std::uint64_t const other = (keys[i] & mask) == settled ? 0 : ~std::uint64_t{0};
-      all &= keys[i] | other;
-      any |= keys[i] & ~other;
-    }
-    if (all == any) return all;
-    // Bits above the highest that differs are common; below, as many as a digit has.
-    int const wide = 64 - __builtin_clzll(all ^ any), shift = std::max(0, wide - digit);
-    std::uint64_t const d = detail::nth_digit<digit>(keys, count, mask, settled, shift, keep, here);
-    std::uint64_t const digit_mask = ((std::uint64_t{1} << digit) - 1) << shift;
-    mask = ~((std::uint64_t{1} << shift) - 1);
-    settled = ((all & ~digit_mask) | d << shift) & mask;
+  detail::counted_range among{{}, count, 0};
+  if (count > detail::few_keys) among.range = detail::likely_range(keys, count, keep);
+  while (among.count > detail::few_keys) {
+    if (among.range.low == among.range.high) return among.range.low;
+    among = detail::part_with_nth<10>(keys, count, keep, among.range);
   }
-  return detail::nth_of_few(keys, count, keep, mask, settled);
+  std::uint64_t left[detail::few_keys + detail::keys_ahead];
+  index_t found = 0;
+  detail::gather_keys<true>(keys, count, among.range, left, found);
+  return detail::take_nth(left, found, keep - among.above);
 }
 
 /// out[i] = 1 where keys[i] >= least, 0 elsewhere.
@@ -145,8 +185,7 @@ inline void reach_keys(std::uint64_t const* keys, index_t n, std::uint64_t least
 inline void top_keys(std::uint64_t* keys, index_t count, index_t keep) noexcept {
   if (keep <= 0 || keep >= count) return;
   if (count < 2048) {  // histograms do not pay
-    std::nth_element(keys, keys + keep, keys + count,
-                     [](std::uint64_t a, std::uint64_t b) { return a > b; });
+    std::nth_element(keys, keys + keep, keys + count, std::greater<>{});
     return;
   }
   std::uint64_t const least = nth_key(keys, count, keep);
