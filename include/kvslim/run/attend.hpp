@@ -232,6 +232,7 @@ KVSLIM_HD inline void begin_piece(Packed const& packed, attend_request<host_spac
   piece.heads = min(x.piece_heads, x.virtual_heads - first);
   piece.precision = a.precision;
   piece.room = piece.kept = nullptr;
+  piece.fresh = true;
   if (x.digits > 0) {
     piece.room = static_cast<digit_rows*>(static_cast<void*>(memory));
     piece.kept = piece.room + digit_room;
@@ -331,7 +332,7 @@ KVSLIM_HD inline void attend_item(Packed const& packed, attend_request<host_spac
   finish_piece(packed, r, piece);
   for (index_t i = 0; i < piece.heads; ++i) {
     float* const sum = piece.sums.sum + i * width;
-    float const* const carry = carries ? piece.sums.carry + i * width : nullptr;
+    float const* const carry = piece.sums.carry != nullptr ? piece.sums.carry + i * width : nullptr;
     if (x.splits == 1) {
       write_head(a, x, r / e.kv_heads - a.first_sequence, r % e.kv_heads, first + i, piece.state[i],
                  sum, carry, width);
@@ -450,11 +451,12 @@ status attend(Exec const& exec, packed_cache<Key, Value, host_space> const& pack
       static_cast<float*>(static_cast<void*>(scratch.data + (past == 0 ? 0 : line - past)));
   float* const partials = roomy ? work + rows * x.pieces * x.splits * x.piece_floats : nullptr;
   float const scale = detail::logit_scale(packed.layout().logit, e.head_dim);
+  constexpr bool serial = std::is_same_v<Exec, cpu>;  // all items work in what the caches hold
   exec.for_each(rows * x.pieces * x.splits, [=](index_t item) {
     if (a.active != nullptr && a.active[item / x.splits / x.pieces / e.kv_heads] == 0) return;
     if (roomy)
-      detail::attend_item(packed, a, x, first_row, scale, item, work + item * x.piece_floats, true,
-                          partials);
+      detail::attend_item(packed, a, x, first_row, scale, item,
+                          work + (serial ? 0 : item * x.piece_floats), true, partials);
     else
       detail::attend_on_stack(packed, a, x, first_row, scale, item, carries);
   });

@@ -25,16 +25,31 @@ inline constexpr index_t attend_any_floats = index_t{1} << 40;
 struct attend_sums {
   float* local;  // of the current stretch
   float* sum;
-  float* carry;  // what `sum` lost to rounding; null for short rows
+  float* carry;  // what `sum` lost to rounding; null before a second stretch, and in short rows
+  float* carry_room;  // null for short rows
+  index_t floats;
 
   /// Cuts them from `memory`, zeroed; returns what follows.
-  KVSLIM_HD float* carve(float* memory, index_t floats, bool carries) noexcept {
+  KVSLIM_HD float* carve(float* memory, index_t size, bool carries) noexcept {
+    floats = size;
     local = memory;
     sum = local + floats;
-    carry = carries ? sum + floats : nullptr;
-    index_t const all = (carries ? 3 : 2) * floats;
-    for (index_t i = 0; i < all; ++i) memory[i] = 0.0f;
-    return memory + all;
+    carry = nullptr;
+    carry_room = carries ? sum + floats : nullptr;
+    for (index_t i = 0; i < 2 * floats; ++i) memory[i] = 0.0f;
+    return memory + (carries ? 3 : 2) * floats;
+  }
+  /// Makes the first stretch's sums of all heads their totals, which are zero.
+  KVSLIM_HD void fold_first() noexcept {
+    float* const zeros = sum;
+    sum = local;
+    local = zeros;
+  }
+  /// Before a further stretch is added: from here on rounding is kept.
+  KVSLIM_HD void begin_carry() noexcept {
+    if (carry != nullptr || carry_room == nullptr) return;
+    carry = carry_room;
+    for (index_t i = 0; i < floats; ++i) carry[i] = 0.0f;
   }
   /// Adds the stretch's sums of one head to its totals, which shrink.
   KVSLIM_HD void fold(index_t h, index_t width, float shrink) const noexcept {
@@ -74,6 +89,7 @@ struct attend_piece {
   float* own_q;          // [heads, key_own_dim], prepared; none for keys in channels
   attend_sums sums;      // in channels: all of V, or its exact tail
   attend_sums own = {};  // of V's blocks in a basis of their own; none for values in channels
+  bool fresh;            // no stretch was added to the totals yet
   std::int32_t limit[run_heads];     // a query's own position
   std::int32_t earliest[run_heads];  // first position in its window
   float* logits[run_heads];          // where logits go, by slot; null: nowhere
@@ -84,12 +100,22 @@ struct attend_piece {
 /// a basis of their own, 0 without one.
 KVSLIM_HD inline void fold_stretch(attend_piece& piece, index_t width, index_t own,
                                    float const* total, float const* most) noexcept {
+  bool const first = piece.fresh;
+  piece.fresh = false;
+  if (first) {
+    piece.sums.fold_first();
+    if (own > 0) piece.own.fold_first();
+  } else {
+    piece.sums.begin_carry();
+    if (own > 0) piece.own.begin_carry();
+  }
   for (index_t h = 0; h < piece.heads; ++h) {
     auto& state = piece.state[h];
     if (most[h] == -INFINITY) continue;
     float const shrink = state.most == -INFINITY ? 0.0f : std::exp(state.most - most[h]);
     state.total = state.total * static_cast<double>(shrink) + static_cast<double>(total[h]);
     state.most = most[h];
+    if (first) continue;
     piece.sums.fold(h, width, shrink);
     if (own > 0) piece.own.fold(h, own, shrink);
   }
