@@ -51,8 +51,9 @@ inline constexpr path every_path[] = {path::portable, path::avx2, path::avx512, 
 
 namespace detail {
 
-/// Best of what this processor and its operating system allow.
-[[nodiscard]] inline isa::path probe_path() noexcept {
+/// Best of what this processor and its operating system allow. Never inline, or a compiler may move
+/// the question to where the answer is known already: under a hypervisor it takes a microsecond.
+[[nodiscard]] KVSLIM_DETAIL_APART inline isa::path probe_path() noexcept {
 #if KVSLIM_DETAIL_NEON
   return isa::path::neon;
 #else
@@ -60,7 +61,7 @@ namespace detail {
   __builtin_cpu_init();
   unsigned eax = 1, ebx, ecx = 0, edx;
   // Compilers differ in whether they can be asked for this one.
-  asm("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+  asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
   bool const f16c = (ecx & (1u << 29)) != 0;
   if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
