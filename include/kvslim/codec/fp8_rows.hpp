@@ -73,13 +73,24 @@ struct fp8_rows {
       for (index_t g = 0; g < at.dim / n; ++g) {
         float const* const x = rows + i * at.dim + g * n;
         float high = 0.0f;
-        for (index_t c = 0; c < n && scale == 0.0f; ++c) {
-          float const size = x[c] < 0.0f ? -x[c] : x[c];
-          high = size > high ? size : high;
-        }
+        if (scale == 0.0f && !detail::largest_size(x, n, high))
+          for (index_t c = 0; c < n; ++c) {
+            float const size = x[c] < 0.0f ? -x[c] : x[c];
+            high = size > high ? size : high;
+          }
         float const s = scale_for(high);
         if (scale == 0.0f) put_scale(block, at, i, g, s);
-        for (index_t c = 0; c < n; ++c) put(block, at, i, g * n + c, x[c], s);
+        for (index_t c = 0; c < n; c += piece) {
+          index_t const m = detail::min(piece, n - c);
+          auto* const out = detail::array_at<T>(block) + place(at.first + i, g * n + c, n);
+          if constexpr (Keys) {  // channels lie a tile apart
+            detail::local<T, piece> codes;
+            narrow(x + c, m, s, codes + 0);
+            for (index_t j = 0; j < m; ++j) out[j * tile] = codes[j];
+          } else {
+            narrow(x + c, m, s, out);
+          }
+        }
       }
   }
   /// Channels that have a scale together.
@@ -99,8 +110,7 @@ struct fp8_rows {
   }
   KVSLIM_HD void put(std::byte* block, site const& at, index_t i, index_t d, float x,
                      float s) const noexcept {
-    detail::array_at<T>(block)[place(at.first + i, d, width(at.dim))] =
-        s > 0.0f ? from_float<T>(detail::divide(x, s)) : T{};
+    detail::array_at<T>(block)[place(at.first + i, d, width(at.dim))] = code(x, s);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
@@ -137,8 +147,16 @@ struct fp8_rows {
   }
 
  private:
-  static constexpr index_t block_tokens = 32, tile = 16;
+  static constexpr index_t block_tokens = 32, tile = 16, piece = 64;
   static constexpr float most = largest_finite<T>();
+
+  [[nodiscard]] static KVSLIM_HD T code(float x, float s) noexcept {
+    return s > 0.0f ? from_float<T>(detail::divide(x, s)) : T{};
+  }
+  static KVSLIM_HD void narrow(float const* x, index_t n, float s, T* out) noexcept {
+    if (s > 0.0f && detail::narrow_quotients(x, n, s, out)) return;
+    for (index_t c = 0; c < n; ++c) out[c] = code(x[c], s);
+  }
 
   [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
     if (group < 0 || group > detail::most_channels)

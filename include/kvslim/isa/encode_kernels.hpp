@@ -90,10 +90,6 @@ template <int Bits, class Param, class T>
            });
   return false;
 }
-template <class T>
-inline constexpr bool narrowed =
-    std::same_as<T, f16> || std::same_as<T, bf16> || std::same_as<T, float>;
-
 /// Whole rows as blocks of 32 channels.
 template <class Format, class T>
 [[nodiscard]] inline bool encode_block_rows(T const* rows, site const& at,
@@ -145,10 +141,8 @@ template <index_t Scaled, class Open>
 /// K of 16 tokens as T[dim][16].
 template <class T>
 [[nodiscard]] inline bool encode_tile(float const* rows, index_t dim, T* out) noexcept {
-  if constexpr (narrowed<T>)
-    return with_encoders(
-        dim, [&](auto kernels) { decltype(kernels)::template encode_tile<T>(rows, dim, out); });
-  return false;
+  return with_encoders(
+      dim, [&](auto kernels) { decltype(kernels)::template encode_tile<T>(rows, dim, out); });
 }
 /// K of 16 tokens of T as T[dim][16].
 template <class T>
@@ -173,10 +167,20 @@ template <class T>
 /// n floats as T.
 template <class T>
 [[nodiscard]] inline bool narrow_run(float const* in, index_t n, T* out) noexcept {
-  if constexpr (narrowed<T>)
-    return with_encoders(
-        n, [&](auto kernels) { decltype(kernels)::template narrow_run<T>(in, n, out); });
-  return false;
+  return with_encoders(
+      n, [&](auto kernels) { decltype(kernels)::template narrow_run<T>(in, n, out); });
+}
+/// n floats over a divisor as T.
+template <class T>
+[[nodiscard]] inline bool narrow_quotients(float const* in, index_t n, float divisor,
+                                           T* out) noexcept {
+  return with_encoders(n, [&](auto kernels) {
+    decltype(kernels)::template narrow_quotients<T>(in, n, divisor, out);
+  });
+}
+/// The largest magnitude of n floats; NaN has none.
+[[nodiscard]] inline bool largest_size(float const* in, index_t n, float& most) noexcept {
+  return with_encoders(n, [&](auto kernels) { most = decltype(kernels)::largest_size(in, n); });
 }
 /// n rows of T as floats, [n, dim]; row_at(i) is where the channels of row i lie, of `there` rows
 /// that will be read.
@@ -285,6 +289,13 @@ template <class T>
 }
 template <class T>
 [[nodiscard]] KVSLIM_HD constexpr bool narrow_run(float const*, index_t, T*) noexcept {
+  return false;
+}
+template <class T>
+[[nodiscard]] KVSLIM_HD constexpr bool narrow_quotients(float const*, index_t, float, T*) noexcept {
+  return false;
+}
+[[nodiscard]] KVSLIM_HD constexpr bool largest_size(float const*, index_t, float&) noexcept {
   return false;
 }
 template <class T>

@@ -5,6 +5,7 @@
 
 #include "support/catch.hpp"
 #include "support/data.hpp"
+#include "support/paths.hpp"
 
 #include <cstring>
 
@@ -215,6 +216,45 @@ TEST_CASE("every path makes the same 4-bit floats", "[isa][encode][fp4]") {
     for (index_t const dim : {16, 48, 80, 128})
       for (float const scale : {1.0f, 0.013f})
         codes_alike("nvfp4", fp4_rows<fp4_block::nvfp4>{0, rule, scale}, dim, 9);
+  }
+}
+
+template <class T>
+void rounds_alike() {
+  std::vector<float> values = {0.0f, -0.0f, NAN, -NAN, INFINITY, -INFINITY, 1e30f, 1e-30f, 1e-40f};
+  for (int i = 0; i < 256; ++i) {
+    float const x = to_float(T{static_cast<std::uint8_t>(i)});
+    float const next = to_float(T{static_cast<std::uint8_t>(i + 1)});
+    for (float const y : {x, next, 0.5f * (x + next), 0.75f * x + 0.25f * next})
+      for (float const z : {y, std::nextafter(y, INFINITY), std::nextafter(y, -INFINITY)})
+        values.push_back(z);
+  }
+  values.resize(values.size() / 16 * 16);
+  auto const n = static_cast<index_t>(values.size());
+  std::vector<std::uint8_t> wanted;
+  for (float const x : values) wanted.push_back(from_float<T>(x).bits);
+  data::on_each_path([&](isa::path) {
+    std::vector<T> out(values.size());
+    site at{};
+    at.n = 1;
+    at.dim = n;
+    dense_value<T>{}.encode(values.data(), at, reinterpret_cast<std::byte*>(out.data()));
+    std::vector<std::uint8_t> found;
+    for (T const x : out) found.push_back(x.bits);
+    CHECK(found == wanted);
+  });
+}
+
+TEST_CASE("every path rounds to the same 8-bit floats", "[isa][encode][fp8]") {
+  rounds_alike<e4m3>();
+  rounds_alike<e5m2>();
+  for (index_t const dim : {40, 64, 96, 128, 200}) {
+    codes_alike("keys with scales", fp8_key<e4m3>{}, dim, 9);
+    codes_alike("keys with a scale", fp8_key<e5m2>{0, 0, 0.25f}, dim, 32);
+    codes_alike("values in groups", fp8_value<e4m3>{0, 8}, dim, 9);
+    codes_alike("values with scales", fp8_value<e5m2>{}, dim, 32);
+    codes_alike("plain keys", dense_key<e4m3>{}, dim, 16);
+    codes_alike("plain values", dense_value<e5m2>{}, dim, 16);
   }
 }
 
