@@ -99,9 +99,9 @@ struct rebuilt_key {
   }
   /// Overwrites its rows.
   KVSLIM_HD void encode(float* rows, site const& at, std::byte* block) const noexcept {
-    index_t const members = detail::group_of(inner).size();
-    for (index_t i = 0; i < members * at.n; ++i)
-      ops::rotate(rotation, at.dim, -std::int64_t{at.positions[i % at.n]}, rows + i * at.dim);
+    ops::rotate_rows(
+        rotation, at.dim, at.n, detail::group_of(inner).size(),
+        [&](index_t t) { return -std::int64_t{at.positions[t]}; }, rows);
     inner.encode(rows, at, block);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,

@@ -81,20 +81,36 @@ struct sine_and_cosine {
 
 namespace ops {
 
-/// Rotates one row in place by `delta` positions; negative un-rotates. Angles in double, products
-/// in float. Rotating by a and then by b equals rotating by a + b up to rounding; delta 0 is
-/// bit-exact.
+/// Rotates `members` times n rows in place, row m * n + t by delta(t) positions; negative
+/// un-rotates. Angles in double, products in float. Rotating by a and then by b equals rotating by
+/// a + b up to rounding; delta 0 is bit-exact. Cost: a power for each pair of channels, a sine and
+/// a cosine for each of a token.
+template <class Delta>
+KVSLIM_HD inline void rotate_rows(rope const& r, index_t head_dim, index_t n, index_t members,
+                                  Delta const& delta, float* rows) noexcept {
+  for (index_t i = 0; i < r.rotated(head_dim) / 2; ++i) {
+    double const each = r.frequency(head_dim, i);
+    auto const [a, b] = r.pair(head_dim, i);
+    for (index_t t = 0; t < n; ++t) {
+      std::int64_t const by = delta(t);
+      if (by == 0) continue;
+      double const angle = static_cast<double>(by) * each;
+      auto const c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
+      for (index_t m = 0; m < members; ++m) {
+        float* const row = rows + (m * n + t) * head_dim;
+        float const x = row[a], y = row[b];
+        row[a] = x * c - y * s;
+        row[b] = y * c + x * s;
+      }
+    }
+  }
+}
+/// One row by `delta` positions.
 KVSLIM_HD inline void rotate(rope const& r, index_t head_dim, std::int64_t delta,
                              float* row) noexcept {
   if (delta == 0) return;
-  for (index_t i = 0; i < r.rotated(head_dim) / 2; ++i) {
-    double const angle = static_cast<double>(delta) * r.frequency(head_dim, i);
-    auto const c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
-    auto const [a, b] = r.pair(head_dim, i);
-    float const x = row[a], y = row[b];
-    row[a] = x * c - y * s;
-    row[b] = y * c + x * s;
-  }
+  rotate_rows(
+      r, head_dim, 1, 1, [=](index_t) { return delta; }, row);
 }
 
 }  // namespace ops
