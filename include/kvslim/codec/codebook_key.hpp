@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/codec/codebook.hpp>
+#include <kvslim/isa/nearest_levels.hpp>
 #include <kvslim/isa/tile_kernels.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -78,10 +79,18 @@ struct codebook_key {
     index_t const dim = at.dim;
     record const r = record_of(at);
     parts const codes{dim, block_tokens};
-    for (index_t t = 0; t < block_tokens; ++t)
-      for (index_t d = 0; d < dim; ++d)
-        codes.put(detail::codes_of(block), t, d,
-                  detail::nearest_level<Bits>(r.normal(rows[t * dim + d], d), r.find));
+    auto const of = [&](index_t d, float& middle, float& half) {
+      middle = r.middle(d);
+      half = r.half(d);
+    };
+    if (!detail::nearest_of_keys<Bits>(
+            rows, dim, r.find, of, [&](index_t d, std::uint32_t const* words) {
+              codes.pack(words, detail::codes_of(block), codes.unit(0, d));
+            }))
+      for (index_t t = 0; t < block_tokens; ++t)
+        for (index_t d = 0; d < dim; ++d)
+          codes.put(detail::codes_of(block), t, d,
+                    detail::nearest_level<Bits>(r.normal(rows[t * dim + d], d), r.find));
     put_aside(rows, at, r, block);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
@@ -221,7 +230,9 @@ struct codebook_key {
     auto const aside = list_of(block, dim);
     auto const far = [&](index_t i) { return r.beyond(rows[i], i % dim); };
     index_t held = 0, nearest = 0;
-    for (index_t i = 0; i < block_tokens * dim && aside.room > 0; ++i) {
+    for (index_t i = 0, d = 0; i < block_tokens * dim && aside.room > 0;
+         ++i, d = d + 1 < dim ? d + 1 : 0) {
+      if (!(rows[i] < r.lower[d]) && !(rows[i] > r.upper[d])) continue;  // nearly all
       float const mine = far(i);
       if (mine == 0.0f || first(dim).find(at.state, at.token + i / dim) != nullptr) continue;
       if (held < aside.room)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/codec/codebook.hpp>
+#include <kvslim/isa/nearest_levels.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -100,10 +101,26 @@ struct codebook_value {
       aside.choose(t, [&](index_t d) { return row[d]; });
       span const s = span_of(row, dim, aside, t);
       stored.set(t, {detail::narrow<Param>(s.half), detail::narrow<Param>(s.middle)});
+    }
+    if (at.first == 0 && at.n == block_tokens) {
+      detail::local<float, block_tokens> middle, half;
+      for (index_t t = 0; t < block_tokens; ++t) {
+        span const s = span_at(stored, t);
+        middle[t] = s.middle;
+        half[t] = s.half;
+      }
+      if (detail::nearest_of_values<Bits>(
+              rows, dim, find, middle, half, [&](index_t d, std::uint32_t const* words) {
+                codes.pack(words, detail::codes_of(block), codes.unit(0, d));
+              }))
+        return;
+    }
+    for (index_t i = 0; i < at.n; ++i) {
+      index_t const t = at.first + i;
       span const kept = span_at(stored, t);
       for (index_t d = 0; d < dim; ++d)
         codes.put(detail::codes_of(block), t, d,
-                  detail::nearest_level<Bits>(kept.normal(row[d]), find));
+                  detail::nearest_level<Bits>(kept.normal(rows[i * dim + d]), find));
     }
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
@@ -185,13 +202,21 @@ struct codebook_value {
   /// The span of what is not kept aside.
   [[nodiscard]] KVSLIM_HD span span_of(float const* row, index_t dim, lists const& aside,
                                        index_t line) const noexcept {
+    constexpr index_t some = 64;
     float least = 0.0f, most = 0.0f;
     bool any = false;
-    for (index_t d = 0; d < dim; ++d) {
-      if (aside.find(line, d) >= 0) continue;
-      least = any && least < row[d] ? least : row[d];
-      most = any && most > row[d] ? most : row[d];
-      any = true;
+    for (index_t begin = 0; begin < dim; begin += some) {
+      std::uint64_t out = 0;  // bit c: channel begin + c is kept aside
+      for (index_t i = 0; i < 2 * aside.each; ++i) {
+        index_t const c = aside.place(line, i) - begin;
+        if (c >= 0 && c < some) out |= std::uint64_t{1} << c;
+      }
+      for (index_t d = begin; d < detail::min(dim, begin + some); ++d) {
+        if ((out >> (d - begin) & 1u) != 0) continue;
+        least = any && least < row[d] ? least : row[d];
+        most = any && most > row[d] ? most : row[d];
+        any = true;
+      }
     }
     return {(most - least) * 0.5f, (most + least) * 0.5f};
   }

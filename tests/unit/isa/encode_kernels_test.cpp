@@ -277,6 +277,62 @@ TEST_CASE("every path rotates alike", "[isa][encode]") {
         }
 }
 
+/// Levels in no order, two of them equal, and channels whose thresholds are one.
+template <int Bits>
+void nearest_alike(index_t dim) {
+  INFO(Bits << " bits, head_dim " << dim);
+  std::mt19937 engine(static_cast<unsigned>(dim));
+  std::vector<float> levels, middle, half;
+  for (int i = 0; i < 1 << Bits; ++i) levels.push_back(sample(i % 3 == 0 ? 8 : 0, engine));
+  levels[1] = levels[2];
+  for (index_t d = 0; d < dim; ++d) {
+    middle.push_back(sample(0, engine));
+    half.push_back(d % 7 == 3 ? 0.0f : std::abs(sample(0, engine)));
+  }
+  for (int kind = 0; kind < 13; ++kind) {
+    INFO("numbers of kind " << kind);
+    std::vector<float> rows(static_cast<std::size_t>(32 * dim));
+    for (float& x : rows) x = sample(kind, engine);
+    auto const wanted = [&](index_t t, index_t d, index_t p) {
+      auto const i = static_cast<std::size_t>(p);
+      float const x = rows[static_cast<std::size_t>(t * dim + d)];
+      float const y = half[i] > 0.0f ? (x - middle[i]) / half[i] : 0.0f;
+      return detail::nearest_level<Bits>(y, levels.data());
+    };
+    data::on_each_path([&](isa::path) {
+      bool equal = true;
+      auto const of = [&](index_t d, float& m, float& h) {
+        m = middle[static_cast<std::size_t>(d)];
+        h = half[static_cast<std::size_t>(d)];
+      };
+      auto const keys = [&](index_t d, std::uint32_t const* words) {
+        for (index_t t = 0; t < 32; ++t)
+          for (index_t c = 0; c < 4; ++c)
+            equal = equal && (words[t] >> (8 * c) & 255u) == wanted(t, d + c, d + c);
+      };
+      auto const values = [&](index_t d, std::uint32_t const* words) {
+        for (index_t c = 0; c < 32; ++c)
+          for (index_t t = 0; t < 4; ++t)
+            equal =
+                equal && (words[c] >> (8 * t) & 255u) == (d + c < dim ? wanted(t, d + c, t) : 0u);
+      };
+      static_cast<void>(detail::nearest_of_keys<Bits>(rows.data(), dim, levels.data(), of, keys));
+      CHECK(equal);
+      static_cast<void>(detail::nearest_of_values<Bits>(rows.data(), dim, levels.data(),
+                                                        middle.data(), half.data(), values));
+      CHECK(equal);
+    });
+  }
+}
+
+TEST_CASE("every path finds the same next level", "[isa][encode]") {
+  for (index_t const dim : {16, 80, 128, 208}) {
+    nearest_alike<2>(dim);
+    nearest_alike<3>(dim);
+    nearest_alike<4>(dim);
+  }
+}
+
 TEST_CASE("every path stores the same caches", "[isa][encode]") {
   for (index_t const dim : {64, 80, 128}) {
     stores_alike("int8", int_per_token<8>{}, dim);
@@ -289,6 +345,7 @@ TEST_CASE("every path stores the same caches", "[isa][encode]") {
     stores_alike("centred 3 and 6", centred<3, 6>{{.residual = 9}}, dim);
     stores_alike("rotated", rotated{int_per_token<4>{}}, dim);
     stores_alike("TurboQuant", turboquant<3, 3, turbo_form::inner>{}, dim);
+    stores_alike("KVQuant", kvquant<3, 4, codebook_from::prompt>{}, dim);
   }
   stores_alike("fp4", fp4<fp4_block::nvfp4, fp4_block::mxfp4>{}, 96);
   stores_alike("bf16", dense<bf16>{}, 96);
