@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/codec/dense.hpp>
+#include <kvslim/isa/projection_kernels.hpp>
 #include <kvslim/isa/tile_kernels.hpp>
 #include <kvslim/ops/subspace.hpp>
 
@@ -170,32 +171,55 @@ struct latent {
       for (index_t m = 0; m < members(); ++m)
         for (index_t i = 0; i < n; ++i)
           add(-1.0f, mean_of(at, m), dim, rows_of_members + (m * n + i) * dim);
-    auto const projected = [&](index_t i, index_t j) {
-      float sum = 0.0f;
-      for (index_t m = 0; m < members(); ++m)
-        sum += along(rows_of_members + (m * n + i) * dim, basis_of(at, m) + j * dim, dim);
-      return sum > most ? most : sum < -most ? -most : sum;
+    // Coordinates [j, j + count) of `some` tokens from i on, z[token][apart].
+    auto const project = [&](index_t i, index_t some, index_t j, index_t count, float* z,
+                             index_t apart) {
+      for (index_t t = 0; t < some; ++t)
+        for (index_t c = 0; c < count; ++c) z[t * apart + c] = 0.0f;
+      for (index_t m = 0; m < members(); ++m) {
+        float const* const x = rows_of_members + (m * n + i) * dim;
+        T const* const vectors = basis_of(at, m) + j * dim;
+        if (detail::project_rows(x, some, dim, vectors, count, z, apart)) continue;
+        for (index_t t = 0; t < some; ++t)
+          for (index_t c = 0; c < count; ++c)
+            z[t * apart + c] += along(x + t * dim, vectors + c * dim, dim);
+      }
+      for (index_t t = 0; t < some; ++t)
+        for (index_t c = 0; c < count; ++c) {
+          float& x = z[t * apart + c];
+          x = x > most ? most : x < -most ? -most : x;
+        }
     };
     if constexpr (by_quads) {
       constexpr index_t quad = 4;
       for (index_t j = 0; j < rank; j += quad) {
-        detail::local<float, most_tokens, quad> z;
-        for (index_t i = 0; i < n; ++i)
-          for (index_t c = 0; c < quad; ++c) z[i][c] = projected(i, j + c);
+        detail::local<float, most_tokens * quad> z;
+        project(0, n, j, quad, z, quad);
         auto const read = [&](index_t i, float* x) {
-          for (index_t c = 0; c < quad; ++c) x[c] = z[i][c];
+          for (index_t c = 0; c < quad; ++c) x[c] = z[i * quad + c];
         };
         base.encode_quad(read, j, rank, block);
       }
     } else {
-      for (index_t i = 0; i < n; ++i) {
-        detail::local<float, most_rank> z;
+      // A kernel reads a direction for four tokens together. A GPU's threads have none, nor room.
+#if defined(__CUDA_ARCH__)
+      constexpr index_t room = most_rank;
+#else
+      constexpr index_t room = 1024;
+#endif
+      index_t const together = 4 * rank <= room ? 4 : 1;
+      for (index_t i = 0, some = 0; i < n; i += some) {
+        some = i + together <= n ? together : 1;
+        detail::local<float, room> z;
         z[0] = 0.0f;  // g++ does not know that there is a coordinate
-        for (index_t j = 0; j < rank; ++j) z[j] = projected(i, j);
-        if constexpr (Base::traits.whole_blocks) {
-          for (index_t j = 0; j < rank; ++j) rows_of_members[i * rank + j] = z[j];
-        } else {
-          base.encode(z, inside(at, at.first + i, 1), block);
+        project(i, some, 0, rank, z, rank);
+        for (index_t t = 0; t < some; ++t) {
+          if constexpr (Base::traits.whole_blocks) {
+            for (index_t j = 0; j < rank; ++j)
+              rows_of_members[(i + t) * rank + j] = z[t * rank + j];
+          } else {
+            base.encode(z + t * rank, inside(at, at.first + i + t, 1), block);
+          }
         }
       }
       if constexpr (Base::traits.whole_blocks)

@@ -109,12 +109,7 @@ struct low_rank_sum {
       }
       return rows + i * dim;
     };
-    auto const add = [](float const* x, float const* along, index_t count, index_t width,
-                        float* out) {
-      if (!detail::add_projections(x, along, count, width, out))
-        ops::add_projections{}(x, along, count, width, out);
-    };
-    ops::leading_subspace(n, dim, rank, rounds, missed, basis, sums, add);
+    ops::leading_subspace(n, dim, rank, rounds, missed, basis, sums);
     std::uint32_t const head[4] = {static_cast<std::uint32_t>(n)};
     std::memcpy(state, head, sizeof head);
     auto* const directions = detail::array_at<f16>(state + state_head);

@@ -6,6 +6,7 @@
 /// memory for a few vectors, the same steps on every backend.
 
 #include <kvslim/core/fingerprint.hpp>
+#include <kvslim/isa/correction_kernels.hpp>
 #include <kvslim/ops/rows.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -37,32 +38,30 @@ KVSLIM_HD inline void orthonormalize(float* vectors, index_t rank, index_t width
   return static_cast<float>(hash >> 40) * 0x1p-24f;
 }
 
-/// sums[i] += (x . basis[i]) * x, of `rank` vectors.
-struct add_projections {
-  KVSLIM_HD void operator()(float const* x, float const* basis, index_t rank, index_t width,
-                            float* sums) const noexcept {
-    for (index_t i = 0; i < rank; ++i) {
-      float const along = dot(x, basis + i * width, width);
-      for (index_t c = 0; c < width; ++c) sums[i * width + c] += along * x[c];
-    }
+/// sums[i] += (x . basis[i]) * x, of `rank` vectors; by a kernel where there is one.
+KVSLIM_HD inline void add_projections(float const* x, float const* basis, index_t rank,
+                                      index_t width, float* sums) noexcept {
+  if (detail::add_projections(x, basis, rank, width, sums)) return;
+  for (index_t i = 0; i < rank; ++i) {
+    float const along = dot(x, basis + i * width, width);
+    for (index_t c = 0; c < width; ++c) sums[i * width + c] += along * x[c];
   }
-};
+}
 
 /// `basis` [rank, width] becomes orthonormal and spans about what the leading `rank` right singular
 /// vectors of the rows do: (X^T X)^rounds of a start that is the same in every call. row(t) gives
 /// row t in [0, n) and is called in order; `sums` holds [rank, width] floats. Rows must be shorter
-/// than 1e9. `add` does what add_projections does.
+/// than 1e9.
 /// Cost: `rounds` passes over the rows of 2 * rank * width multiplications each.
-template <class Row, class Add = add_projections>
+template <class Row>
 KVSLIM_HD inline void leading_subspace(index_t n, index_t width, index_t rank, index_t rounds,
-                                       Row const& row, float* basis, float* sums,
-                                       Add const& add = {}) {
+                                       Row const& row, float* basis, float* sums) {
   for (index_t i = 0; i < rank; ++i)
     for (index_t c = 0; c < width; ++c) basis[i * width + c] = subspace_start(i, c);
   orthonormalize(basis, rank, width);
   for (index_t round = 0; round < rounds; ++round) {
     for (index_t i = 0; i < rank * width; ++i) sums[i] = 0.0f;
-    for (index_t t = 0; t < n; ++t) add(row(t), basis, rank, width, sums);
+    for (index_t t = 0; t < n; ++t) add_projections(row(t), basis, rank, width, sums);
     float const share = n > 0 ? 1.0f / static_cast<float>(n) : 0.0f;  // keeps squares finite
     for (index_t i = 0; i < rank * width; ++i) basis[i] = sums[i] * share;
     orthonormalize(basis, rank, width);
