@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/core/concepts.hpp>
+#include <kvslim/isa/projection_kernels.hpp>
 #include <kvslim/ops/finite.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -166,7 +167,8 @@ struct implementation<ops::hidden_gate_op, Exec> {
       index_t const here = detail::min(ops::gate_channels, width - c);
       auto const load = [&](rows<Space> const& x, index_t s, index_t h, index_t t, float* to) {
         x.visit(s, h, t, [&](auto const* in) {
-          detail::load_channels(in + c * x.layout.channel, x.layout.channel, here, to);
+          if (x.layout.channel != 1 || !detail::widen_run(in + c, here, to))
+            detail::load_channels(in + c * x.layout.channel, x.layout.channel, here, to);
         });
       };
       for (index_t i = 0; i < at.count; ++i)
@@ -174,6 +176,9 @@ struct implementation<ops::hidden_gate_op, Exec> {
              scratch + i * ops::gate_channels);
       for (index_t d = 0; d < weights.tokens; ++d) {
         load(weights, at.sequence % weights.sequences, at.head, d, weight);
+        if (here == ops::gate_channels &&
+            detail::project_rows(scratch, at.count, here, weight, 1, out + d, ops::most_gate_dim))
+          continue;
         for (index_t i = 0; i < at.count; ++i)
           out[i * ops::most_gate_dim + d] +=
               ops::dot(scratch + i * ops::gate_channels, weight, here);
