@@ -3,7 +3,7 @@
 #pragma once
 
 #include <kvslim/codec/codebook.hpp>
-#include <kvslim/isa/nearest_levels.hpp>
+#include <kvslim/isa/level_encoders.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
 

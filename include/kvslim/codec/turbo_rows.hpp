@@ -7,6 +7,8 @@
 // misses. Queries are rotated once a row; attention reads levels and signs as they are stored.
 
 #include <kvslim/codec/planar.hpp>
+#include <kvslim/codec/turbo_levels.hpp>
+#include <kvslim/isa/level_encoders.hpp>
 #include <kvslim/ops/hadamard.hpp>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -17,57 +19,6 @@ enum class turbo_form : std::uint8_t { mse, inner };
 /// The length that goes with the levels: the row's; that which gives what is decoded the row's
 /// length; that which makes the squared error least.
 enum class turbo_length : std::uint8_t { row, decoded, least };
-/// What the levels are best for: coordinates of a direction in so many channels, or their limit.
-enum class turbo_levels : std::uint8_t { exact, gaussian };
-
-namespace detail {
-
-/// The upper half of the Lloyd-Max levels of 2^bits for coordinates of unit variance, ascending:
-/// of the normal distribution, and by powers of 1 / dim what is added for directions in dim
-/// channels (within 2e-6 of the solution from 16 channels on).
-struct turbo_level {
-  double normal, first, second, third;
-};
-inline constexpr index_t most_turbo_levels = 16;
-
-[[nodiscard]] KVSLIM_HD constexpr turbo_level turbo_level_of(int bits, int i) noexcept {
-  constexpr turbo_level all[15] = {
-      {0.79788456, 0.19947103, 0.0249487, -0.031732},
-      {0.45278003, -0.04134446, -0.0619386, 0.011216},
-      {1.51041761, -0.66914296, 0.0488598, 0.160905},
-      {0.24509418, -0.08552707, -0.0188601, 0.056833},
-      {0.75600528, -0.34259183, 0.0213227, 0.161282},
-      {1.34390928, -0.93919843, 0.4427151, 0.127648},
-      {2.15194570, -2.64112603, 2.6124211, -1.166112},
-      {0.12839503, -0.06685289, 0.0062820, 0.050800},
-      {0.38804830, -0.21371261, 0.0355338, 0.144792},
-      {0.65675912, -0.40290456, 0.1213238, 0.209057},
-      {0.94234046, -0.67373124, 0.3271759, 0.194863},
-      {1.25623120, -1.08903650, 0.7753884, -0.018790},
-      {1.61804639, -1.76763453, 1.7405936, -0.761238},
-      {2.06901723, -2.98660931, 3.9737442, -3.090385},
-      {2.73258957, -5.67823613, 10.4385181, -11.867173},
-  };
-  return all[(1 << (bits - 1)) - 1 + i];
-}
-/// Levels[2^bits] of a coordinate of a direction times `scale`.
-template <int Bits>
-KVSLIM_HD inline void fill_turbo_levels(index_t dim, turbo_levels kind, float scale,
-                                        float* levels) noexcept {
-  constexpr int half = 1 << (Bits - 1);
-  double const x = kind == turbo_levels::exact ? 1.0 / static_cast<double>(dim) : 0.0;
-  for (int i = 0; i < half; ++i) {
-    turbo_level const level = turbo_level_of(Bits, i);
-    auto const y = static_cast<float>(level.normal +
-                                      x * (level.first + x * (level.second + x * level.third))) *
-                   scale;
-    levels[half + i] = y;
-    levels[half - 1 - i] = -y;
-  }
-}
-
-}  // namespace detail
-
 /// K (`Keys`) or V in `Bits` bits: 1 to 4, inner 1 to 5. A rotated coordinate is length * level /
 /// sqrt(dim); inner adds sqrt(pi / (2 * dim)) * missed * sign to coordinates of the second rotation
 /// (of rotated rows, with other signs). inner of 1 bit has signs and their length alone, which is
@@ -141,6 +92,7 @@ struct turbo_rows {
   KVSLIM_HD void encode(float* rows, site const& at, std::byte* block) const noexcept {
     index_t const dim = at.dim;
     ops::rotate_by_hadamard(rows, dim, seed, false, at.n);
+    if (encode_units(rows, at, block)) return;
     for (index_t i = 0; i < at.n; ++i) {
       float* const x = rows + i * dim;
       if constexpr (level_bits > 0) encode_levels(x, at.first + i, dim, block);
@@ -312,15 +264,74 @@ struct turbo_rows {
     for (index_t d = 0; d < dim; ++d) sum += static_cast<double>(x[d]) * static_cast<double>(x[d]);
     return std::sqrt(sum);
   }
+  /// What a row is multiplied by to look like a random direction times sqrt(dim). Nothing that is
+  /// stored depends on whether subnormal floats are flushed to zero.
+  [[nodiscard]] static KVSLIM_HD float to_unit(double norm, index_t dim) noexcept {
+    return norm > 1e-20 ? static_cast<float>(std::sqrt(static_cast<double>(dim)) / norm) : 0.0f;
+  }
+  /// The norms of n rows, four at a time: sums of one wait for each other.
+  static KVSLIM_HD void norms_of(float const* rows, index_t n, index_t dim, double* out) noexcept {
+    for (index_t i = 0; i < n; i += 4) {
+      double sum[4] = {};
+      for (index_t d = 0; d < dim; ++d)
+        for (index_t k = 0; k < 4; ++k) {
+          auto const x = static_cast<double>(rows[(i + k) * dim + d]);
+          sum[k] += x * x;
+        }
+      for (index_t k = 0; k < 4; ++k) out[i + k] = std::sqrt(sum[k]);
+    }
+  }
+  /// Codes rotated rows that fill whole units, by kernels; false: nothing was done.
+  [[nodiscard]] KVSLIM_HD bool encode_units(float* rows, site const& at,
+                                            std::byte* block) const noexcept {
+    constexpr index_t together = Keys ? detail::unit_tokens : detail::unit_quad;
+    index_t const dim = at.dim, n = at.n;
+    if (at.first % together != 0 || n % together != 0 || length != turbo_length::row ||
+        !detail::codes_levels(dim))
+      return false;
+    auto* const codes = detail::codes_of(block);
+    detail::local<double, block_tokens> norms;
+    if constexpr (level_bits > 0) {
+      constexpr int count = 1 << level_bits;
+      detail::local<float, detail::most_turbo_levels> table, bounds;
+      detail::fill_turbo_levels<level_bits>(dim, levels, 1.0f, table);
+      for (int i = 1; i < count; ++i) bounds[i - 1] = 0.5f * (table[i - 1] + table[i]);
+      norms_of(rows, n, dim, norms);
+      detail::local<float, block_tokens> factor;
+      for (index_t i = 0; i < n; ++i) factor[i] = to_unit(norms[i], dim);
+      for (index_t i = 0; i < n; i += together)
+        detail::count_bounds_below<Keys, level_bits>(
+            rows + i * dim, dim, factor + i, bounds, [&](index_t d, std::uint32_t const* words) {
+              codes_in(dim).pack(words, codes, codes_in(dim).unit(at.first + i, d));
+            });
+      for (int i = 0; i < count; ++i) table[i] *= root_of(dim);
+      for (index_t i = 0; i < n; ++i) {
+        index_t const t = at.first + i;
+        put_half(block, length_at(dim), t, norms[i] > 1e-20 ? norms[i] : 0.0);
+        if constexpr (inner) {
+          auto const stored = static_cast<double>(get_half(block, length_at(dim), t));
+          detail::take_levels<level_bits>(rows + i * dim, dim, factor[i], bounds, table, stored);
+        }
+      }
+    }
+    if constexpr (inner) {
+      norms_of(rows, n, dim, norms);
+      ops::rotate_by_hadamard(rows, dim, second_seed(), false, n);
+      for (index_t i = 0; i < n; i += together)
+        detail::signs_of<Keys>(rows + i * dim, dim, [&](index_t d, std::uint32_t const* words) {
+          signs(dim).pack(words, codes + signs_at(dim), signs(dim).unit(at.first + i, d));
+        });
+      for (index_t i = 0; i < n; ++i) put_half(block, missed_at(dim), at.first + i, norms[i]);
+    }
+    return true;
+  }
   /// Stores the levels of one token; x becomes what they miss.
   KVSLIM_HD void encode_levels(float* x, index_t t, index_t dim, std::byte* block) const noexcept {
     constexpr int count = 1 << level_bits;
     detail::local<float, detail::most_turbo_levels> table;
     detail::fill_turbo_levels<level_bits>(dim, levels, 1.0f, table);
     double const norm = norm_of(x, dim);
-    // Nothing that is stored depends on whether subnormal floats are flushed to zero.
-    float const inverse =
-        norm > 1e-20 ? static_cast<float>(std::sqrt(static_cast<double>(dim)) / norm) : 0.0f;
+    float const inverse = to_unit(norm, dim);
     auto* const codes = detail::codes_of(block);
     double both = 0.0, squares = 0.0;
     for (index_t d = 0; d < dim; ++d) {

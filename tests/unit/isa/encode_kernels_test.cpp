@@ -258,6 +258,25 @@ TEST_CASE("every path rounds to the same 8-bit floats", "[isa][encode][fp8]") {
   }
 }
 
+template <int Bits>
+void directions_alike() {
+  for (index_t const dim : {16, 48, 80, 128, 144})
+    for (index_t const n : {1, 8, 32}) {
+      INFO(Bits << " bits of " << n << " tokens");
+      codes_alike("keys", turbo_key<Bits>{}, dim, n);
+      codes_alike("values", turbo_value<Bits>{0, 5, turbo_length::decoded}, dim, n);
+      codes_alike("values", turbo_value<Bits>{0, 0, {}, turbo_levels::gaussian}, dim, n);
+      codes_alike("keys and signs", turbo_key<Bits, turbo_form::inner>{}, dim, n);
+      codes_alike("values and signs", turbo_value<Bits, turbo_form::inner>{}, dim, n);
+    }
+}
+
+TEST_CASE("every path codes directions alike", "[isa][encode][turboquant]") {
+  directions_alike<1>();
+  directions_alike<3>();
+  directions_alike<4>();
+}
+
 TEST_CASE("every path rotates alike", "[isa][encode]") {
   for (index_t const n : {1, 2, 4, 8, 16, 32, 64, 80, 96, 128, 512, 1024, 2048})
     for (int kind = 0; kind < 12; ++kind)
