@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 
 KVSLIM_BEGIN_NAMESPACE
 
@@ -16,6 +15,10 @@ namespace detail {
 
 inline constexpr index_t few_keys = 1024;  ///< searched where they are all that is left
 inline constexpr index_t keys_ahead = 8;   ///< written behind what was gathered, and overwritten
+
+struct larger_first {
+  bool operator()(std::uint64_t a, std::uint64_t b) const noexcept { return a > b; }
+};
 
 /// Keys from `low` to `high`, both of them included.
 struct key_range {
@@ -50,7 +53,7 @@ inline index_t gather_keys(std::uint64_t const* keys, index_t count, key_range w
   for (index_t round = 0; count > 4 * pivots && round < rounds; ++round) {
     std::uint64_t some[pivots], none[keys_ahead];
     for (index_t i = 0; i < pivots; ++i) some[i] = keys[i * count / pivots];
-    std::sort(some, some + pivots, std::greater<>{});
+    std::sort(some, some + pivots, larger_first{});
     std::uint64_t const pivot = some[(keep - 1) * pivots / count];
     index_t left = 0;
     index_t const above =
@@ -65,7 +68,7 @@ inline index_t gather_keys(std::uint64_t const* keys, index_t count, key_range w
     }
     count = left;
   }
-  std::nth_element(keys, keys + keep - 1, keys + count, std::greater<>{});
+  std::nth_element(keys, keys + keep - 1, keys + count, larger_first{});
   return keys[keep - 1];
 }
 
@@ -185,7 +188,7 @@ inline void reach_keys(std::uint64_t const* keys, index_t n, std::uint64_t least
 inline void top_keys(std::uint64_t* keys, index_t count, index_t keep) noexcept {
   if (keep <= 0 || keep >= count) return;
   if (count < 2048) {  // histograms do not pay
-    std::nth_element(keys, keys + keep, keys + count, std::greater<>{});
+    std::nth_element(keys, keys + keep, keys + count, detail::larger_first{});
     return;
   }
   std::uint64_t const least = nth_key(keys, count, keep);
