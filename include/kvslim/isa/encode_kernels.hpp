@@ -197,6 +197,10 @@ template <class T>
   return with_encoders(n,
                        [&](auto kernels) { decltype(kernels)::template widen_run<T>(in, n, out); });
 }
+/// n values times `by`.
+[[nodiscard]] inline bool scale_run(float* x, index_t n, float by) noexcept {
+  return with_encoders(n, [&](auto kernels) { decltype(kernels)::scale_run(x, n, by); });
+}
 /// Whether no value of n rows exceeds `limit` in magnitude, or is NaN, in `good`.
 template <class T, class RowAt>
 [[nodiscard]] inline bool rows_within(RowAt const& row_at, index_t n, index_t dim, float limit,
@@ -302,6 +306,7 @@ template <class T>
 [[nodiscard]] KVSLIM_HD constexpr bool widen_run(T const*, index_t, float*) noexcept {
   return false;
 }
+[[nodiscard]] KVSLIM_HD constexpr bool scale_run(float*, index_t, float) noexcept { return false; }
 template <class T>
 [[nodiscard]] KVSLIM_HD constexpr bool run_within(T const*, index_t, float, bool&) noexcept {
   return false;

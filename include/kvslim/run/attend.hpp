@@ -253,7 +253,7 @@ KVSLIM_HD inline void begin_piece(Packed const& packed, attend_request<host_spac
     index_t const v = first + i, token = v / x.group, q_head = h * x.group + v % x.group;
     float* const q = piece.q + i * e.head_dim;
     load_given(a.q, s, q_head, token, q);
-    for (index_t d = 0; d < e.head_dim; ++d) q[d] *= scale;
+    scale_given(q, e.head_dim, scale);
     if constexpr (in_own_basis<typename Packed::key_codec_type>)
       if (auto const keys = packed.keys(r); keys.coded > 0)
         keys.codec.prepare(q, keys.whole(), piece.own_q + i * key_own);
@@ -295,16 +295,12 @@ KVSLIM_HD inline void write_head(attend_request<host_space> const& a, attend_sha
   float shrink = 1.0f;
   if (a.sink_logits != nullptr) shrink = state.merge({a.sink_logits[q_head], 1.0}).mine;
   double const inverse = state.total > 0.0 ? static_cast<double>(shrink) / state.total : 0.0;
-  auto const divide = [=] {
-    if (carry == nullptr)
-      for (index_t d = 0; d < width; ++d)
-        sum[d] = static_cast<float>(static_cast<double>(sum[d]) * inverse);
-    else
-      for (index_t d = 0; d < width; ++d)
-        sum[d] = static_cast<float>((static_cast<double>(sum[d]) + static_cast<double>(carry[d])) *
-                                    inverse);
-  };
-  if (!with_instructions(divide)) divide();
+  if (carry == nullptr)
+    scale_given(sum, width, static_cast<float>(inverse));
+  else
+    for (index_t d = 0; d < width; ++d)
+      sum[d] = static_cast<float>((static_cast<double>(sum[d]) + static_cast<double>(carry[d])) *
+                                  inverse);
   store_given(a.out, s, q_head, token, sum);
   float const lse = state.log_sum();
   a.lse[(s * a.q.heads + q_head) * a.q.tokens + token] = a.base2 ? lse * 1.44269504f : lse;

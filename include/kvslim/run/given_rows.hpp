@@ -55,6 +55,12 @@ KVSLIM_HD inline void load_given(Rows const& r, index_t s, index_t h, index_t t,
   });
 }
 
+/// Multiplies n values by one.
+KVSLIM_HD inline void scale_given(float* x, index_t n, float by) noexcept {
+  if (scale_run(x, n, by)) return;
+  for (index_t i = 0; i < n; ++i) x[i] *= by;
+}
+
 /// Writes one row of results, rounded once.
 template <class Rows>
 KVSLIM_HD inline void store_given(Rows const& r, index_t s, index_t h, index_t t,

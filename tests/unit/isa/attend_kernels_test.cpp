@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <random>
 
 using namespace kvslim;
 
@@ -379,6 +380,43 @@ TEST_CASE("outlier channels and great logits stay within the bound on every path
   at("f16", dense<f16>{}, none);
   at("int8", int_per_token<8>{}, of_token);
   at("kivi", kivi<4>{{.residual = 32}}, of_channel);
+}
+
+TEST_CASE("weights of runs that end early are as by plain loops on every path", "[isa][attend]") {
+  constexpr index_t runs = 2;
+  std::mt19937 engine(5);
+  std::normal_distribution<float> normal(0.0f, 3.0f);
+  for (index_t heads = 1; heads <= run_heads; ++heads)
+    for (index_t last = 1; last <= run_tokens; ++last) {
+      INFO(heads << " heads, " << last << " tokens in the last run");
+      index_t const sizes[runs] = {run_tokens, last};
+      auto const seen = [&](index_t i) { return i % run_tokens < sizes[i / run_tokens / heads]; };
+      std::vector<float> logits(static_cast<std::size_t>(runs * heads * run_tokens));
+      for (std::size_t i = 0; i < logits.size(); ++i) {
+        logits[i] = normal(engine);
+        if (i % 7 == 3) logits[i] = -INFINITY;
+        if (!seen(static_cast<index_t>(i))) logits[i] = i % 2 == 0 ? 90.0f : NAN;  // not looked at
+      }
+      std::vector<float> high(static_cast<std::size_t>(heads), -1.0f), sum = high;
+      auto expected = logits, expected_high = high, expected_sum = sum;
+      detail::soften_plainly(expected.data(), runs, heads, sizes, expected_high.data(),
+                             expected_sum.data());
+      data::on_each_path([&](isa::path path) {
+        auto weights = logits;
+        auto most = high, total = sum;
+        if (!detail::soften(weights.data(), runs, heads, sizes, most.data(), total.data())) {
+          REQUIRE(path == isa::path::portable);
+          return;
+        }
+        REQUIRE(most == expected_high);
+        for (std::size_t h = 0; h < total.size(); ++h)
+          REQUIRE(std::abs(total[h] - expected_sum[h]) <= 2e-6f * expected_sum[h]);
+        for (std::size_t i = 0; i < weights.size(); ++i) {
+          float const p = seen(static_cast<index_t>(i)) ? expected[i] : 0.0f;
+          REQUIRE(std::abs(weights[i] - p) <= 2e-6f * p);  // half a unit of x log2(e), unfused
+        }
+      });
+    }
 }
 
 TEST_CASE("loud queries and loud channels stay within both precisions' bounds", "[isa][attend]") {

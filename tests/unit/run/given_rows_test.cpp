@@ -57,6 +57,10 @@ void compare() {
             detail::store_given(to, s, h, t, sums.data());
             as.store(s, h, t, sums.data());
             REQUIRE(std::memcmp(one.data(), other.data(), one.size() * sizeof(T)) == 0);
+            auto scaled = seen;
+            detail::scale_given(scaled.data(), dim, 0.3f);
+            for (float& x : plain) x *= &x == &plain.back() ? 1.0f : 0.3f;
+            REQUIRE(std::memcmp(scaled.data(), plain.data(), plain.size() * sizeof(float)) == 0);
           }
       CHECK(detail::all_given_within(given, ops::largest_float));
       CHECK(detail::all_given_within(given, 10.0f) == ops::all_within(given, 10.0f));
