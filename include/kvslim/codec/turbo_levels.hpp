@@ -58,6 +58,10 @@ KVSLIM_HD inline void fill_turbo_levels(index_t dim, turbo_levels kind, float sc
     levels[half - 1 - i] = -y;
   }
 }
+/// Up to where a coordinate has the level below the i-th.
+[[nodiscard]] KVSLIM_HD inline float between_turbo_levels(float const* levels, int i) noexcept {
+  return 0.5f * (levels[i - 1] + levels[i]);
+}
 
 }  // namespace detail
 

@@ -97,7 +97,7 @@ struct turbo_rows {
       float* const x = rows + i * dim;
       if constexpr (level_bits > 0) encode_levels(x, at.first + i, dim, block);
       if constexpr (inner) {
-        put_half(block, missed_at(dim), at.first + i, norm_of(x, dim));
+        put_half(block, missed_at(dim), at.first + i, half_of(norm_of(x, dim)));
         ops::rotate_by_hadamard(x, dim, second_seed(), false);
         auto* const codes = detail::codes_of(block) + signs_at(dim);
         for (index_t d = 0; d < dim; ++d)
@@ -222,6 +222,8 @@ struct turbo_rows {
   static constexpr index_t parts = inner && level_bits > 0 ? 2 : 1;  ///< own_dim / dim
 
  private:
+  template <class>
+  friend struct warp_codec;
   static constexpr index_t block_tokens = 32, most_dim = 1024;
 
   [[nodiscard]] KVSLIM_HD constexpr status check_options() const noexcept {
@@ -251,17 +253,23 @@ struct turbo_rows {
   [[nodiscard]] static KVSLIM_HD float sign_size(index_t dim) noexcept {
     return 1.25331414f * root_of(dim);  // sqrt(pi / 2)
   }
-  static KVSLIM_HD void put_half(std::byte* block, index_t at, index_t t, double x) noexcept {
+  [[nodiscard]] static KVSLIM_HD f16 half_of(double x) noexcept {
     auto const y = static_cast<float>(x);
-    detail::array_at<f16>(block + at)[t] = from_float<f16>(y < 65504.0f ? y : 65504.0f);
+    return from_float<f16>(y < 65504.0f ? y : 65504.0f);
+  }
+  static KVSLIM_HD void put_half(std::byte* block, index_t at, index_t t, f16 x) noexcept {
+    detail::array_at<f16>(block + at)[t] = x;
   }
   [[nodiscard]] static KVSLIM_HD float get_half(std::byte const* block, index_t at,
                                                 index_t t) noexcept {
     return detail::widen(detail::array_at<f16>(block + at)[t]);
   }
+  static KVSLIM_HD void add_square(float x, double& sum) noexcept {
+    sum += static_cast<double>(x) * static_cast<double>(x);
+  }
   [[nodiscard]] static KVSLIM_HD double norm_of(float const* x, index_t dim) noexcept {
     double sum = 0.0;
-    for (index_t d = 0; d < dim; ++d) sum += static_cast<double>(x[d]) * static_cast<double>(x[d]);
+    for (index_t d = 0; d < dim; ++d) add_square(x[d], sum);
     return std::sqrt(sum);
   }
   /// What a row is multiplied by to look like a random direction times sqrt(dim). Nothing that is
@@ -295,7 +303,7 @@ struct turbo_rows {
       constexpr int count = 1 << level_bits;
       detail::local<float, detail::most_turbo_levels> table, bounds;
       detail::fill_turbo_levels<level_bits>(dim, levels, 1.0f, table);
-      for (int i = 1; i < count; ++i) bounds[i - 1] = 0.5f * (table[i - 1] + table[i]);
+      for (int i = 1; i < count; ++i) bounds[i - 1] = detail::between_turbo_levels(table, i);
       norms_of(rows, n, dim, norms);
       detail::local<float, block_tokens> factor;
       for (index_t i = 0; i < n; ++i) factor[i] = to_unit(norms[i], dim);
@@ -307,7 +315,7 @@ struct turbo_rows {
       for (int i = 0; i < count; ++i) table[i] *= root_of(dim);
       for (index_t i = 0; i < n; ++i) {
         index_t const t = at.first + i;
-        put_half(block, length_at(dim), t, norms[i] > 1e-20 ? norms[i] : 0.0);
+        put_half(block, length_at(dim), t, half_of(norms[i] > 1e-20 ? norms[i] : 0.0));
         if constexpr (inner) {
           auto const stored = static_cast<double>(get_half(block, length_at(dim), t));
           detail::take_levels<level_bits>(rows + i * dim, dim, factor[i], bounds, table, stored);
@@ -321,9 +329,32 @@ struct turbo_rows {
         detail::signs_of<Keys>(rows + i * dim, dim, [&](index_t d, std::uint32_t const* words) {
           signs(dim).pack(words, codes + signs_at(dim), signs(dim).unit(at.first + i, d));
         });
-      for (index_t i = 0; i < n; ++i) put_half(block, missed_at(dim), at.first + i, norms[i]);
+      for (index_t i = 0; i < n; ++i)
+        put_half(block, missed_at(dim), at.first + i, half_of(norms[i]));
     }
     return true;
+  }
+  /// Sums over a token's coordinates, in order, which its length may be made of.
+  struct level_sums {
+    double both = 0.0, squares = 0.0;
+
+    KVSLIM_HD void add(float y, float level) noexcept {
+      both += static_cast<double>(y) * static_cast<double>(level);
+      squares += static_cast<double>(level) * static_cast<double>(level);
+    }
+  };
+  [[nodiscard]] KVSLIM_HD f16 length_of(index_t dim, double norm,
+                                        level_sums const& sums) const noexcept {
+    double const factor = length == turbo_length::row ? 1.0
+                          : length == turbo_length::decoded
+                              ? std::sqrt(static_cast<double>(dim) / sums.squares)
+                              : sums.both / sums.squares;
+    return half_of(norm > 1e-20 ? norm * factor : 0.0);
+  }
+  /// What a level and the stored length miss of a channel.
+  [[nodiscard]] static KVSLIM_HD float missed_of(float x, float stored, float level) noexcept {
+    return static_cast<float>(static_cast<double>(x) -
+                              static_cast<double>(stored) * static_cast<double>(level));
   }
   /// Stores the levels of one token; x becomes what they miss.
   KVSLIM_HD void encode_levels(float* x, index_t t, index_t dim, std::byte* block) const noexcept {
@@ -333,27 +364,20 @@ struct turbo_rows {
     double const norm = norm_of(x, dim);
     float const inverse = to_unit(norm, dim);
     auto* const codes = detail::codes_of(block);
-    double both = 0.0, squares = 0.0;
+    level_sums sums;
     for (index_t d = 0; d < dim; ++d) {
       float const y = x[d] * inverse;
       std::uint32_t c = 0;
-      for (int i = 1; i < count; ++i) c += 0.5f * (table[i - 1] + table[i]) < y ? 1u : 0u;
+      for (int i = 1; i < count; ++i) c += detail::between_turbo_levels(table, i) < y ? 1u : 0u;
       codes_in(dim).put(codes, t, d, c);
-      both += static_cast<double>(y) * static_cast<double>(table[c]);
-      squares += static_cast<double>(table[c]) * static_cast<double>(table[c]);
+      sums.add(y, table[c]);
     }
-    double const factor = length == turbo_length::row ? 1.0
-                          : length == turbo_length::decoded
-                              ? std::sqrt(static_cast<double>(dim) / squares)
-                              : both / squares;
-    put_half(block, length_at(dim), t, norm > 1e-20 ? norm * factor : 0.0);
-    if constexpr (inner) {
-      auto const stored = static_cast<double>(get_half(block, length_at(dim), t));
-      for (index_t d = 0; d < dim; ++d) {
-        float const level = table[codes_in(dim).get(codes, t, d)] * root_of(dim);
-        x[d] = static_cast<float>(static_cast<double>(x[d]) - stored * static_cast<double>(level));
-      }
-    }
+    f16 const stored = length_of(dim, norm, sums);
+    put_half(block, length_at(dim), t, stored);
+    if constexpr (inner)
+      for (index_t d = 0; d < dim; ++d)
+        x[d] = missed_of(x[d], detail::widen(stored),
+                         table[codes_in(dim).get(codes, t, d)] * root_of(dim));
   }
   struct run_lengths {
     detail::local<float, block_tokens> of;

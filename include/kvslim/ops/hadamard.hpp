@@ -27,10 +27,11 @@ struct hadamard_order {
 };
 
 [[nodiscard]] KVSLIM_HD constexpr hadamard_order order_of_hadamard(index_t n) noexcept {
-  for (index_t const m : {1, 12, 28, 36, 40, 20}) {
-    if (n <= 0 || n % m != 0) continue;
-    index_t const large = n / m;
-    if ((large & (large - 1)) == 0) return {m, large};
+  if (n <= 0 || n > 0x7fffffff) return {0, 0};
+  auto const whole = static_cast<std::uint32_t>(n);  // devices divide 32 bits sooner
+  for (std::uint32_t const m : {1u, 12u, 28u, 36u, 40u, 20u}) {
+    std::uint32_t const large = whole / m;
+    if (large * m == whole && (large & (large - 1)) == 0) return {m, large};
   }
   return {0, 0};
 }
@@ -42,17 +43,19 @@ inline constexpr index_t most_hadamard = 40;  ///< of the small orders
   // Bit a is set where a is a square modulo the prime 11, 19, 13 or 17.
   bool const flips = m == 40 && i >= 20 && j >= 20;
   if (m == 1) return false;
-  if (m == 40) return negative_in_hadamard(20, i % 20, j % 20) != flips;
-  bool const twice = m == 28 || m == 36;
-  index_t const half = twice ? m / 2 : m, prime = half - 1, a = i % half, b = j % half;
-  std::uint32_t const squares = m == 12   ? 0x23au
-                                : m == 20 ? 0x30af2u
-                                : m == 28 ? 0x161au
-                                          : 0x1a316u;
-  bool const edge = a == 0 || b == 0;
-  bool const square = edge || ((squares >> ((a - b + prime) % prime)) & 1u) != 0;
-  if (!twice) return a != b && (edge ? a == 0 : !square);
+  int const order = m == 40 ? 20 : static_cast<int>(m);
+  bool const twice = order == 28 || order == 36;
+  int const half = twice ? order / 2 : order, prime = half - 1;
   bool const low = i >= half, right = j >= half;
+  int const a = static_cast<int>(i) - (low ? half : 0),
+            b = static_cast<int>(j) - (right ? half : 0), apart = a < b ? a - b + prime : a - b;
+  std::uint32_t const squares = order == 12   ? 0x23au
+                                : order == 20 ? 0x30af2u
+                                : order == 28 ? 0x161au
+                                              : 0x1a316u;
+  bool const edge = a == 0 || b == 0;
+  bool const square = edge || ((squares >> apart) & 1u) != 0;
+  if (!twice) return (a != b && (edge ? a == 0 : !square)) != flips;
   if (a == b) return low || right;
   return square == (low && right);
 }
