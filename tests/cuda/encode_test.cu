@@ -6,6 +6,7 @@
 
 #include "on_device.hpp"
 
+#include <kvslim/codec/centred_rows.cuh>
 #include <kvslim/codec/turbo_rows.cuh>
 
 #include <algorithm>
@@ -45,6 +46,15 @@ std::vector<float> make_rows(index_t n, index_t dim, unsigned seed) {
   return rows;
 }
 
+/// What a fit reads.
+struct prompt_rows {
+  float const* rows;
+  index_t dim;
+  KVSLIM_HD void operator()(index_t, index_t t, float* out) const {
+    for (index_t d = 0; d < dim; ++d) out[d] = rows[t * dim + d];
+  }
+};
+
 template <class Codec>
 void test_encode(Codec const& codec, index_t dim, unsigned seed, char const* name) {
   if (!codec.check(dim)) return check(false, "the codec takes the width", name);
@@ -62,11 +72,8 @@ void test_encode(Codec const& codec, index_t dim, unsigned seed, char const* nam
   if constexpr (Codec::traits.fitted) {
     auto const prompt = make_rows(50, dim, seed + 100);
     std::vector<float> scratch(static_cast<std::size_t>(sizes.fit_floats));
-    codec.fit(
-        [&](index_t, index_t t, float* out) {
-          std::copy_n(&prompt[static_cast<std::size_t>(t * dim)], dim, out);
-        },
-        50, site{.n = 50, .dim = dim, .held = 50}, state.data(), scratch.data());
+    codec.fit(prompt_rows{prompt.data(), dim}, 50, site{.n = 50, .dim = dim, .held = 50},
+              state.data(), scratch.data());
   }
   device<std::byte> const dstate(state);
   for (auto const& [first, n] : blocks ? of_block : of_rows) {
@@ -144,6 +151,19 @@ void test_turbo(char const* name) {
   if constexpr (!Keys) test_encode(turbo_rows<Keys, Bits, Form>{}, 20, seed + 1, name);
 }
 
+template <bool Keys, int Bits>
+void test_centred(char const* name) {
+  unsigned seed = Bits;
+  for (index_t const dim : widths) {
+    ++seed;
+    test_encode(centred_rows<Keys, Bits>{.seed = seed % 3}, dim, seed, name);
+  }
+  for (index_t const dim : {20, 2}) {
+    ++seed;
+    if constexpr (!Keys) test_encode(centred_rows<Keys, Bits>{}, dim, seed, name);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -164,6 +184,12 @@ int main() {
   test_turbo<false, 3, turbo_form::mse>("turbo_value, 3 bits");
   test_turbo<false, 3, turbo_form::inner>("turbo_value, 3 bits, inner");
   test_turbo<false, 4, turbo_form::inner>("turbo_value, 4 bits, inner");
+  test_centred<true, 1>("centred_key, 1 bit");
+  test_centred<true, 5>("centred_key, 5 bits");
+  test_centred<true, 8>("centred_key, 8 bits");
+  test_centred<false, 2>("centred_value, 2 bits");
+  test_centred<false, 3>("centred_value, 3 bits");
+  test_centred<false, 7>("centred_value, 7 bits");
   check(cudaDeviceSynchronize() == cudaSuccess, "the device is well", "all");
   std::printf(failures == 0 ? "all bytes agree\n" : "%d failures\n", failures);
   return failures == 0 ? 0 : 1;

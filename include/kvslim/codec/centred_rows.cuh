@@ -3,14 +3,14 @@
 #pragma once
 
 #include <kvslim/codec/centred_rows.hpp>
-#include <kvslim/codec/rotated_rows.cuh>
+#include <kvslim/codec/token_share.cuh>
 
 KVSLIM_BEGIN_NAMESPACE
 
 template <bool Keys, int Bits, element Tail>
 struct warp_codec<centred_rows<Keys, Bits, Tail>> {
   using codec = centred_rows<Keys, Bits, Tail>;
-  static constexpr int warp = detail::warp_threads, warps = 1;
+  static constexpr int warp = detail::warp_threads, warps = detail::most_team_warps;
 
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % warp; }
   /// A thread a channel for the mean, a warp a token for the largest magnitude.
@@ -37,7 +37,8 @@ struct warp_codec<centred_rows<Keys, Bits, Tail>> {
     float most = 0.0f;
     read.by_block(tokens, [&](float* rows, index_t, index_t n) {
       for (index_t i = me / warp; i < n; i += threads / warp) {
-        float const high = centre(c, rows + i * dim, dim, codec::means(state));
+        detail::rotate_by_warp(rows + i * dim, dim, c.seed, false);
+        float const high = centre(rows + i * dim, dim, codec::means(state));
         most = high > most ? high : most;
       }
     });
@@ -46,44 +47,18 @@ struct warp_codec<centred_rows<Keys, Bits, Tail>> {
     if (me == 0)
       *detail::array_at<float>(state) = tokens == 0 ? c.reference : __int_as_float(largest) * 1.5f;
   }
-  /// Lanes rotate a token together, try a scale of a token each, and own units of codes.
+  /// Warps have tokens whose scales fill bytes, then tokens whose codes fill words.
+  template <class Team = detail::one_warp>
   static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
-    index_t const dim = at.dim;
-    int const n = static_cast<int>(at.n);
-    auto* const codes = detail::codes_of(block);
+    int const first = static_cast<int>(at.first), n = static_cast<int>(at.n),
+              dim = static_cast<int>(at.dim);
     float const top = codec::top_of(at);
-    float most = 0.0f;  // of the token of this lane's number
-    for (int i = 0; i < n; ++i) {
-      float const high = centre(c, rows + i * dim, dim, codec::means(at.state));
-      if (lane() == i) most = high;
-    }
-    __syncwarp();
-    constexpr int tries = static_cast<int>(codec::tries), together = warp / tries;
-    for (int i0 = 0; i0 < n; i0 += together) {
-      int const mine = i0 + lane() / tries, i = mine < n ? mine : n - 1;
-      std::uint32_t s = codec::first_scale(top, __shfl_sync(whole_warp, most, i)) + lane() % tries;
-      bool const is_scale = s < codec::scales;
-      double error =
-          is_scale ? codec::error_of(rows + i * dim, dim, codec::step_of(top, s)) : INFINITY;
-      for (int step = 1; step < tries; step *= 2) {  // of equal errors the first scale
-        double const other = __shfl_xor_sync(whole_warp, error, step);
-        std::uint32_t const its = __shfl_xor_sync(whole_warp, s, step);
-        if (other < error || (other == error && its < s)) {
-          error = other;
-          s = its;
-        }
-      }
-      for (int j = 0; j < together; ++j) {  // scales share bytes
-        std::uint32_t const best = __shfl_sync(whole_warp, s, j * tries);
-        if (lane() == 0 && i0 + j < n)
-          codec::put_scale(codes + codec::coded(dim).bytes(), at.first + i0 + j, best);
-      }
-    }
-    __syncwarp();
-    for (index_t u = lane(); u < codec::coded(dim).units(); u += warp)
-      each_of_unit(u, at, top, block, [&](index_t t, index_t d, float step) {
-        codec::coded(dim).put(codes, t, d, codec::code_of(rows[(t - at.first) * dim + d], step));
-      });
+    detail::each_share<scale_share, Team>([&](int i) {
+      choose_scales(c, rows, scale_share(first, n, i), dim, top, codec::means(at.state), block);
+    });
+    Team::synchronize();
+    detail::each_share<code_share, Team>(
+        [&](int i) { encode_share(rows, code_share(first, n, i), dim, top, block); });
   }
   template <class Use>
   static __device__ void each_channel(codec const& c, std::byte const* block, site const& at,
@@ -117,32 +92,66 @@ struct warp_codec<centred_rows<Keys, Bits, Tail>> {
  private:
   static constexpr unsigned whole_warp = 0xffffffffu;
 
-  /// codec::centre by a warp; every lane gets the largest magnitude. Synchronises after itself.
-  static __device__ float centre(codec const& c, float* x, index_t dim, f16 const* mean) {
-    detail::rotate_by_warp(x, dim, c.seed, false);
+  using code_share = detail::code_share<Keys>;
+  using scale_share = detail::token_share<1>;  // eight scales of 5 bits
+
+  /// codec::centre by a warp; every lane gets the largest magnitude.
+  static __device__ float centre(float* x, index_t dim, f16 const* mean) {
     float most = 0.0f;
     for (index_t d = lane(); d < dim; d += warp) {
       x[d] -= to_float(mean[d]);
       float const size = fabsf(x[d]);
       most = size > most ? size : most;
     }
-    __syncwarp();
     return detail::over_warp(most, [](float a, float b) { return a > b ? a : b; });
   }
-  /// Calls use(token of the block, channel, its step) for what unit u holds of a site.
-  template <class Use>
-  static __device__ void each_of_unit(index_t u, site const& at, float top, std::byte const* block,
-                                      Use const& use) {
-    index_t const dim = at.dim, across = detail::div_up(dim, detail::unit_channels),
-                  end = at.first + at.n;
-    index_t const t0 = Keys ? 0 : u / across * detail::unit_quad,
-                  t1 = Keys ? end : t0 + detail::unit_quad,
-                  d0 = Keys ? u * detail::unit_quad : u % across * detail::unit_channels,
-                  d1 = d0 + (Keys ? detail::unit_quad : detail::unit_channels);
-    for (index_t t = detail::max(t0, at.first); t < detail::min(t1, end); ++t) {
-      float const step = codec::step_of(top, codec::get_scale(block, dim, t));
-      for (index_t d = d0; d < detail::min(d1, dim); ++d) use(t, d, step);
+  /// Rotates and centres a share and stores its scales: lanes try one of a token each.
+  static __device__ KVSLIM_DETAIL_CALLED void choose_scales(codec c, float* rows, scale_share share,
+                                                            int dim, float top, f16 const* mean,
+                                                            std::byte* block) {
+    if (share.begin >= share.end) return;
+    share.rotate(rows, dim, c.seed);
+    float most = 0.0f;  // of the token of this lane's number
+    for (int k = share.begin; k < share.end; ++k) {
+      float const high = centre(share.row(rows, dim, k), dim, mean);
+      if (lane() == k) most = high;
     }
+    __syncwarp();
+    constexpr int tries = static_cast<int>(codec::tries), together = warp / tries;
+    for (int k0 = share.begin; k0 < share.end; k0 += together) {
+      int const mine = k0 + lane() / tries, k = mine < share.end ? mine : share.end - 1;
+      std::uint32_t s = codec::first_scale(top, __shfl_sync(whole_warp, most, k)) +
+                        static_cast<std::uint32_t>(lane() % tries);
+      double error = s < codec::scales
+                         ? codec::error_of(share.row(rows, dim, k), dim, codec::step_of(top, s))
+                         : INFINITY;
+      for (int step = 1; step < tries; step *= 2) {  // of equal errors the first scale
+        double const other = __shfl_xor_sync(whole_warp, error, step);
+        std::uint32_t const its = __shfl_xor_sync(whole_warp, s, step);
+        if (other < error || (other == error && its < s)) {
+          error = other;
+          s = its;
+        }
+      }
+      for (int j = 0; j < together; ++j) {  // scales share bytes
+        std::uint32_t const best = __shfl_sync(whole_warp, s, j * tries);
+        if (lane() == 0 && k0 + j < share.end)
+          codec::put_scale(detail::codes_of(block) + codec::coded(dim).bytes(), share.place(k0 + j),
+                           best);
+      }
+    }
+  }
+  /// Stores the codes of a share whose scales are stored.
+  static __device__ KVSLIM_DETAIL_CALLED void encode_share(float const* rows, code_share share,
+                                                           int dim, float top, std::byte* block) {
+    if (share.begin >= share.end) return;
+    float const step = share.has(lane())
+                           ? codec::step_of(top, codec::get_scale(block, dim, share.place(lane())))
+                           : 0.0f;
+    detail::store_share(
+        codec::coded(dim), detail::codes_of(block), share, rows,
+        [&](int k) { return __shfl_sync(whole_warp, step, k); },
+        [](float x, float by) { return codec::code_of(x, by); });
   }
 };
 
