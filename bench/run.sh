@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 # SPDX-FileCopyrightText: The kvslim authors
 # Builds and runs the benchmarks: attend and encode against their floors, on a GPU too where there
-# is one; beside an engine's own attention; what has another yardstick (attention over groups,
-# rotations and outliers beside plain integers, selection beside std::nth_element, moving beside
-# memmove, scoring beside multiply-adds, calls with little to do); then every method. --smoke:
-# seconds, no figures. --against PATH: attend beside an engine's own attention too; PATH has
-# llama.cpp's sources, a build of it, or is where it is installed, or has ik_llama.cpp's sources.
-# May be given for several. Other arguments go to Google Benchmark.
+# is one; attend as built for every x86-64 beside the same built for this machine; beside an
+# engine's own attention; what has another yardstick (attention over groups, rotations and outliers
+# beside plain integers, selection beside std::nth_element, moving beside memmove, scoring beside
+# multiply-adds, calls with little to do); then every method. --smoke: seconds, no figures.
+# --against PATH: attend beside an engine's own attention too; PATH has llama.cpp's sources, a build
+# of it, or is where it is installed, or has ik_llama.cpp's sources. May be given for several. Other
+# arguments go to Google Benchmark.
 set -eu
 smoke='' against=''
 while :; do
@@ -49,6 +50,7 @@ if [ -z "$smoke" ] && sh cmake/packages.sh gnuplot-nox && command -v gnuplot >/d
   gnuplot -c bench/floor.gnuplot build/floor_native.dat build/floor_native.png
   echo "wrote build/floor_native.png"
 fi
+$build/bench/bench_flags $smoke
 $on_gpu $smoke
 if [ -z "$against" ]; then
   echo "no --against PATH of llama.cpp or ik_llama.cpp: their attention is not measured"
