@@ -31,12 +31,14 @@ struct stored {
         scratch(attend_bytes(first.packed.layout(), 32)),
         out(32 * 128) {
     std::size_t const bytes = first.storage.size();
-    if (copies.empty() && first.compress(source))
+    if (copies.empty()) {
+      if (!first.compress(source)) std::abort();
       for (std::size_t held = 0; held < cold_bytes; held += bytes) {
         auto const copy = std::make_shared<buffer>(bytes);
         std::memcpy(copy->data(), first.storage.data(), bytes);
         copies.emplace_back(copy, copy->data());
       }
+    }
     for (auto const& copy : copies) caches.emplace_back(first.plan, copy.get(), bytes);
   }
   /// Over a share of the copies, so that what is compared lies close in time.

@@ -55,7 +55,7 @@ KVSLIM_HD inline void load_given(Rows const& r, index_t s, index_t h, index_t t,
   });
 }
 
-/// Multiplies n values by one.
+/// Multiplies n values by a number.
 KVSLIM_HD inline void scale_given(float* x, index_t n, float by) noexcept {
   if (scale_run(x, n, by)) return;
   for (index_t i = 0; i < n; ++i) x[i] *= by;
