@@ -112,8 +112,8 @@ void test_selection(cells const& c, kind scores_kind, unsigned seed, char const*
   std::vector<fate> fates(t.all, fate::kept);
   std::vector<std::uint64_t> keys(t.all);
   device<fate> const dfates(fates);
-  auto const same_fates = [&](char const* what) {
-    auto const got = dfates.host();
+  auto const same_fates = [&](char const* what, device<fate> const& on_gpu) {
+    auto const got = on_gpu.host();
     for (index_t r = 0; r < e.rows(); ++r)
       check(same(&got[static_cast<std::size_t>(r * e.tokens)],
                  &fates[static_cast<std::size_t>(r * e.tokens)], t.tokens(r)),
@@ -122,11 +122,25 @@ void test_selection(cells const& c, kind scores_kind, unsigned seed, char const*
   check(ops::protect(host, t.on_host, q, fates.data()) &&
             ops::protect(gpu, t.on_gpu, dq, dfates.get()),
         "protect runs", name);
-  same_fates("protect");
+  same_fates("protect", dfates);
+  device<fate> const of_cluster(fates), of_passes(fates);
   check(ops::keep_best(host, t.on_host, a, q, keys.data(), fates.data()) &&
             ops::keep_best(gpu, t.on_gpu, b, dq, t.dkeys.get(), dfates.get()),
         "keep_best runs", name);
-  same_fates("keep_best");
+  same_fates("keep_best", dfates);
+  // What other devices, or rows of another length, would take.
+  using keep_best = implementation<ops::keep_best_op, kvslim::cuda>;
+  using detail::cluster_team;
+  if (detail::runs_clusters(detail::keep_best_kernel<cluster_team, text<texts::device_view>>)) {
+    check(keep_best::by_teams<cluster_team>(gpu, t.on_gpu, b, dq, of_cluster.get(), false).ok(),
+          "a cluster a row runs", name);
+    same_fates("keep_best by clusters", of_cluster);
+  }
+  if (e.tokens > detail::block_keys) {
+    check(keep_best::by_passes(gpu, t.on_gpu, b, dq, t.dkeys.get(), of_passes.get()).ok(),
+          "passes over rows run", name);
+    same_fates("keep_best by passes", of_passes);
+  }
 
   // Lists with all the room they need, and with less.
   for (index_t const room : {e.rows() * e.tokens, e.tokens / 2 + 1}) {
@@ -711,6 +725,12 @@ int main(int argc, char** argv) {
     char const* const name = "long rows";
     if (skips(name)) break;
     cells const c({3, 2, 9000, 1}, {.lengths = true}, ++seed);
+    test_selection(c, k, ++seed, name);
+  }
+  for (auto const k : {kind::random, kind::ties, kind::special}) {
+    char const* const name = "rows longer than a cluster holds";
+    if (skips(name)) break;
+    cells const c({1, 2, 66000, 1}, {}, ++seed);
     test_selection(c, k, ++seed, name);
   }
   for (auto const k : {kind::random, kind::ties, kind::equal, kind::special}) {

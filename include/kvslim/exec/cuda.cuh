@@ -92,6 +92,7 @@ struct launch_shape {
   index_t blocks = 0;
   int threads = 0;
   index_t shared_bytes = 0;  ///< dynamic, for KVSLIM_DETAIL_DYNAMIC_SHARED
+  int cluster = 1;           ///< blocks that start together; divides `blocks`
 };
 
 /// Enqueues kernel(arguments...); no blocks: nothing. A kernel that needs much shared memory is
@@ -109,12 +110,15 @@ template <class... Parameters, class... Arguments>
                                                         static_cast<int>(most_opted_bytes)));
         !s)
       return s;
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeClusterDimension;
+  together.val.clusterDim = {static_cast<unsigned>(shape.cluster), 1, 1};
   cudaLaunchConfig_t const config{dim3(static_cast<unsigned>(shape.blocks)),
                                   dim3(static_cast<unsigned>(shape.threads)),
                                   static_cast<std::size_t>(shape.shared_bytes),
                                   exec.stream,
-                                  nullptr,
-                                  0};
+                                  &together,
+                                  shape.cluster > 1 ? 1u : 0u};
   return cuda_result(cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...));
 }
 

@@ -90,16 +90,21 @@ template <class Combine>
 within_segments(Combine) -> within_segments<Combine>;
 
 /// Calls use(i, place) for every i in [0, n) that has(i), place being its number among them, in
-/// order; ends after `most` of them. Returns how many there were, at most `most`.
+/// order; ends after `most` of them. Returns how many there were, at most `most`. A thread asks
+/// for eight neighbours at once, so that a long list takes few scans.
 template <class Has, class Use>
 __device__ index_t block_list(index_t n, index_t most, Has const& has, Use const& use) {
+  constexpr int each = 8;
   index_t found = 0;
-  for (index_t base = 0; base < n && found < most; base += block_threads) {
-    index_t const i = base + threadIdx.x;
-    bool const mine = i < n && has(i);
-    auto const sum = block_scan(mine ? 1 : 0);
-    index_t const place = found + sum.before;
-    if (mine && place < most) use(i, place);
+  for (index_t base = 0; base < n && found < most; base += each * block_threads) {
+    index_t const first = base + each * static_cast<index_t>(threadIdx.x);
+    unsigned mine = 0;
+    for (int j = 0; j < each; ++j)
+      if (first + j < n && has(first + j)) mine |= 1u << j;
+    auto const sum = block_scan(__popc(mine));
+    index_t place = found + sum.before;
+    for (int j = 0; j < each && place < most; ++j)
+      if ((mine >> j & 1u) != 0) use(first + j, place++);
     found = min(most, found + sum.total);
   }
   return found;
@@ -160,10 +165,30 @@ __device__ inline digit_place place_of_key(unsigned const* counts, index_t wante
   return place;
 }
 
-/// The key that exactly `wanted` of a block's keys reach, found digit by digit from the top until a
+/// One block by itself. A team has `blocks` blocks, this one being its rank-th, and combines what
+/// they hold: one value each, which every thread of a block knows, or counts by digit.
+struct block_team {
+  static constexpr bool exists = true;  ///< on the device that is compiled for
+  static constexpr int blocks = 1;
+  [[nodiscard]] __device__ static index_t rank() { return 0; }
+  template <class T, class Combine>
+  [[nodiscard]] __device__ static T over_blocks(T of_this, Combine const&) {
+    return of_this;
+  }
+  /// Every block gets the sums of all. `counts` are shared memory.
+  __device__ static void add_up(unsigned*) { __syncthreads(); }
+};
+
+/// Sum of one value of every thread of a team.
+template <class Team, class T>
+__device__ T team_sum(T mine) {
+  return Team::over_blocks(block_sum(mine), plus{});
+}
+
+/// The key that exactly `wanted` of a team's keys reach, found digit by digit from the top until a
 /// digit is wanted whole. `each(use)` calls use(key) for every key of this thread; keys are
 /// distinct. 1 <= wanted <= keys.
-template <class Each>
+template <class Team = block_team, class Each>
 __device__ std::uint64_t block_threshold(index_t wanted, Each const& each) {
   __shared__ unsigned counts[digit_bins];
   std::uint64_t threshold = 0;
@@ -171,7 +196,7 @@ __device__ std::uint64_t block_threshold(index_t wanted, Each const& each) {
     for (int i = static_cast<int>(threadIdx.x); i < digit_bins; i += block_threads) counts[i] = 0;
     __syncthreads();
     count_digits(at, threshold, counts, each);
-    __syncthreads();
+    Team::add_up(counts);
     digit_place const place = place_of_key(counts, wanted);
     threshold |= static_cast<std::uint64_t>(place.digit) << at.low();
     wanted -= place.above;

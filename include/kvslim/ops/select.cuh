@@ -2,6 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/exec/cuda_cluster.cuh>
 #include <kvslim/ops/contest.cuh>
 #include <kvslim/ops/select.hpp>
 
@@ -33,69 +34,105 @@ KVSLIM_DETAIL_KERNEL void protect_kernel(Text text, slice<quota const> quotas, f
       [&](index_t i, index_t) { mine[newest - i] = fate::sure; });
 }
 
-/// The key from which on the scores of a block's keys reach `need`, bit by bit from the top: 0 if
+/// The key from which on the scores of a team's keys reach `need`, bit by bit from the top: 0 if
 /// all together do not. `each(use)` calls use(key, mass) for every key of this thread. need > 0.
-template <class Each>
+template <class Team, class Each>
 __device__ std::uint64_t cover_threshold(std::int64_t need, Each const& each) {
   std::uint64_t threshold = 0;
   for (int bit = 63; bit >= 0; --bit) {
     std::uint64_t const higher = threshold | std::uint64_t{1} << bit;
     std::int64_t sum = 0;
     each([&](std::uint64_t key, std::int64_t mass) { sum += key >= higher ? mass : 0; });
-    if (block_sum(sum) >= need) threshold = higher;
+    if (team_sum<Team>(sum) >= need) threshold = higher;
   }
   return threshold;
 }
 
-/// One block per row; of long rows those with a cover alone. The kept set is what reaches a
-/// threshold among the keys of open tokens.
-template <class Text>
+/// The open tokens of a stretch of a row. Where all fit, they are read once; the upper halves of
+/// their keys lie in a block's shared memory then.
+struct open_tokens {
+  static constexpr index_t room = 8192;
+  static constexpr std::uint32_t closed = 1;  // no score has this one
+
+  fate const* fates;
+  float const* scores;
+  index_t begin, end;
+  float least;
+  std::uint32_t* held;  // [room]
+
+  [[nodiscard]] __device__ bool fit() const { return end - begin <= room; }
+  [[nodiscard]] __device__ std::uint32_t word(index_t i) const {
+    return fates[i] == fate::evicted && ops::reaches(scores[i], least) ? ops::order_word(scores[i])
+                                                                       : closed;
+  }
+  __device__ void read() const {
+    if (fit())
+      for (index_t i = begin + threadIdx.x; i < end; i += block_threads) held[i - begin] = word(i);
+  }
+  /// Calls use(index, key) for every open token of this thread, which has read it itself.
+  template <class Use>
+  __device__ void each(Use const& use) const {
+    for (index_t i = begin + threadIdx.x; i < end; i += block_threads)
+      if (auto const w = fit() ? held[i - begin] : word(i); w != closed)
+        use(i, ops::order_key(w, i));
+  }
+};
+
+/// One team per row; by single blocks of long rows those with a cover alone. The kept set is what
+/// reaches a threshold among the keys of open tokens.
+template <class Team, class Text>
 KVSLIM_DETAIL_KERNEL void keep_best_kernel(Text text, score_view scores, slice<quota const> quotas,
                                            fate* fates, bool covers_only) {
-  auto const& e = text.extents();
-  index_t const r = blockIdx.x, n = text.tokens(r / e.kv_heads, r % e.kv_heads);
-  quota const q = quotas[r];
-  if (covers_only && !(q.cover > 0.0f)) return;
-  fate* const mine = fates + r * e.tokens;
-  float const* const score = scores.row(r);
-  auto const each = [&](auto const& use) {
-    for (index_t i = threadIdx.x; i < n; i += block_threads)
-      if (mine[i] == fate::evicted && ops::reaches(score[i], q.least))
-        use(i, ops::order_key(score[i], i));
-  };
-  index_t taken = 0, open = 0;
-  for (index_t i = threadIdx.x; i < n; i += block_threads) taken += mine[i] != fate::evicted;
-  each([&](index_t, std::uint64_t) { ++open; });
-  taken = block_sum(taken);
-  open = block_sum(open);
-  index_t const room = min(q.count - taken, open);
-  if (room <= 0) return;
-  std::uint64_t threshold = 0;
-  if (room < open)
-    threshold = block_threshold(
-        room, [&](auto const& use) { each([&](index_t, std::uint64_t key) { use(key); }); });
-  if (q.cover > 0.0f) {
-    float largest = 0.0f;
-    for (index_t i = threadIdx.x; i < n; i += block_threads)
-      largest = score[i] > largest ? score[i] : largest;
-    ops::mass_scale const scale(
-        over_block(largest, [](float a, float b) { return a > b ? a : b; }));
-    std::int64_t sum = 0, kept = 0;
-    for (index_t i = threadIdx.x; i < n; i += block_threads) {
-      sum += scale(score[i]);
-      kept += mine[i] != fate::evicted ? scale(score[i]) : 0;
+  if constexpr (Team::exists) {
+    KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
+    auto const& e = text.extents();
+    index_t const r = blockIdx.x / Team::blocks, n = text.tokens(r / e.kv_heads, r % e.kv_heads),
+                  stretch = div_up(n, index_t{Team::blocks}),
+                  begin = min(n, Team::rank() * stretch), end = min(n, begin + stretch);
+    quota const q = quotas[r];
+    if (covers_only && !(q.cover > 0.0f)) return;
+    fate* const mine = fates + r * e.tokens;
+    float const* const score = scores.row(r);
+    open_tokens const tokens{
+        mine, score, begin, end, q.least, static_cast<std::uint32_t*>(static_cast<void*>(shared))};
+    auto const each = [&](auto const& use) { tokens.each(use); };
+    auto const all = [&](auto const& use) {
+      for (index_t i = begin + threadIdx.x; i < end; i += block_threads) use(i);
+    };
+    tokens.read();
+    index_t taken = 0, open = 0;
+    all([&](index_t i) { taken += mine[i] != fate::evicted; });
+    each([&](index_t, std::uint64_t) { ++open; });
+    taken = team_sum<Team>(taken);
+    open = team_sum<Team>(open);
+    index_t const room = min(q.count - taken, open);
+    if (room <= 0) return;
+    std::uint64_t threshold = 0;
+    if (room < open)
+      threshold = block_threshold<Team>(
+          room, [&](auto const& use) { each([&](index_t, std::uint64_t key) { use(key); }); });
+    if (q.cover > 0.0f) {
+      auto const larger = [](float a, float b) { return a > b ? a : b; };
+      float largest = 0.0f;
+      all([&](index_t i) { largest = larger(score[i], largest); });
+      ops::mass_scale const scale(Team::over_blocks(over_block(largest, larger), larger));
+      std::int64_t sum = 0, kept = 0;
+      all([&](index_t i) {
+        sum += scale(score[i]);
+        kept += mine[i] != fate::evicted ? scale(score[i]) : 0;
+      });
+      sum = team_sum<Team>(sum);
+      std::int64_t const need = ops::mass_scale::part_of(sum, q.cover) - team_sum<Team>(kept);
+      if (need <= 0) return;
+      std::uint64_t const covered = cover_threshold<Team>(need, [&](auto const& use) {
+        each([&](index_t i, std::uint64_t key) { use(key, scale(score[i])); });
+      });
+      threshold = covered > threshold ? covered : threshold;
     }
-    sum = block_sum(sum);
-    std::int64_t const need = ops::mass_scale::part_of(sum, q.cover) - block_sum(kept);
-    if (need <= 0) return;
-    std::uint64_t const covered = cover_threshold(need, [&](auto const& use) {
-      each([&](index_t i, std::uint64_t key) { use(key, scale(score[i])); });
+    each([&](index_t i, std::uint64_t key) {
+      if (key >= threshold) mine[i] = fate::kept;
     });
-    threshold = covered > threshold ? covered : threshold;
   }
-  each([&](index_t i, std::uint64_t key) {
-    if (key >= threshold) mine[i] = fate::kept;
-  });
 }
 
 /// Keys of long rows without a cover, which blocks all over the device look at.
@@ -242,19 +279,40 @@ struct implementation<ops::protect_op, cuda> {
   }
 };
 
-/// One kernel; sixteen and a fill for rows of more than 8192 tokens.
+/// One kernel; for rows of more than 8192 tokens, on devices without clusters, sixteen and a fill.
 template <>
 struct implementation<ops::keep_best_op, cuda> {
   template <class Text>
   static status run(cuda exec, Text const& text, score_view scores, slice<quota const> quotas,
                     std::uint64_t* keys, fate* fates) {
+    if (text.extents().tokens <= detail::block_keys)
+      return by_teams<detail::block_team>(exec, text, scores, quotas, fates, false);
+    if (detail::runs_clusters(detail::keep_best_kernel<detail::cluster_team, Text>))
+      return by_teams<detail::cluster_team>(exec, text, scores, quotas, fates, false);
+    return by_passes(exec, text, scores, quotas, keys, fates);
+  }
+
+  /// A block or a cluster of blocks per row.
+  template <class Team, class Text>
+  static status by_teams(cuda exec, Text const& text, score_view scores, slice<quota const> quotas,
+                         fate* fates, bool covers_only) {
+    using tokens = detail::open_tokens;
+    auto const& e = text.extents();
+    index_t const held = detail::min(tokens::room, detail::div_up(e.tokens, index_t{Team::blocks}));
+    return detail::launch(exec,
+                          {e.rows() * Team::blocks, detail::block_threads,
+                           held * static_cast<index_t>(sizeof(std::uint32_t)), Team::blocks},
+                          detail::keep_best_kernel<Team, Text>, text, scores, quotas, fates,
+                          covers_only);
+  }
+
+  /// Blocks all over the device look at rows, one digit of their keys at a time.
+  template <class Text>
+  static status by_passes(cuda exec, Text const& text, score_view scores, slice<quota const> quotas,
+                          std::uint64_t* keys, fate* fates) {
     using keys_type = detail::open_keys<Text>;
     auto const& e = text.extents();
-    bool const far = e.tokens > detail::block_keys;
-    if (auto const s =
-            detail::launch(exec, {e.rows(), detail::block_threads}, detail::keep_best_kernel<Text>,
-                           text, scores, quotas, fates, far);
-        !s || !far)
+    if (auto const s = by_teams<detail::block_team>(exec, text, scores, quotas, fates, true); !s)
       return s;
     index_t const stretches = detail::div_up(e.tokens, detail::key_stretch),
                   parts = e.rows() * stretches;

@@ -135,14 +135,20 @@ template <int Bits>
 
 namespace ops {
 
+/// The upper half of order_key. Never 1, which is free for what takes no part.
+[[nodiscard]] KVSLIM_HD inline std::uint32_t order_word(float score) noexcept {
+  auto const bits = detail::bit_cast<std::uint32_t>(score + 0.0f);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return 0u;
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+[[nodiscard]] KVSLIM_HD inline std::uint64_t order_key(std::uint32_t word, index_t index) noexcept {
+  return static_cast<std::uint64_t>(word) << 32 | (0xffffffffu - static_cast<std::uint32_t>(index));
+}
+
 /// Larger key means earlier in the order; keys with different indices are distinct. -0 and +0 are
 /// equal scores. `index` below 2^32.
 [[nodiscard]] KVSLIM_HD inline std::uint64_t order_key(float score, index_t index) noexcept {
-  auto bits = detail::bit_cast<std::uint32_t>(score + 0.0f);
-  bool const nan = (bits & 0x7fffffffu) > 0x7f800000u;
-  bits = (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-  auto const high = static_cast<std::uint64_t>(nan ? 0u : bits);
-  return (high << 32) | (0xffffffffu - static_cast<std::uint32_t>(index));
+  return order_key(order_word(score), index);
 }
 
 [[nodiscard]] KVSLIM_HD inline index_t key_index(std::uint64_t key) noexcept {

@@ -8,6 +8,7 @@
 // it, is a segmentation fault. Shows logic, indexing and races (under TSan); shows nothing about a
 // GPU's own arithmetic.
 
+#include "cluster.hpp"
 #include "fibers.hpp"
 #include "matrix_unit.hpp"
 
@@ -32,6 +33,7 @@
 #define __shared__ static thread_local  // a worker runs one block at a time
 #define KVSLIM_DETAIL_DYNAMIC_SHARED(name) float* const name = ::emulated::dynamic_shared()
 #define KVSLIM_DETAIL_MATRIX_UNIT ::emulated
+#define KVSLIM_DETAIL_CLUSTER ::emulated
 
 using cudaStream_t = char*;
 using cudaGraph_t = std::vector<std::function<void()>>*;
@@ -65,12 +67,25 @@ struct dim3 {
   constexpr dim3() = default;
   constexpr explicit dim3(unsigned a, unsigned b = 1, unsigned c = 1) : x(a), y(b), z(c) {}
 };
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
+  } val;
+};
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   std::size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
-  void* attrs = nullptr;
+  cudaLaunchAttribute const* attrs = nullptr;
   unsigned numAttrs = 0;
+};
+enum cudaDeviceAttr { cudaDevAttrClusterLaunch = 120 };
+struct cudaFuncAttributes {
+  int ptxVersion;
 };
 struct cudaDeviceProp {
   char name[64];
@@ -134,39 +149,55 @@ inline void fill(void* to, int value, std::size_t bytes) {
 
 inline constexpr std::size_t most_shared = 48 * 1024, most_opted_shared = 99 * 1024;
 inline std::map<void const*, std::size_t> opted_shared;  // of kernels that asked for more
-inline thread_local std::vector<float> shared_memory;
 inline float* dynamic_shared() { return shared_memory.data(); }
 
 /// Two workers take the blocks of a grid in turn, so that blocks meet each other too; every second
-/// grid backwards, so that no block is always last.
+/// grid backwards, so that no block is always last. Of clusters every block has a worker.
 inline constexpr unsigned workers = 2;
 inline unsigned grids = 0;
+inline bool clusters = true;  // whether the device has them
+inline constexpr unsigned most_cluster = 8;
 
 template <class Kernel, class Arguments>
-void run_blocks(cudaLaunchConfig_t const& config, Kernel kernel, Arguments const& arguments) {
+void run_blocks(cudaLaunchConfig_t const& config, unsigned cluster, Kernel kernel,
+                Arguments const& arguments) {
   unsigned const blocks = config.gridDim.x, threads = config.blockDim.x;
   on_device const access;
   bool const backwards = ++grids % 2 == 0;
+  unsigned const step = cluster > 1 ? cluster : workers;
+  block_cluster together(cluster);
   auto const work = [&](unsigned worker) {
     shared_memory.assign(config.dynamicSmemBytes / sizeof(float) + 1, std::nanf(""));
+    if (cluster > 1) together.join(worker);
     run_threads(threads, [&](thread_state& me) {
       me.block_size.x = threads;
       me.grid_size.x = blocks;
-      for (unsigned b = worker; b < blocks; b += workers) {
-        me.block.x = backwards ? blocks - 1 - b : b;
+      me.rank = cluster > 1 ? worker : 0;
+      me.cluster = cluster > 1 ? &together : nullptr;
+      for (unsigned b = worker; b < blocks; b += step) {
+        me.block.x = !backwards ? b : cluster > 1 ? blocks - step - b + 2 * worker : blocks - 1 - b;
         std::apply(kernel, arguments);
         me.finish();
+        if (cluster > 1) end_of_cluster();
       }
     });
   };
   if (blocks == 1) return work(0);
   std::vector<std::jthread> pool;
-  for (unsigned w = 0; w < workers; ++w) pool.emplace_back(work, w);
+  for (unsigned w = 0; w < step; ++w) pool.emplace_back(work, w);
 }
 
 template <class Kernel, class Arguments>
 cudaError_t launch(cudaLaunchConfig_t const& config, Kernel kernel, Arguments const& arguments) {
   unsigned const blocks = config.gridDim.x, threads = config.blockDim.x;
+  unsigned cluster = 1;
+  if (config.numAttrs > 0) {
+    auto const& size = config.attrs->val.clusterDim;
+    cluster = size.x;
+    if (!clusters || cluster == 0 || cluster > most_cluster || blocks % cluster != 0 ||
+        size.y != 1 || size.z != 1)
+      return fails(cudaErrorInvalidConfiguration);
+  }
   if (blocks == 0 || blocks > 0x7fffffffu || threads == 0 || threads > 1024 ||
       config.gridDim.y != 1 || config.gridDim.z != 1 || config.blockDim.y != 1 ||
       config.blockDim.z != 1)
@@ -174,7 +205,7 @@ cudaError_t launch(cudaLaunchConfig_t const& config, Kernel kernel, Arguments co
   auto const opted = opted_shared.find(reinterpret_cast<void const*>(kernel));
   if (config.dynamicSmemBytes > (opted == opted_shared.end() ? most_shared : opted->second))
     return fails(cudaErrorInvalidValue);
-  return enqueue(config.stream, [=] { run_blocks(config, kernel, arguments); });
+  return enqueue(config.stream, [=] { run_blocks(config, cluster, kernel, arguments); });
 }
 
 }  // namespace emulated
@@ -276,6 +307,13 @@ T atomicOr(T* target, std::type_identity_t<T> value) {
 }
 
 inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  return *value = ::emulated::clusters ? 1 : 0, cudaSuccess;
+}
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* out, void const*) {
+  return *out = {90}, cudaSuccess;
+}
 inline cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {"none: CUDA threads emulated on the CPU", 0, 0};
   return cudaSuccess;

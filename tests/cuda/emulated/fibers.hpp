@@ -65,6 +65,7 @@ struct index3 {
 }
 
 class thread_team;
+class block_cluster;
 
 /// Threads that wait for each other: a block, or one of its warps. The emulator's own words are
 /// relaxed atomics, so that they order nothing.
@@ -83,6 +84,8 @@ struct thread_state {
   index3 thread, block, block_size, grid_size;
   barrier *block_barrier = nullptr, *warp_barrier = nullptr;
   thread_team* team = nullptr;
+  block_cluster* cluster = nullptr;
+  unsigned rank = 0;  // of the block, in its cluster
   ucontext_t context = {};
   void* sanitizer = nullptr;
   void* fake_stack = nullptr;
