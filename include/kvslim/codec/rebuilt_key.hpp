@@ -91,9 +91,10 @@ struct rebuilt_key {
   template <class Read>
   KVSLIM_HD void fit(Read const& read, index_t n, site const& at, std::byte* state,
                      float* scratch) const requires(Inner::traits.fitted) {
+    ops::rope_angles<most_channels / 2> const angles(rotation, at.dim);
     auto const before = [&](index_t member, index_t t, float* x) {
       read(member, t, x);
-      ops::rotate(rotation, at.dim, -std::int64_t{at.positions[t]}, x);
+      angles.turn(-std::int64_t{at.positions[t]}, x);
     };
     inner.fit(before, n, at, state, scratch);
   }
@@ -133,6 +134,8 @@ struct rebuilt_key {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
   static constexpr index_t most_channels = 512, tile_pairs = detail::token_tile::channels / 2;
 
   /// Tokens of one tile, which are its columns at.first % 32 and on: some pairs of channels at a

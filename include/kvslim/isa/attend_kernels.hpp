@@ -7,6 +7,7 @@
 /// processor, another compiler, a shape that no kernel serves.
 
 #include <kvslim/core/codec.hpp>
+#include <kvslim/isa/angle_terms.hpp>
 #include <kvslim/isa/attend_inputs.hpp>
 #include <kvslim/isa/convert.hpp>
 #include <kvslim/isa/lookahead.hpp>

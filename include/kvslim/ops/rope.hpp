@@ -2,7 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/core/config.hpp>
+#include <kvslim/isa/turn_kernels.hpp>
 
 #include <cmath>
 #include <cstdint>
@@ -77,9 +77,92 @@ struct sine_and_cosine {
   return {(quarter & 2u) != 0 ? -sine : sine, ((quarter + 1u) & 2u) != 0 ? -cosine : cosine};
 }
 
+/// Of an angle in radians: in double and rounded once. The same in every lane of a vector.
+[[nodiscard]] KVSLIM_HD inline sine_and_cosine sine_and_cosine_of(double angle) noexcept {
+  using turn = angle_terms;
+  if (!(angle < most_turned && angle > -most_turned))
+    return {static_cast<float>(std::sin(angle)), static_cast<float>(std::cos(angle))};
+  double const shifted = angle * turn::quarters + turn::shift, quarters = shifted - turn::shift;
+  double const r =
+      ((angle - quarters * turn::first) - quarters * turn::second) - quarters * turn::third;
+  double const z = r * r;
+  double s = turn::sine[5], c = turn::cosine[5];
+  for (int k = 4; k >= 0; --k) {
+    s = s * z + turn::sine[k];
+    c = c * z + turn::cosine[k];
+  }
+  s = r + r * z * s;
+  c = (1.0 - z * 0.5) + z * z * c;
+  auto const quarter = static_cast<unsigned>(bit_cast<std::uint64_t>(shifted));
+  double const sine = (quarter & 1u) != 0 ? c : s, cosine = (quarter & 1u) != 0 ? s : c;
+  return {static_cast<float>((quarter & 2u) != 0 ? -sine : sine),
+          static_cast<float>(((quarter + 1u) & 2u) != 0 ? -cosine : cosine)};
+}
+
 }  // namespace detail
 
 namespace ops {
+
+/// Turns a pair of channels by an angle.
+struct pair_turn {
+  detail::sine_and_cosine by;
+
+  KVSLIM_HD explicit pair_turn(double angle) noexcept : by(detail::sine_and_cosine_of(angle)) {}
+  KVSLIM_HD void operator()(float& a, float& b) const noexcept {
+    float const x = a, y = b;
+    a = x * by.c - y * by.s;
+    b = y * by.c + x * by.s;
+  }
+};
+
+/// The angles per position of up to Most of a rope's pairs, from `first` on, to turn many rows by.
+template <index_t Most = 64>
+struct rope_angles {
+  rope const& r;
+  index_t head_dim, first, pairs;
+  double largest = 0.0;
+  detail::local<double, Most> each;
+
+  KVSLIM_HD rope_angles(rope const& of, index_t dim, index_t from = 0) noexcept
+      : r(of), head_dim(dim), first(from), pairs(detail::min(Most, of.rotated(dim) / 2 - from)) {
+    for (index_t i = 0; i < pairs; ++i) {
+      each[i] = r.frequency(head_dim, first + i);
+      largest = each[i] > largest ? each[i] : -each[i] > largest ? -each[i] : largest;
+    }
+  }
+  /// Turns these pairs of `members` rows, `apart` floats from one to the next.
+  KVSLIM_HD void turn(std::int64_t by, float* rows, index_t members = 1,
+                      index_t apart = 0) const noexcept {
+    if (by == 0) return;
+    auto const positions = static_cast<double>(by);
+    constexpr index_t once = 64;
+    for (index_t i = 0; i < pairs; i += once) {
+      index_t const n = detail::min(once, pairs - i);
+      detail::local<float, once> s, c;
+      s[0] = c[0] = 0.0f;  // g++ does not know that there is a pair
+      bool const near =
+          positions * largest < detail::most_turned && positions * largest > -detail::most_turned;
+      if (!near || !detail::sines_and_cosines(each + i, n, positions, s, c))
+        for (index_t j = 0; j < n; ++j) {
+          auto const x = detail::sine_and_cosine_of(positions * each[i + j]);
+          s[j] = x.s;
+          c[j] = x.c;
+        }
+      auto const [a, b] = r.pair(head_dim, first + i);
+      for (index_t m = 0; m < members; ++m) {
+        float* const row = rows + m * apart;
+        if (!r.interleaved && detail::turn_pairs_of(s, c, n, row + a, row + b)) continue;
+        index_t const step = r.interleaved ? 2 : 1;
+        for (index_t j = 0; j < n; ++j) {
+          float &x = row[a + j * step], &y = row[b + j * step];
+          float const old = x;
+          x = old * c[j] - y * s[j];
+          y = y * c[j] + old * s[j];
+        }
+      }
+    }
+  }
+};
 
 /// Rotates `members` times n rows in place, row m * n + t by delta(t) positions; negative
 /// un-rotates. Angles in double, products in float. Rotating by a and then by b equals rotating by
@@ -88,22 +171,27 @@ namespace ops {
 template <class Delta>
 KVSLIM_HD inline void rotate_rows(rope const& r, index_t head_dim, index_t n, index_t members,
                                   Delta const& delta, float* rows) noexcept {
+#if defined(__CUDA_ARCH__)  // no kernels, and no room for their numbers
   for (index_t i = 0; i < r.rotated(head_dim) / 2; ++i) {
     double const each = r.frequency(head_dim, i);
     auto const [a, b] = r.pair(head_dim, i);
     for (index_t t = 0; t < n; ++t) {
       std::int64_t const by = delta(t);
       if (by == 0) continue;
-      double const angle = static_cast<double>(by) * each;
-      auto const c = static_cast<float>(std::cos(angle)), s = static_cast<float>(std::sin(angle));
+      pair_turn const turn(static_cast<double>(by) * each);
       for (index_t m = 0; m < members; ++m) {
         float* const row = rows + (m * n + t) * head_dim;
-        float const x = row[a], y = row[b];
-        row[a] = x * c - y * s;
-        row[b] = y * c + x * s;
+        turn(row[a], row[b]);
       }
     }
   }
+#else
+  for (index_t first = 0; first < r.rotated(head_dim) / 2; first += 64) {
+    rope_angles<64> const angles(r, head_dim, first);
+    for (index_t t = 0; t < n; ++t)
+      angles.turn(delta(t), rows + t * head_dim, members, n * head_dim);
+  }
+#endif
 }
 /// One row by `delta` positions.
 KVSLIM_HD inline void rotate(rope const& r, index_t head_dim, std::int64_t delta,

@@ -40,3 +40,73 @@ TEST_CASE("rotation matches the reference and composes", "[rope]") {
         CHECK(std::abs(w[d] - z[d]) <= 5 * tolerance::elementwise);
     }
 }
+
+TEST_CASE("sines and cosines are the C library's floats on every path", "[rope]") {
+  std::mt19937_64 engine(3);
+  std::size_t angles = 0, apart = 0, elsewhere = 0;
+  index_t const n = 48;
+  isa::path const before = isa::current();
+  for (int k = 0; k < 4000; ++k) {
+    auto const most = std::uint64_t{1} << (1 + k % 21);
+    auto const by = static_cast<double>(engine() % (2 * most)) - static_cast<double>(most);
+    std::vector<double> each;
+    for (index_t i = 0; i < n; ++i) {
+      double const quarter = 1.5707963267948966 * static_cast<double>(engine() % 64);
+      each.push_back(k % 5 == 0 && by != 0.0
+                         ? quarter / by  // next to where one of them is zero
+                         : std::pow(1e4, -static_cast<double>(i) / static_cast<double>(n)));
+    }
+    for (isa::path const path : isa::every_path) {
+      if (isa::use(path) != path) continue;
+      std::vector<float> s(static_cast<std::size_t>(n)), c(s.size());
+      bool const ran = kvslim::detail::sines_and_cosines(each.data(), n, by, s.data(), c.data());
+      for (index_t i = 0; i < n; ++i) {
+        double const angle = by * each[static_cast<std::size_t>(i)];
+        auto const x = kvslim::detail::sine_and_cosine_of(angle);
+        auto const at = static_cast<std::size_t>(i);
+        if (ran && std::abs(angle) < kvslim::detail::most_turned)
+          elsewhere += x.s != s[at] || x.c != c[at];
+        ++angles;
+        apart += x.s != static_cast<float>(std::sin(angle)) ||
+                 x.c != static_cast<float>(std::cos(angle));
+      }
+    }
+    isa::use(before);
+  }
+  CHECK(elsewhere == 0);
+  CHECK(apart * 1000000 <= angles);
+}
+
+TEST_CASE("rows are turned to the same bits on every path", "[rope]") {
+  std::mt19937 engine(5);
+  std::normal_distribution<float> normal;
+  isa::path const before = isa::current();
+  for (bool const interleaved : {false, true})
+    for (index_t const dim : {6, 40, 80, 128, 160, 512})
+      for (index_t const members : {1, 3}) {
+        index_t const n = 5;
+        rope const r{.base = 500000.0f, .interleaved = interleaved};
+        std::vector<float> rows;
+        for (index_t i = 0; i < members * n * dim; ++i) rows.push_back(normal(engine));
+        auto const delta = [](index_t t) {
+          constexpr std::int64_t by[] = {0, 1, -77, 131072, -2000000000};
+          return by[t];
+        };
+        auto expected = rows;
+        for (index_t m = 0; m < members; ++m)
+          for (index_t t = 0; t < n; ++t)
+            for (index_t i = 0; i < dim / 2; ++i) {
+              auto const [a, b] = r.pair(dim, i);
+              float* const row = expected.data() + (m * n + t) * dim;
+              if (delta(t) != 0)
+                ops::pair_turn(static_cast<double>(delta(t)) * r.frequency(dim, i))(row[a], row[b]);
+            }
+        for (isa::path const path : isa::every_path) {
+          if (isa::use(path) != path) continue;
+          auto mine = rows;
+          ops::rotate_rows(r, dim, n, members, delta, mine.data());
+          CHECK(mine == expected);
+        }
+        isa::use(before);
+      }
+}
