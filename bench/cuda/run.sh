@@ -10,7 +10,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 build=build/gpu
-tests="ops encode attend life batch backend"
+tests="ops encode fit attend life batch backend"
 
 build_for() {
   # shellcheck disable=SC2046,SC2086  # words
@@ -63,7 +63,7 @@ for tool in memcheck racecheck synccheck; do
   # One cache of the test of the ops, which takes its name: the tools slow kernels down a hundredfold.
   step "$tool ops" 240 compute-sanitizer --tool $tool --error-exitcode 9 $build/tests/cuda/cuda_ops ragged
   [ $tool = memcheck ] || continue
-  for t in encode attend batch life; do
+  for t in encode fit attend batch life; do
     step "$tool $t" 240 compute-sanitizer --tool $tool --error-exitcode 9 $build/tests/cuda/cuda_$t
   done
 done

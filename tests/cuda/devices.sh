@@ -3,7 +3,8 @@
 # SPDX-FileCopyrightText: The kvslim authors
 # devices.sh NVCC INCLUDE SOURCE [ARCHITECTURE...]: the source compiles without a warning for every device, each from PTX of its own, which
 # is kept beside the machine code. Kernels that are launched with dynamic shared memory, up to all that a block has without opting in, keep no
-# static one. Prints what each took, registers and spills. Minutes in all, so not part of the tests. From the project's root:
+# static one (fits are launched with less). Prints what each took, registers and spills. Minutes in all, so not part of the tests. From the
+# project's root:
 #   sh tests/cuda/devices.sh nvcc include tests/cuda/devices.cu
 set -eu
 nvcc=$1 include=$2 source=$3
@@ -20,7 +21,7 @@ for device in "$@"; do
     exit 1
   }
   found=$(awk '/Compiling entry function/ { kernel = $0 }
-    /Used .* bytes smem/ && kernel ~ /(encode|fit|append|attend)_kernel/ { print kernel; print }' "$work/log")
+    /Used .* bytes smem/ && kernel ~ /(encode|append|attend)_kernel/ { print kernel; print }' "$work/log")
   echo "sm_$device: $(($(date +%s) - began)) s, $(wc -c <"$work/object") bytes, $(grep -c 'Compiling entry' "$work/log") kernels," \
     "at most $(grep -o 'Used [0-9]* registers' "$work/log" | sort -k2n | tail -1 | cut -d' ' -f2) registers and" \
     "$(grep -o '[0-9]* bytes spill stores' "$work/log" | sort -n | tail -1 | cut -d' ' -f1) bytes spilled"

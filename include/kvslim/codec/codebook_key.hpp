@@ -143,6 +143,8 @@ struct codebook_key {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
   static constexpr index_t block_tokens = 32, levels = index_t{1} << Bits;
   static constexpr std::uint16_t none = 65535;
   using parts = detail::bit_parts<true, Bits>;

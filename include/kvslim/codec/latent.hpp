@@ -303,6 +303,8 @@ struct latent {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
   static constexpr index_t most_rank = Grouped ? 1024 : 256, most_tokens = 128;
 
   [[nodiscard]] KVSLIM_HD constexpr index_t members() const noexcept {
@@ -403,7 +405,9 @@ struct latent {
       detail::widen16(vector + d, y);
       for (index_t c = 0; c < 16; ++c) part[c] += x[d + c] * y[c];
     }
-    for (; d < dim; ++d) part[d % 16] += x[d] * detail::widen(vector[d]);
+    if (d < dim)  // by numbers that a compiler knows: sums stay in registers
+      for (index_t c = 0; c < 16; ++c)
+        if (d + c < dim) part[c] += x[d + c] * detail::widen(vector[d + c]);
     for (index_t half = 8; half > 0; half /= 2)
       for (index_t c = 0; c < half; ++c) part[c] += part[half + c];
     return part[0];

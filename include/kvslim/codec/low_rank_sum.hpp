@@ -206,6 +206,8 @@ struct low_rank_sum {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
   static constexpr index_t state_head = 16, most_rank = detail::most_directions;
 
   /// Calls f(block, site, numbers) for what the other codec is asked of a site, and how many floats

@@ -49,7 +49,7 @@ struct outlier_key {
             .settle_by = n,
             .state_bytes = whole_prompt ? detail::parameter_array<Param>::bytes(dim) : 0,
             .fit_floats = whole_prompt
-                              ? (n + 2) * dim + detail::div_up(lists::bytes_of(1, each(), n), 4)
+                              ? (n + 2) * dim + detail::div_up(lists::bytes_of(dim, each(), n), 4)
                               : 0};
   }
   [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
@@ -100,29 +100,10 @@ struct outlier_key {
     ranges.store(Bits, codes.rounding, detail::parameters_at<Param>(state, dim));
   }
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
-    constexpr index_t quad = detail::unit_quad;
-    index_t const dim = at.dim, inner_tokens = codes.block_tokens();
+    index_t const dim = at.dim;
     detail::outlier_lists<std::byte> const aside = lists_of(block, dim);
     if (encode_rows(rows, at, aside, block)) return;
-    for (index_t d = 0; d < dim; d += quad) {
-      float mean[quad];
-      for (index_t c = 0; c < quad; ++c) {
-        auto const channel = [&](index_t t) { return rows[t * dim + d + c]; };
-        aside.choose(d + c, channel);
-        mean[c] = detail::mean_of(codes.residual, channel);
-      }
-      for (index_t begin = 0; begin < codes.residual; begin += inner_tokens) {
-        std::byte* const inner = block + begin / inner_tokens * inner_bytes(dim);
-        auto const read = [&](index_t t, float* x) {
-          for (index_t c = 0; c < quad; ++c)
-            x[c] = aside.find(d + c, begin + t) >= 0 ? mean[c] : rows[(begin + t) * dim + d + c];
-        };
-        if (whole_prompt)
-          encode_by_prompt(read, d, at, inner);
-        else
-          codes.encode_quad(read, d, dim, inner);
-      }
-    }
+    for (index_t d = 0; d < dim; d += detail::unit_quad) encode_quad(rows, d, at, aside, block);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
@@ -169,8 +150,34 @@ struct outlier_key {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
   using lists = detail::outlier_lists<std::byte const>;
 
+  /// Lists and codes of channels [d, d + 4) of a block.
+  KVSLIM_HD void encode_quad(float const* rows, index_t d, site const& at,
+                             detail::outlier_lists<std::byte> const& aside,
+                             std::byte* block) const noexcept {
+    constexpr index_t quad = detail::unit_quad;
+    index_t const dim = at.dim, inner_tokens = codes.block_tokens();
+    float mean[quad];
+    for (index_t c = 0; c < quad; ++c) {
+      auto const channel = [&](index_t t) { return rows[t * dim + d + c]; };
+      aside.choose(d + c, channel);
+      mean[c] = detail::mean_of(codes.residual, channel);
+    }
+    for (index_t begin = 0; begin < codes.residual; begin += inner_tokens) {
+      std::byte* const inner = block + begin / inner_tokens * inner_bytes(dim);
+      auto const read = [&](index_t t, float* x) {
+        for (index_t c = 0; c < quad; ++c)
+          x[c] = aside.find(d + c, begin + t) >= 0 ? mean[c] : rows[(begin + t) * dim + d + c];
+      };
+      if (whole_prompt)
+        encode_by_prompt(read, d, at, inner);
+      else
+        codes.encode_quad(read, d, dim, inner);
+    }
+  }
   /// What encode does, by kernels and with a copy of the rows; false: nothing was done.
   [[nodiscard]] KVSLIM_HD bool encode_rows(float const* rows, site const& at,
                                            detail::outlier_lists<std::byte> const& aside,

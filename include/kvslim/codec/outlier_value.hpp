@@ -61,27 +61,11 @@ struct outlier_value {
   }
 
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
-    index_t const dim = at.dim, width = codes.width(dim);
+    index_t const dim = at.dim;
     detail::outlier_lists<std::byte> const aside = lists_of(block, dim);
     if (encode_rows(rows, at, aside, block)) return;
-    for (index_t i = 0; i < at.n; ++i) {
-      index_t const token = at.first + i, t = token % inner_tokens;
-      float const* const row = rows + i * dim;
-      auto const channel = [&](index_t d) { return row[d]; };
-      aside.choose(token, channel);
-      float const mean = detail::mean_of(dim, channel);
-      auto const x = [&](index_t d) { return aside.find(token, d) >= 0 ? mean : row[d]; };
-      std::byte* const inner = block + token / inner_tokens * inner_bytes(dim);
-      auto const stored = codes.parameters(inner, dim).from(t * (dim / width));
-      for (index_t g = 0; g < dim / width; ++g) {
-        auto const range = ops::range_of(width, true, [&](index_t c) { return x(g * width + c); });
-        auto const a = detail::fit_affine<Param>(range, Bits, codes.rounding);
-        stored.set(g, a);
-        for (index_t d = g * width; d < (g + 1) * width; ++d)
-          codes.coded(dim).put(detail::codes_of(inner), t, d,
-                               detail::encode_affine(x(d), a, Bits, codes.rounding));
-      }
-    }
+    for (index_t i = 0; i < at.n; ++i)
+      encode_token(rows + i * dim, at.first + i, dim, aside, block);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
@@ -122,8 +106,31 @@ struct outlier_value {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
   static constexpr index_t inner_tokens = detail::unit_quad;
   using lists = detail::outlier_lists<std::byte const>;
+
+  /// A token's list and codes.
+  KVSLIM_HD void encode_token(float const* row, index_t token, index_t dim,
+                              detail::outlier_lists<std::byte> const& aside,
+                              std::byte* block) const noexcept {
+    index_t const width = codes.width(dim), t = token % inner_tokens;
+    auto const channel = [&](index_t d) { return row[d]; };
+    aside.choose(token, channel);
+    float const mean = detail::mean_of(dim, channel);
+    auto const x = [&](index_t d) { return aside.find(token, d) >= 0 ? mean : row[d]; };
+    std::byte* const inner = block + token / inner_tokens * inner_bytes(dim);
+    auto const stored = codes.parameters(inner, dim).from(t * (dim / width));
+    for (index_t g = 0; g < dim / width; ++g) {
+      auto const range = ops::range_of(width, true, [&](index_t c) { return x(g * width + c); });
+      auto const a = detail::fit_affine<Param>(range, Bits, codes.rounding);
+      stored.set(g, a);
+      for (index_t d = g * width; d < (g + 1) * width; ++d)
+        codes.coded(dim).put(detail::codes_of(inner), t, d,
+                             detail::encode_affine(x(d), a, Bits, codes.rounding));
+    }
+  }
 
   /// What encode does, by kernels and with a copy of the rows; false: nothing was done.
   [[nodiscard]] KVSLIM_HD bool encode_rows(float const* rows, site const& at,

@@ -118,45 +118,9 @@ struct shared_direction {
   /// Whole blocks: rows [2, block, dim]. What is most apart is found first, its cosines waiting
   /// where vectors will be.
   KVSLIM_HD void encode(float const* rows, site const& at, std::byte* block) const noexcept {
-    index_t const dim = at.dim, n = opt.block;
-    float const *const first = rows, *const second = rows + n * dim;
-    auto* const mask = detail::array_at<std::uint32_t>(block);
-    std::byte* const cosines = block + vectors_offset();
-    for (index_t t = 0; t < n; ++t) {
-      detail::row_pair const pair(first + t * dim, second + t * dim, dim);
-      auto const cosine = static_cast<float>(pair.ab);
-      std::memcpy(cosines + t * 4, &cosine, 4);
-    }
-    for (index_t w = 0; w < n / run_tokens; ++w) mask[w] = 0;
-    for (index_t i = 0; i < opt.exact(); ++i) {
-      std::uint64_t best = 0;
-      for (index_t t = 0; t < n; ++t) {
-        float cosine;
-        std::memcpy(&cosine, cosines + t * 4, 4);
-        std::uint64_t const key = is_exact(mask, t) ? 0 : ops::order_key(-cosine, t);
-        best = key > best ? key : best;
-      }
-      index_t const t = ops::key_index(best);
-      mask[t / run_tokens] |= 1u << (t % run_tokens);
-    }
-    auto* const magnitudes = detail::array_at<tail_type>(block + magnitudes_offset(dim));
-    auto* const kept = detail::array_at<tail_type>(block + second_offset(dim));
-    index_t exact = 0;
-    for (index_t t = 0; t < n; ++t) {
-      float const *const a = first + t * dim, *const b = second + t * dim;
-      if (is_exact(mask, t)) {
-        for (index_t d = 0; d < dim; ++d) put(block, dim, t, d, a[d]);
-        for (index_t d = 0; d < dim; ++d) kept[exact * dim + d] = from_float<tail_type>(b[d]);
-        magnitudes[t] = magnitudes[n + t] = from_float<tail_type>(1.0f);
-        ++exact;
-        continue;
-      }
-      detail::row_pair const pair(a, b, dim);
-      double const root = std::sqrt(static_cast<double>(dim));
-      encode_direction(block, dim, t, a, b, pair, root);
-      magnitudes[t] = from_float<tail_type>(static_cast<float>(pair.aa / root));
-      magnitudes[n + t] = from_float<tail_type>(static_cast<float>(pair.bb / root));
-    }
+    for (index_t t = 0; t < opt.block; ++t) put_cosine(rows, at.dim, t, block);
+    choose_exact(block);
+    for (index_t t = 0; t < opt.block; ++t) encode_token(rows, at.dim, t, block);
   }
   [[nodiscard]] KVSLIM_HD float decode(std::byte const* block, site const& at,
                                        index_t d) const noexcept {
@@ -205,9 +169,61 @@ struct shared_direction {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
   static constexpr index_t element_bytes = static_cast<index_t>(sizeof(tail_type));
   static constexpr index_t dense_tokens = Dense{}.sizes(1, 0).block_tokens;
 
+  [[nodiscard]] KVSLIM_HD detail::row_pair pair_of(float const* rows, index_t dim,
+                                                   index_t t) const noexcept {
+    return {rows + t * dim, rows + (opt.block + t) * dim, dim};
+  }
+  KVSLIM_HD void put_cosine(float const* rows, index_t dim, index_t t,
+                            std::byte* block) const noexcept {
+    auto const cosine = static_cast<float>(pair_of(rows, dim, t).ab);
+    std::memcpy(block + vectors_offset() + t * 4, &cosine, 4);
+  }
+  KVSLIM_HD void choose_exact(std::byte* block) const noexcept {
+    auto* const mask = detail::array_at<std::uint32_t>(block);
+    std::byte const* const cosines = block + vectors_offset();
+    for (index_t w = 0; w < opt.block / run_tokens; ++w) mask[w] = 0;
+    for (index_t i = 0; i < opt.exact(); ++i) {
+      std::uint64_t best = 0;
+      for (index_t t = 0; t < opt.block; ++t) {
+        float cosine;
+        std::memcpy(&cosine, cosines + t * 4, 4);
+        std::uint64_t const key = is_exact(mask, t) ? 0 : ops::order_key(-cosine, t);
+        best = key > best ? key : best;
+      }
+      index_t const t = ops::key_index(best);
+      mask[t / run_tokens] |= 1u << (t % run_tokens);
+    }
+  }
+  /// Exact tokens before token t.
+  [[nodiscard]] static KVSLIM_HD index_t exact_before(std::byte const* block, index_t t) noexcept {
+    std::uint32_t const* const mask = mask_of(block);
+    index_t before = 0;
+    for (index_t w = 0; w < t / run_tokens; ++w) before += bits_of(mask[w]);
+    return before + bits_of(mask[t / run_tokens] & ((1u << (t % run_tokens)) - 1));
+  }
+  KVSLIM_HD void encode_token(float const* rows, index_t dim, index_t t,
+                              std::byte* block) const noexcept {
+    auto* const magnitudes = detail::array_at<tail_type>(block + magnitudes_offset(dim));
+    auto* const kept = detail::array_at<tail_type>(block + second_offset(dim));
+    float const *const a = rows + t * dim, *const b = rows + (opt.block + t) * dim;
+    if (is_exact(mask_of(block), t)) {
+      index_t const exact = exact_before(block, t);
+      for (index_t d = 0; d < dim; ++d) put(block, dim, t, d, a[d]);
+      for (index_t d = 0; d < dim; ++d) kept[exact * dim + d] = from_float<tail_type>(b[d]);
+      magnitudes[t] = magnitudes[opt.block + t] = from_float<tail_type>(1.0f);
+      return;
+    }
+    auto const pair = pair_of(rows, dim, t);
+    double const root = std::sqrt(static_cast<double>(dim));
+    encode_direction(block, dim, t, a, b, pair, root);
+    magnitudes[t] = from_float<tail_type>(static_cast<float>(pair.aa / root));
+    magnitudes[opt.block + t] = from_float<tail_type>(static_cast<float>(pair.bb / root));
+  }
   /// Magnitudes of the site's tokens; a run that begins a word of the mask is read at once.
   KVSLIM_HD void load_magnitudes(std::byte const* block, site const& at,
                                  float* out) const noexcept {
@@ -279,11 +295,7 @@ struct shared_direction {
   /// The second row of exact token t. A damaged mask leads to none but the block's own entries.
   [[nodiscard]] KVSLIM_HD tail_type const* second_row(std::byte const* block, index_t dim,
                                                       index_t t) const noexcept {
-    std::uint32_t const* const mask = mask_of(block);
-    index_t before = 0;
-    for (index_t w = 0; w < t / run_tokens; ++w) before += bits_of(mask[w]);
-    before += bits_of(mask[t / run_tokens] & ((1u << (t % run_tokens)) - 1));
-    index_t const n = detail::min(before, detail::max(opt.exact() - 1, 0));
+    index_t const n = detail::min(exact_before(block, t), detail::max(opt.exact() - 1, 0));
     return detail::array_at<tail_type>(block + second_offset(dim)) + n * dim;
   }
   [[nodiscard]] static KVSLIM_HD constexpr index_t bits_of(std::uint32_t x) noexcept {

@@ -38,7 +38,7 @@ struct plain_warp_codec {
   /// Fits a state, by a block: every thread calls, and the caller synchronises afterwards.
   /// read(0, t, out) reads token t by one thread; read.by_block(tokens, use) is called by all, and
   /// calls use(rows, first, n) in all threads with a few tokens after the others, in order: rows
-  /// [n, dim] may be overwritten.
+  /// [n, members, dim] may be overwritten.
   template <class Read>
   static __device__ void fit(Codec const& codec, Read const& read, index_t tokens, site const& at,
                              std::byte* state, float* scratch) {
@@ -46,13 +46,14 @@ struct plain_warp_codec {
   }
 
   /// Writes at.n tokens. Every lane calls; rows [members, at.n, at.dim] are visible to all of them.
-  /// Blocks of fewer than run_tokens tokens are handed several at once (then members is 1), and
-  /// lanes take them in turn; larger ones are handed whole. The caller synchronises afterwards.
+  /// Blocks of fewer than run_tokens tokens are handed several at once, but to codecs that share
+  /// blocks, and lanes take them in turn; larger ones are handed whole. The caller synchronises
+  /// afterwards.
   static __device__ void encode(Codec const& codec, float* rows, site const& at, std::byte* block) {
     index_t const lane = threadIdx.x % warp_threads;
     auto const sizes = codec.sizes(at.dim, at.n);
     index_t const tokens = sizes.block_tokens, end = at.first + at.n;
-    if (tokens >= run_tokens) {
+    if (Codec::traits.grouped || tokens >= run_tokens) {
       if (lane == 0) codec.encode(rows, at, block);
       return;
     }

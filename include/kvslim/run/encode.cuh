@@ -3,10 +3,8 @@
 #pragma once
 
 #include <kvslim/exec/cuda_block.cuh>
-#include <kvslim/run/device_row.cuh>
-#include <kvslim/run/encode.hpp>
+#include <kvslim/run/encode_groups.cuh>
 #include <kvslim/run/select.cuh>
-#include <kvslim/run/stage_octets.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
@@ -138,15 +136,19 @@ struct encode_cut {
   index_t stretch, batch, blocks;
   bool in_shared;
   index_t shared_floats, staging_floats;  // of a block, of a row
+  index_t readers;                        // threads that merge rows
 };
 
-/// Warps of such a block; rows that are merged are read by one.
-template <class Plan, class Codec>
-inline constexpr int encode_warps = Plan::has_merger ? 1 : warps_of<Codec>;
+/// Threads that merge, at least one of `most`, of those that `floats` have room for.
+[[nodiscard]] constexpr index_t readers_in(index_t floats, index_t of_reader,
+                                           index_t most) noexcept {
+  return of_reader == 0 ? 1 : max(index_t{1}, min(most, floats / of_reader));
+}
 
+/// other_floats: of each thread that merges, one of `threads` at most; 0 where nothing is merged.
 template <class Codec>
 [[nodiscard]] encode_cut cut_encode(codec_sizes const& sizes, index_t dim, index_t other_floats,
-                                    index_t most_tokens) noexcept {
+                                    index_t threads, index_t most_tokens) noexcept {
   constexpr index_t limit = most_shared_bytes / static_cast<index_t>(sizeof(float));
   index_t const tokens = sizes.block_tokens;
   encode_cut cut{};
@@ -156,63 +158,11 @@ template <class Codec>
   if (cut.batch > fit) cut.batch = cut.stretch = tokens;
   cut.in_shared = cut.batch <= fit;
   cut.blocks = cut.in_shared ? max(1, div_up(most_tokens, cut.stretch)) : 1;
-  cut.shared_floats = cut.in_shared ? cut.batch * dim + other_floats : 0;
+  cut.readers = cut.in_shared
+                    ? readers_in(limit - cut.batch * dim, other_floats, min(threads, cut.batch))
+                    : 1;
+  cut.shared_floats = cut.in_shared ? cut.batch * dim + cut.readers * other_floats : 0;
   return cut;
-}
-
-inline constexpr int stage_loads = 8;  ///< of a lane before it stores
-
-/// Stages slots [first, first + n) of row r as float rows; true if a lane met a value that the
-/// codec cannot hold.
-template <bool Keys, class Plan, class Cells, class Half>
-[[nodiscard]] __device__ bool stage_rows(Plan const& plan, Cells const& cells, keep_set const& keep,
-                                         packed_row const& entry, float* biases, Half const& half,
-                                         index_t first, index_t n, float* rows, float* other) {
-  auto const& e = plan.extents();
-  index_t const r = half.row, s = r / e.kv_heads, h = r % e.kv_heads, dim = half.dim;
-  int const lane = static_cast<int>(threadIdx.x) % warp_threads;
-  bool bad = false;
-  if constexpr (Plan::has_merger) {
-    for (index_t i = 0; i < n && lane == 0; ++i) {
-      float* const mine = rows + i * dim;
-      auto const to = entry.next_position - static_cast<std::int32_t>(entry.slots - first - i);
-      float const bias = read_kept(plan, cells, keep, r, first + i, to, Keys ? mine : other,
-                                   Keys ? other : mine, other + plan.wide());
-      if (Keys && biases != nullptr) biases[first + i] = bias;
-    }
-    __syncwarp();
-    float const limit = half.codec.limit();
-    for (index_t i = lane; i < n * dim; i += warp_threads) bad = bad || !(fabsf(rows[i]) <= limit);
-  } else {
-    // Rotation can move all of a pair's length into one channel.
-    float const limit = half.codec.limit() * (Plan::has_mover && Keys ? 0.70710677f : 1.0f);
-    std::int32_t const* const kept = keep.cells + keep.begins[r] + first;
-    auto const row_of = [&](index_t i) {
-      if constexpr (Keys)
-        return cells.key(s, h, kept[i]);
-      else
-        return cells.value(s, h, kept[i]);
-    };
-    bool const staged = stage_by_octets(row_of, n, dim, limit, rows, bad);
-    for (index_t i = 0; i < n && !staged; i += stage_loads)
-      for (index_t d = lane; d < dim; d += warp_threads) {
-        float x[stage_loads];
-        unrolled<stage_loads>([&](int j) { x[j] = i + j < n ? row_of(i + j)[d] : 0.0f; });
-        unrolled<stage_loads>([&](int j) {
-          bad = bad || !(fabsf(x[j]) <= limit);
-          if (i + j < n) rows[(i + j) * dim + d] = x[j];
-        });
-      }
-    __syncwarp();
-    if constexpr (Plan::has_mover && Keys) {
-      for (index_t i = lane; i < n; i += warp_threads)
-        plan.template stage<position_tag>().move(
-            rows + i * dim, dim, cells.position(s, h, kept[i]),
-            entry.next_position - static_cast<std::int32_t>(entry.slots - first - i));
-      __syncwarp();
-    }
-  }
-  return bad;
 }
 
 /// Encodes K or V of every row: warps of a block stage tokens each, then encode them together.
@@ -238,11 +188,9 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(Warps* warp_threads, blocks_beside<W
     index_t const end = min(slots, begin + cut.stretch);
     for (index_t first = begin; first < end; first += cut.batch) {
       index_t const n = min(cut.batch, end - first);
-      index_t const share = div_up(n, team::warps), from = team::warp() * share;
-      if (from < n)
-        bad = stage_rows<Keys>(plan, cells, keep, entry, biases, half, first + from,
-                               min(share, n - from), rows + from * half.dim, other) ||
-              bad;
+      bad = stage_slots<Keys>(plan, cells, keep, entry, biases, half, first, n, rows, other,
+                              cut.readers) ||
+            bad;
       team::synchronize();
       encode_slots<team>(half, first, n, rows);
       team::synchronize();
@@ -250,8 +198,6 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(Warps* warp_threads, blocks_beside<W
   }
   if (bad) set_failed(packed, r, errc::non_finite);
 }
-
-inline constexpr int fit_threads = 256;
 
 /// How a fit reads the kept tokens of a row: one thread by itself, or all threads of a block of
 /// fit_threads a few tokens at a time, which lie in `staged` [batch, dim].
@@ -262,9 +208,10 @@ struct kept_rows {
   keep_set const& keep;
   packed_row const& entry;
   Half const& half;
-  float* other;  // what merging needs, of one warp
+  float* other;   // what one thread merges in
+  float* others;  // likewise, all that merge together
   float* staged;
-  index_t batch;
+  index_t batch, readers;
 
   __device__ void operator()(index_t, index_t i, float* out) const {
     float* const rest = Plan::has_merger ? other : nullptr;
@@ -274,14 +221,10 @@ struct kept_rows {
   }
   template <class Use>
   __device__ void by_block(index_t tokens, Use const& use) const {
-    constexpr index_t warps = Plan::has_merger ? 1 : fit_threads / warp_threads;
-    index_t const warp = threadIdx.x / warp_threads;
     for (index_t first = 0; first < tokens; first += batch) {
-      index_t const n = min(batch, tokens - first), share = div_up(n, warps), begin = warp * share;
-      if (begin < n)
-        static_cast<void>(stage_rows<Keys>(plan, cells, keep, entry, nullptr, half, first + begin,
-                                           min(share, n - begin), staged + begin * half.dim,
-                                           other));
+      index_t const n = min(batch, tokens - first);
+      static_cast<void>(stage_slots<Keys>(plan, cells, keep, entry, nullptr, half, first, n, staged,
+                                          others, readers));
       __syncthreads();
       use(staged, first, n);
       __syncthreads();
@@ -293,7 +236,7 @@ struct kept_rows {
 template <bool Keys, class Plan, class Cells, class Packed>
 KVSLIM_DETAIL_KERNEL void __launch_bounds__(fit_threads)
     fit_kernel(Plan plan, Cells cells, keep_set keep, Packed packed, float* staging,
-               index_t staging_floats, index_t batch) {
+               index_t staging_floats, index_t batch, index_t readers) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
   index_t const r = blockIdx.x;
   packed_row const& entry = packed.raw_row(r);
@@ -303,26 +246,20 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(fit_threads)
   auto const half = half_of<Keys>(packed, r);
   using codec = typename std::remove_cvref_t<decltype(half)>::codec_type;
   kept_rows<Keys, Plan, Cells, std::remove_cvref_t<decltype(half)>> const read{
-      plan, cells, keep, entry, half, other, batch > 0 ? shared : mine, max(1, batch)};
+      plan,
+      cells,
+      keep,
+      entry,
+      half,
+      other,
+      batch > 0 ? shared + batch * half.dim : other,
+      batch > 0 ? shared : mine,
+      max(1, batch),
+      readers};
   site whole = half.whole();
   whole.held = entry.slots;
   warp_codec<codec>::fit(half.codec, read, half.coded, whole, half.state, other + 4 * plan.wide());
 }
-
-/// For codecs that share blocks between rows: one thread per row.
-template <bool Keys, class Plan, class Cells, class Packed>
-struct encode_body {
-  Plan plan;
-  Cells cells;
-  keep_set keep;
-  Packed packed;
-  float* staging;
-  index_t floats;
-  __device__ void operator()(index_t r) const {
-    if (packed.raw_row(r).failed == 0)
-      encode_half<Keys>(plan, cells, keep, staging + r * floats, packed, r);
-  }
-};
 
 template <bool Keys, class Plan, class Cells, class Packed>
 [[nodiscard]] status launch_encode(cuda exec, Plan const& plan, Cells const& cells,
@@ -334,29 +271,31 @@ template <bool Keys, class Plan, class Cells, class Packed>
   if constexpr (warp_encodable<codec>) {
     auto const layout = plan.layout();
     auto cut = cut_encode<codec>(Keys ? layout.key_sizes(e.tokens) : layout.value_sizes(e.tokens),
-                                 Keys ? e.head_dim : e.value_width(),
-                                 Plan::has_merger ? 4 * plan.wide() : 0, plan.most_kept());
+                                 Keys ? e.head_dim : e.value_width(), reader_floats(plan),
+                                 warps_of<codec> * warp_threads, plan.most_kept());
     cut.staging_floats = plan.staging_floats();
     if constexpr (codec::traits.fitted) {
-      constexpr auto each = static_cast<index_t>(sizeof(float));
-      index_t const row = (Keys ? e.head_dim : e.value_width()) * each,
-                    batch = min(run_tokens, most_shared_bytes / row);
-      if (auto const s = launch(exec, {e.rows(), fit_threads, batch * row},
-                                fit_kernel<Keys, Plan, Cells, Packed>, plan, cells, keep, packed,
-                                w.staging, plan.staging_floats(), batch);
+      constexpr index_t limit =
+          (most_shared_bytes - fit_static_bytes) / static_cast<index_t>(sizeof(float));
+      index_t const row = Keys ? e.head_dim : e.value_width(), other = reader_floats(plan),
+                    batch = max(index_t{0}, min(run_tokens, (limit - other) / row)),
+                    readers = readers_in(batch > 0 ? limit - batch * row : 0, other, run_tokens),
+                    floats = batch > 0 ? batch * row + readers * other : 0;
+      if (auto const s =
+              launch(exec, {e.rows(), fit_threads, floats * static_cast<index_t>(sizeof(float))},
+                     fit_kernel<Keys, Plan, Cells, Packed>, plan, cells, keep, packed, w.staging,
+                     plan.staging_floats(), batch, readers);
           !s)
         return s;
     }
-    constexpr int warps = encode_warps<Plan, codec>;
+    constexpr int warps = warps_of<codec>;
     return launch(exec,
                   {e.rows() * cut.blocks, warps * warp_threads,
                    cut.shared_floats * static_cast<index_t>(sizeof(float))},
                   encode_kernel<Keys, warps, Plan, Cells, Packed>, plan, cells, keep, packed,
                   w.staging, cut);
   } else {
-    return launch_for_each(exec, e.rows(),
-                           encode_body<Keys, Plan, Cells, Packed>{
-                               plan, cells, keep, packed, w.staging, plan.staging_floats()});
+    return launch_encode_groups<Keys>(exec, plan, cells, keep, packed, w.staging);
   }
 }
 
@@ -394,10 +333,11 @@ KVSLIM_END_CUDA_NAMESPACE
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// encode() on a stream: the same stored bytes. Blocks fit a state to a row each, then others
-/// encode 32 tokens each (more where the codec's blocks hold more), by four warps where the codec
-/// knows how and nothing is merged, by one elsewhere; codecs that share blocks between rows take
-/// one thread per row.
+/// encode() on a stream: the same stored bytes, but for numbers that sum over tokens or channels
+/// (directions, coordinates), which may differ by rounding. Blocks fit a state to a row each, then
+/// others encode 32 tokens each (more where the codec's blocks hold more), by four warps where the
+/// codec knows how, by one elsewhere; a token that is merged is read by one thread. Where rows
+/// share blocks, there are as many blocks of threads as rows.
 ///
 /// Requires: storage of plan.packed_bytes(). What only device memory can tell goes to a word per
 /// row (packed_row::failed) once the stream has run: invalid_shape (a list that cannot be encoded),

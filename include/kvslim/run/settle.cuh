@@ -172,38 +172,77 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(settle_warps<Packed>* warp_threads,
   if (team::thread() == 0) settle_counts(packed, r);
 }
 
-/// For rows that share blocks, one thread per row: all blocks first, then all counts. Rows of a
-/// group that differ stay as they are.
+/// Whether rows that share blocks hold the same tokens.
 template <class Packed>
-struct settle_body {
-  Packed packed;
-  float* scratch;
-  step at;
-  bool counts;
-
-  __device__ bool agrees(index_t r, row_group const& group) const {
-    auto const& e = packed.extents();
-    index_t const first = group.first_row(e, r);
-    bool same = true;
-    for (index_t m = 0; m < group.size(); ++m) {
-      index_t const other = group.member_row(e, first, m);
-      same = same && packed.raw_row(other).slots == packed.raw_row(first).slots &&
-             packed.raw_row(other).capacity == packed.raw_row(first).capacity &&
-             is_active(at, e, other) == is_active(at, e, first);
-    }
-    return same;
+[[nodiscard]] __device__ bool rows_agree(Packed const& packed, step const& at, index_t r,
+                                         row_group const& group) {
+  auto const& e = packed.extents();
+  index_t const first = group.first_row(e, r);
+  bool same = true;
+  for (index_t m = 0; m < group.size(); ++m) {
+    index_t const other = group.member_row(e, first, m);
+    same = same && packed.raw_row(other).slots == packed.raw_row(first).slots &&
+           packed.raw_row(other).capacity == packed.raw_row(first).capacity &&
+           is_active(at, e, other) == is_active(at, e, first);
   }
+  return same;
+}
+
+/// settle_half(), by a team.
+template <class Team, class Half, class HalfOf>
+__device__ void settle_group_by_team(Half const& half, HalfOf const& half_of, extents const& e,
+                                     index_t target, float* rows) {
+  for (index_t slot = half.coded; slot < target;) {
+    index_t const take = half.in_block(slot, target);
+    for (index_t m = 0; m < half.members(); ++m)
+      load_slots<Team>(half_of(group_of(half.codec).member_row(e, half.row, m)), slot, take,
+                       rows + m * take * half.dim);
+    Team::synchronize();
+    encode_blocks<Team>(half, slot, take, rows);
+    Team::synchronize();
+    slot += take;
+  }
+}
+
+/// Where rows share blocks, a block of threads per row of the step codes what it leads.
+template <class Packed>
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(settle_warps<Packed>* warp_threads)
+    settle_groups_kernel(Packed packed, float* scratch, step at) {
+  using team = warp_team<settle_warps<Packed>>;
+  auto const& e = packed.extents();
+  auto const& layout = packed.layout();
+  index_t const r = at.first_sequence * e.kv_heads + blockIdx.x;
+  if (!is_filled(packed) || !is_active(at, e, r)) return;
+  if (!rows_agree(packed, at, r, group_of(layout.key)) ||
+      !rows_agree(packed, at, r, group_of(layout.value))) {
+    if (team::thread() == 0) set_failed(packed, r, errc::unsupported);
+    return;
+  }
+  float* const rows = scratch + blockIdx.x * settle_floats(layout);
+  index_t key = 0, value = 0;
+  settle_targets(packed, r, key, value);
+  if (auto const half = packed.keys(r); half.member == 0)
+    settle_group_by_team<team>(
+        half, [&](index_t i) { return packed.keys(i); }, e, key, rows);
+  if constexpr (!Packed::layout_type::shares_keys)
+    if (auto const half = packed.values(r); half.member == 0)
+      settle_group_by_team<team>(
+          half, [&](index_t i) { return packed.values(i); }, e, value, rows);
+}
+/// Counts what settle_groups_kernel coded, a thread per row.
+template <class Packed>
+struct settle_counts_body {
+  Packed packed;
+  step at;
+
   __device__ void operator()(index_t i) const {
     auto const& e = packed.extents();
     auto const& layout = packed.layout();
     index_t const r = at.first_sequence * e.kv_heads + i;
-    if (!is_filled(packed) || !is_active(at, e, r)) return;
-    if (!agrees(r, group_of(layout.key)) || !agrees(r, group_of(layout.value)))
-      return set_failed(packed, r, errc::unsupported);
-    if (counts)
+    if (is_filled(packed) && is_active(at, e, r) &&
+        rows_agree(packed, at, r, group_of(layout.key)) &&
+        rows_agree(packed, at, r, group_of(layout.value)))
       settle_counts(packed, r);
-    else
-      settle_blocks(packed, r, scratch + i * settle_floats(layout));
   }
 };
 
@@ -212,9 +251,8 @@ KVSLIM_END_CUDA_NAMESPACE
 KVSLIM_BEGIN_NAMESPACE
 
 /// settle() on a stream: one block per row, of four warps where a codec encodes by as many and of
-/// one elsewhere; one thread where rows share blocks. Rows that share blocks and do not hold the
-/// same tokens stay as they are; packed_row::failed says unsupported. Scratch:
-/// settle_bytes(layout).
+/// one elsewhere. Rows that share blocks and do not hold the same tokens stay as they are;
+/// packed_row::failed says unsupported. Scratch: settle_bytes(layout).
 template <class Key, class Value>
 status settle(cuda exec, packed_cache<Key, Value, cuda_space> const& packed, workspace scratch,
               step at = {}) {
@@ -236,12 +274,12 @@ status settle(cuda exec, packed_cache<Key, Value, cuda_space> const& packed, wor
   auto* const floats = static_cast<float*>(static_cast<void*>(scratch.data));
   index_t const rows = at.sequences * e.kv_heads;
   if constexpr (Key::traits.grouped || Value::traits.grouped) {
-    if (auto const s = detail::launch_for_each(
-            exec, rows, detail::settle_body<packed_type>{packed, floats, at, false});
+    if (auto const s =
+            detail::launch(exec, {rows, detail::settle_warps<packed_type> * detail::warp_threads},
+                           detail::settle_groups_kernel<packed_type>, packed, floats, at);
         !s)
       return s;
-    return detail::launch_for_each(exec, rows,
-                                   detail::settle_body<packed_type>{packed, floats, at, true});
+    return detail::launch_for_each(exec, rows, detail::settle_counts_body<packed_type>{packed, at});
   } else {
     index_t const bytes = detail::settle_floats(layout) * static_cast<index_t>(sizeof(float));
     bool const fits = bytes <= detail::most_shared_bytes;

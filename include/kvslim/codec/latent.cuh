@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+// SPDX-FileCopyrightText: The kvslim authors
+#pragma once
+
+#include <kvslim/codec/latent.hpp>
+#include <kvslim/core/codec.cuh>
+#include <kvslim/ops/subspace.cuh>
+
+KVSLIM_BEGIN_NAMESPACE
+
+/// Of single rows: a block fits the directions, a thread of a team makes a coordinate.
+template <class Base, basis_from From, element T>
+struct warp_codec<latent<Base, From, false, T>>
+    : detail::plain_warp_codec<latent<Base, From, false, T>> {
+  using codec = latent<Base, From, false, T>;
+  static constexpr int warps = warp_codec<Base>::warps;
+
+  template <class Read>
+  static __device__ void fit(codec const& c, Read const& read, index_t tokens, site const& at,
+                             std::byte* state, float* scratch) {
+    index_t const dim = at.dim, all = c.rank * dim;
+    float* const found = scratch + dim;
+    detail::leading_subspace_by_block(
+        tokens, dim, c.rank, c.rounds,
+        [&](auto const& use) {
+          read.by_block(tokens, [&](float const* rows, index_t, index_t n) { use(rows, n); });
+        },
+        found, found + all);
+    T* const out = detail::array_at<T>(state);
+    for (index_t i = threadIdx.x; i < all; i += blockDim.x) out[i] = from_float<T>(found[i]);
+  }
+
+  template <class Team = detail::one_warp>
+  static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
+    constexpr int mine = 8;
+    index_t const dim = at.dim, rank = c.rank, me = Team::thread();
+    if constexpr (codec::has_mean) {
+      T const* const mean = c.mean_of(at, at.member);
+      for (index_t i = me; i < at.n * dim; i += Team::threads)
+        rows[i] -= detail::widen(mean[i % dim]);
+      Team::synchronize();
+    }
+    // Coordinates take the places of channels that were read: a token has no more of them.
+    float const most = c.base.limit();
+    T const* const vectors = c.basis_of(at, at.member);
+    static_assert(codec::most_rank <= mine * detail::warp_threads);
+    index_t const together = mine * Team::threads / rank;
+    for (index_t first = 0; first < at.n; first += together) {
+      index_t const all = detail::min(together, at.n - first) * rank;
+      float z[mine] = {};
+      detail::unrolled<mine>([&](int k) {
+        index_t const i = k * Team::threads + me;
+        if (i >= all) return;
+        auto const wide = static_cast<std::uint32_t>(rank), place = static_cast<std::uint32_t>(i);
+        float const x = 0.0f + codec::along(rows + (first + place / wide) * dim,
+                                            vectors + place % wide * dim, dim);
+        z[k] = x > most ? most : x < -most ? -most : x;
+      });
+      Team::synchronize();
+      detail::unrolled<mine>([&](int k) {
+        index_t const i = k * Team::threads + me;
+        if (i < all) rows[first * rank + i] = z[k];
+      });
+    }
+    Team::synchronize();
+    detail::encode_by<Team, warp_codec<Base>>(c.base, rows, c.inside(at, at.first, at.n), block);
+  }
+};
+
+/// Of rows that share coordinates, [members, n, dim]: some at a time in shared memory, and from
+/// there into blocks.
+template <class Base, basis_from From, element T>
+struct warp_codec<latent<Base, From, true, T>>
+    : detail::plain_warp_codec<latent<Base, From, true, T>> {
+  using codec = latent<Base, From, true, T>;
+  static constexpr int warps = detail::most_team_warps;
+
+  /// Rows of the prompt are those of all members, one behind the other.
+  template <class Read>
+  static __device__ void fit(codec const& c, Read const& read, index_t tokens, site const& at,
+                             std::byte* state, float* scratch) {
+    index_t const dim = at.dim, width = c.members() * dim, all = c.rank * width;
+    float* const found = scratch + width;
+    detail::leading_subspace_by_block(
+        tokens, width, c.rank, c.rounds,
+        [&](auto const& use) {
+          read.by_block(tokens, [&](float const* rows, index_t, index_t n) { use(rows, n); });
+        },
+        found, found + all);
+    T* const out = detail::array_at<T>(state);
+    for (index_t i = threadIdx.x; i < all; i += blockDim.x) {
+      index_t const d = i % dim, j = i / dim % c.rank, m = i / dim / c.rank;
+      out[i] = from_float<T>(found[j * width + m * dim + d]);
+    }
+  }
+
+  template <class Team = detail::one_warp>
+  static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
+    constexpr index_t room = 4096;
+    __shared__ float z[room];
+    index_t const dim = at.dim, n = at.n, rank = c.rank, me = Team::thread();
+    if constexpr (codec::has_mean) {
+      for (index_t i = me; i < c.members() * n * dim; i += Team::threads)
+        rows[i] -= detail::widen(c.mean_of(at, i / (n * dim))[i % dim]);
+      Team::synchronize();
+    }
+    // Coordinates [j, j + count) of `some` tokens from i on.
+    auto const project = [&](index_t i, index_t some, index_t j, index_t count) {
+      float const most = c.base.limit();
+      for (index_t at_z = me; at_z < some * count; at_z += Team::threads) {
+        index_t const t = at_z / count, of = j + at_z % count;
+        float x = 0.0f;
+        for (index_t m = 0; m < c.members(); ++m)
+          x += codec::along(rows + (m * n + i + t) * dim, c.basis_of(at, m) + of * dim, dim);
+        z[at_z] = x > most ? most : x < -most ? -most : x;
+      }
+      Team::synchronize();
+    };
+    if constexpr (codec::by_quads) {
+      constexpr index_t quad = 4, wide = room / codec::most_tokens;
+      for (index_t j = 0; j < rank; j += wide) {
+        index_t const count = detail::min(wide, rank - j);
+        project(0, n, j, count);
+        for (index_t first = quad * me; first < count; first += quad * Team::threads)
+          c.base.encode_quad(
+              [&](index_t i, float* x) {
+                for (index_t k = 0; k < quad; ++k) x[k] = z[i * count + first + k];
+              },
+              j + first, rank, block);
+        Team::synchronize();
+      }
+    } else {
+      auto const sizes = c.base.sizes(rank, n);
+      for (index_t i = 0, some = 0; i < n; i += some) {
+        index_t const place = at.first + i, first = place % sizes.block_tokens;
+        some = detail::min(n - i, room / rank);
+        if (sizes.block_tokens >= run_tokens) some = detail::min(some, sizes.block_tokens - first);
+        project(i, some, 0, rank);
+        detail::encode_by<Team, warp_codec<Base>>(
+            c.base, z, c.inside(at, first, some),
+            block + place / sizes.block_tokens * sizes.block_bytes);
+        Team::synchronize();
+      }
+    }
+  }
+};
+
+KVSLIM_END_NAMESPACE
