@@ -6,8 +6,8 @@
 // those that stay, as many in every token.
 
 #include <kvslim/codec/form.hpp>
-#include <kvslim/isa/attend_kernels.hpp>
 #include <kvslim/isa/convert.hpp>
+#include <kvslim/isa/encode_kernels.hpp>
 #include <kvslim/isa/lanes.hpp>
 
 #include <cstring>
@@ -73,11 +73,12 @@ struct sparse_rows {
     index_t const dim = at.dim, n = kept(dim);
     for (index_t i = 0; i < at.n; ++i, block += block_bytes(dim)) {
       float const* const x = rows + i * dim;
+      auto* const mask = detail::array_at<std::uint32_t>(block);
+      auto* const values = detail::array_at<T>(block + mask_bytes(dim));
+      if (encode_row(x, dim, mask, values)) continue;
       std::uint32_t const least = magnitude_of_rank(x, dim, n);
       index_t ties = n;  // of `least` that stay
       for (index_t d = 0; d < dim; ++d) ties -= magnitude(x[d]) > least ? 1 : 0;
-      auto* const mask = detail::array_at<std::uint32_t>(block);
-      auto* const values = detail::array_at<T>(block + mask_bytes(dim));
       std::uint32_t word = 0;
       for (index_t d = 0, j = 0; d < dim; ++d) {
         std::uint32_t const m = magnitude(x[d]);
@@ -173,6 +174,21 @@ struct sparse_rows {
   }
   [[nodiscard]] KVSLIM_HD constexpr detail::sparse_shape shape(index_t dim) const noexcept {
     return {block_bytes(dim), mask_bytes(dim), kept(dim), dim};
+  }
+  /// What encode does for a token, by kernels; false: nothing was done.
+  [[nodiscard]] KVSLIM_HD bool encode_row(float const* x, index_t dim, std::uint32_t* mask,
+                                          T* values) const noexcept {
+#if defined(__CUDA_ARCH__)  // no kernels, and no room
+    return false;
+#else
+    index_t const n = kept(dim), whole = n - n % 16;
+    detail::local<float, most_dim + 16> chosen;
+    chosen[0] = 0.0f;  // g++ does not know that there is a channel
+    if (!detail::keep_largest(x, dim, n, mask, chosen)) return false;
+    bool const narrowed = whole > 0 && detail::narrow_run(chosen, whole, values);
+    for (index_t j = narrowed ? whole : 0; j < n; ++j) values[j] = from_float<T>(chosen[j]);
+    return true;
+#endif
   }
   /// Bits of |x|, which order as magnitudes do.
   [[nodiscard]] static KVSLIM_HD std::uint32_t magnitude(float x) noexcept {

@@ -229,6 +229,15 @@ template <class T>
   return rows_within<T>([&](index_t i) { return in + i * once; }, n / once, once, limit, good);
 }
 
+/// Of a row of dim channels the `kept` that are largest in magnitude, of equal ones the earlier:
+/// their bits, and their values side by side, behind which there is room for sixteen.
+[[nodiscard]] inline bool keep_largest(float const* x, index_t dim, index_t kept,
+                                       std::uint32_t* mask, float* values) noexcept {
+  return dim <= sparse_shape::most_dim && with_encoders(dim, [&](auto kernels) {
+           decltype(kernels)::keep_largest(x, dim, kept, mask, values);
+         });
+}
+
 /// f(), a plain loop, compiled for the processor's instructions; false where nothing was done. For
 /// loops that round the same whatever they are compiled for.
 template <class F>
@@ -238,6 +247,10 @@ template <class F>
 
 #else
 
+[[nodiscard]] KVSLIM_HD constexpr bool keep_largest(float const*, index_t, index_t, std::uint32_t*,
+                                                    float*) noexcept {
+  return false;
+}
 KVSLIM_HD constexpr void fetch_to_write(std::byte*, index_t) noexcept {}
 template <class F>
 [[nodiscard]] KVSLIM_HD constexpr bool with_instructions(F const&) noexcept {

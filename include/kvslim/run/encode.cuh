@@ -188,8 +188,8 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(Warps* warp_threads, blocks_beside<W
     index_t const end = min(slots, begin + cut.stretch);
     for (index_t first = begin; first < end; first += cut.batch) {
       index_t const n = min(cut.batch, end - first);
-      bad = stage_slots<Keys>(plan, cells, keep, entry, biases, half, first, n, rows, other,
-                              cut.readers) ||
+      bad = stage_slots<Keys, Warps>(plan, cells, keep, entry, biases, half, first, n, rows, other,
+                                     cut.readers) ||
             bad;
       team::synchronize();
       encode_slots<team>(half, first, n, rows);
@@ -223,8 +223,8 @@ struct kept_rows {
   __device__ void by_block(index_t tokens, Use const& use) const {
     for (index_t first = 0; first < tokens; first += batch) {
       index_t const n = min(batch, tokens - first);
-      static_cast<void>(stage_slots<Keys>(plan, cells, keep, entry, nullptr, half, first, n, staged,
-                                          others, readers));
+      static_cast<void>(stage_slots<Keys, fit_threads / warp_threads>(
+          plan, cells, keep, entry, nullptr, half, first, n, staged, others, readers));
       __syncthreads();
       use(staged, first, n);
       __syncthreads();

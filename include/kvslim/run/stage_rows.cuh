@@ -80,8 +80,8 @@ template <bool Keys, class Plan, class Cells, class Half>
   return bad;
 }
 
-/// Stages slots [first, first + n) of a row, by all warps of a block; the caller synchronises.
-template <bool Keys, class Plan, class Cells, class Half>
+/// Stages slots [first, first + n) of a row, by all Warps of a block; the caller synchronises.
+template <bool Keys, int Warps, class Plan, class Cells, class Half>
 [[nodiscard]] __device__ bool stage_slots(Plan const& plan, Cells const& cells,
                                           keep_set const& keep, packed_row const& entry,
                                           float* biases, Half const& half, index_t first, index_t n,
@@ -90,8 +90,8 @@ template <bool Keys, class Plan, class Cells, class Half>
     return stage_merged<Keys>(plan, cells, keep, entry, biases, half, first, n, rows, other,
                               readers);
   } else {
-    index_t const warps = blockDim.x / warp_threads, share = div_up(n, warps),
-                  from = threadIdx.x / warp_threads * share;
+    index_t const share = div_up(n, Warps),
+                  from = static_cast<int>(threadIdx.x) / warp_threads * share;
     return from < n && stage_rows<Keys>(plan, cells, keep, entry, half, first + from,
                                         min(share, n - from), rows + from * half.dim);
   }

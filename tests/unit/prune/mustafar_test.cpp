@@ -13,7 +13,9 @@
 
 #include <kvslim/kvslim.hpp>
 
+#include <cmath>
 #include <limits>
+#include <random>
 #include <string>
 
 using namespace kvslim;
@@ -203,4 +205,42 @@ TEST_CASE("mustafar refuses what it cannot store", "[mustafar]") {
   auto damaged = one.written();
   damaged.words[0] = 0x3f800000u;  // a share of 1
   CHECK(sparse_rows<f16>::read(damaged, back).code == errc::foreign);
+}
+
+TEST_CASE("mustafar stores the same bytes on every path", "[mustafar][isa]") {
+  std::mt19937 engine(9);
+  std::normal_distribution<float> normal;
+  isa::path const before = isa::current();
+  auto const compare = [&](auto number, index_t dim, float share, std::vector<float> const& rows) {
+    sparse_rows<decltype(number)> const codec{share};
+    auto const n = static_cast<index_t>(rows.size()) / dim;
+    auto const bytes = static_cast<std::size_t>(n * codec.sizes(dim, 1).block_bytes);
+    std::vector<std::byte> expected;
+    for (isa::path const path : isa::every_path) {  // the first is plain loops
+      if (isa::use(path) != path) continue;
+      std::vector<std::byte> mine(bytes + 4, std::byte{0x5a});
+      codec.encode(const_cast<float*>(rows.data()), {.n = n, .dim = dim}, mine.data());
+      if (expected.empty()) expected = mine;
+      CAPTURE(dim, share, isa::name_of(path));
+      CHECK(mine == expected);
+    }
+  };
+  for (index_t const dim : {4, 16, 40, 80, 128, 256, 1024})
+    for (float const share : {0.0f, 0.3f, 0.5f, 0.7f, 0.99f}) {
+      std::vector<float> rows;
+      for (int t = 0; t < 6; ++t)
+        for (index_t d = 0; d < dim; ++d) {
+          float const x = normal(engine);
+          rows.push_back(t == 0   ? x
+                         : t == 1 ? 0.0f
+                         : t == 2 ? std::round(x)  // ties
+                         : t == 3 ? (d % 2 == 0 ? 0.5f : -0.5f)
+                         : t == 4 ? std::ldexp(x, static_cast<int>(engine() % 200) - 150)
+                                  : (d % 5 == 0 ? -65504.0f : x));
+        }
+      compare(f16{}, dim, share, rows);
+      compare(bf16{}, dim, share, rows);
+      compare(0.0f, dim, share, rows);
+    }
+  isa::use(before);
 }
