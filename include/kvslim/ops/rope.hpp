@@ -86,11 +86,10 @@ struct sine_and_cosine {
   double const r =
       ((angle - quarters * turn::first) - quarters * turn::second) - quarters * turn::third;
   double const z = r * r;
-  double s = turn::sine[5], c = turn::cosine[5];
-  for (int k = 4; k >= 0; --k) {
-    s = s * z + turn::sine[k];
-    c = c * z + turn::cosine[k];
-  }
+  double s =
+      ((((turn::s6 * z + turn::s5) * z + turn::s4) * z + turn::s3) * z + turn::s2) * z + turn::s1;
+  double c =
+      ((((turn::c6 * z + turn::c5) * z + turn::c4) * z + turn::c3) * z + turn::c2) * z + turn::c1;
   s = r + r * z * s;
   c = (1.0 - z * 0.5) + z * z * c;
   auto const quarter = static_cast<unsigned>(bit_cast<std::uint64_t>(shifted));
