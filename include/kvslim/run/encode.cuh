@@ -167,7 +167,8 @@ template <class Codec>
 
 /// Encodes K or V of every row: warps of a block stage tokens each, then encode them together.
 template <bool Keys, int Warps, class Plan, class Cells, class Packed>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(Warps* warp_threads, blocks_beside<Warps>)
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(Warps* warp_threads,
+                                            Plan::has_merger ? 2 : blocks_beside<Warps>)
     encode_kernel(Plan plan, Cells cells, keep_set keep, Packed packed, float* staging,
                   encode_cut cut) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
@@ -234,7 +235,7 @@ struct kept_rows {
 
 /// Fits the state of K or V of every row: one block to a row.
 template <bool Keys, class Plan, class Cells, class Packed>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(fit_threads)
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(fit_threads, 1)
     fit_kernel(Plan plan, Cells cells, keep_set keep, Packed packed, float* staging,
                index_t staging_floats, index_t batch, index_t readers) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);

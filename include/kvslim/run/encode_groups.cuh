@@ -68,7 +68,7 @@ struct group_rows {
 
 /// Fits the state of every group: one block to its first row.
 template <bool Keys, class Plan, class Cells, class Packed>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(fit_threads)
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(fit_threads, 1)
     fit_groups_kernel(Plan plan, Cells cells, keep_set keep, Packed packed, float* staging,
                       index_t staging_floats, index_t batch) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
@@ -96,7 +96,7 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(fit_threads)
 /// Encodes K or V of every row: a block each. Those of a group take the blocks that they share in
 /// turn, each with its row's workspace, then what is exact of their own row.
 template <bool Keys, int Warps, class Plan, class Cells, class Packed>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(Warps* warp_threads)
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(Warps* warp_threads, 1)
     encode_groups_kernel(Plan plan, Cells cells, keep_set keep, Packed packed, float* staging,
                          index_t staging_floats) {
   using team = warp_team<Warps>;

@@ -143,10 +143,10 @@ inline constexpr int settle_warps =
         : warps_of<typename Packed::value_codec_type>;
 
 /// One block per row of the step: its team codes what is due; holes are filled one by one, by a
-/// warp. Rows are staged in shared memory unless there is `scratch`.
+/// warp. Rows are staged in shared memory unless there is `scratch`. Few rows settle at once, so
+/// registers come before company.
 template <class Packed>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(settle_warps<Packed>* warp_threads,
-                                            blocks_beside<settle_warps<Packed>>)
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(settle_warps<Packed>* warp_threads, 1)
     settle_kernel(Packed packed, float* scratch, step at) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
   using team = warp_team<settle_warps<Packed>>;
@@ -206,7 +206,7 @@ __device__ void settle_group_by_team(Half const& half, HalfOf const& half_of, ex
 
 /// Where rows share blocks, a block of threads per row of the step codes what it leads.
 template <class Packed>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(settle_warps<Packed>* warp_threads)
+KVSLIM_DETAIL_KERNEL void __launch_bounds__(settle_warps<Packed>* warp_threads, 1)
     settle_groups_kernel(Packed packed, float* scratch, step at) {
   using team = warp_team<settle_warps<Packed>>;
   auto const& e = packed.extents();
