@@ -51,18 +51,22 @@ struct plain_warp_codec {
   /// afterwards.
   static __device__ void encode(Codec const& codec, float* rows, site const& at, std::byte* block) {
     index_t const lane = threadIdx.x % warp_threads;
-    auto const sizes = codec.sizes(at.dim, at.n);
-    index_t const tokens = sizes.block_tokens, end = at.first + at.n;
-    if (Codec::traits.grouped || tokens >= run_tokens) {
+    if constexpr (Codec::traits.grouped) {
       if (lane == 0) codec.encode(rows, at, block);
-      return;
-    }
-    for (index_t b = at.first / tokens + lane; b * tokens < end; b += warp_threads) {
-      index_t const from = max(at.first, b * tokens), to = min(end, (b + 1) * tokens),
-                    done = from - at.first;
-      site part = token(sizes, at, done);
-      part.n = to - from;
-      codec.encode(rows + done * at.dim, part, block + offset(sizes, at, done));
+    } else {
+      auto const sizes = codec.sizes(at.dim, at.n);
+      index_t const tokens = sizes.block_tokens, end = at.first + at.n;
+      if (tokens >= run_tokens) {
+        if (lane == 0) codec.encode(rows, at, block);
+        return;
+      }
+      for (index_t b = at.first / tokens + lane; b * tokens < end; b += warp_threads) {
+        index_t const from = max(at.first, b * tokens), to = min(end, (b + 1) * tokens),
+                      done = from - at.first;
+        site part = token(sizes, at, done);
+        part.n = to - from;
+        codec.encode(rows + done * at.dim, part, block + offset(sizes, at, done));
+      }
     }
   }
 
