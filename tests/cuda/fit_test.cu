@@ -8,6 +8,7 @@
 #include "on_device.hpp"
 
 #include <kvslim/codec/codebook_key.cuh>
+#include <kvslim/codec/codebook_value.cuh>
 #include <kvslim/codec/latent.cuh>
 #include <kvslim/codec/low_rank_sum.cuh>
 #include <kvslim/codec/outlier_key.cuh>
@@ -24,6 +25,14 @@ using namespace kvslim;
 namespace {
 
 constexpr int fit_threads = 256;
+
+// A GPU contracts products and sums, a fitted threshold may be another float, and a code next to
+// it.
+#if defined(KVSLIM_DETAIL_CLUSTER)
+constexpr double fitted_levels = 0.0;
+#else
+constexpr double fitted_levels = 0.3;
+#endif
 
 /// Tokens of a prompt [tokens, members, dim], read one by one or by all threads of a block, `batch`
 /// at a time.
@@ -225,6 +234,10 @@ int main() {
                "outlier_value of short blocks");
     test_codec(codebook_key<3>{.outliers = 0.02f}, dim, 2, 0.0, "codebook_key, 3 bits",
                make_record(3, dim));
+    test_codec(codebook_key<3, codebook_from::prompt>{.sinks = 2, .outliers = 0.02f}, dim, 3,
+               fitted_levels, "codebook_key of the prompt");
+    test_codec(codebook_value<4, codebook_from::prompt>{.sinks = 3, .outliers = 0.03f}, dim, 3,
+               fitted_levels, "codebook_value of the prompt");
     test_codec(codebook_key<4>{.outliers = 0.0f}, dim, 1, 0.0, "codebook_key, 4 bits",
                make_record(4, dim));
     constexpr double sums = 5e-4;

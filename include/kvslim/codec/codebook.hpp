@@ -36,6 +36,11 @@ inline constexpr index_t most_fitted = 2048;
 [[nodiscard]] KVSLIM_HD constexpr index_t fitted_tokens(index_t n) noexcept {
   return min(n, most_fitted);
 }
+/// Which of them token t of n is; -1: none.
+[[nodiscard]] KVSLIM_HD constexpr index_t place_in_fit(index_t t, index_t n) noexcept {
+  index_t const looked = fitted_tokens(n), i = div_up(t * looked, n);
+  return i < looked && i * n / looked == t ? i : -1;
+}
 
 /// Values of [-1, 1] in bins: how many, then their sums.
 struct level_bins {
@@ -45,9 +50,12 @@ struct level_bins {
   KVSLIM_HD void clear() const noexcept {
     for (index_t i = 0; i < floats; ++i) bins[i] = 0.0f;
   }
-  KVSLIM_HD void add(float y) const noexcept {
+  [[nodiscard]] static KVSLIM_HD index_t bin_of(float y) noexcept {
     auto const at = static_cast<index_t>((y + 1.0f) * (0.5f * static_cast<float>(count)));
-    index_t const i = max(index_t{0}, min(at, count - 1));
+    return max(index_t{0}, min(at, count - 1));
+  }
+  KVSLIM_HD void add(float y) const noexcept {
+    index_t const i = bin_of(y);
     bins[i] += 1.0f;
     bins[count + i] += y;
   }

@@ -2,17 +2,61 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
+#include <kvslim/codec/codebook.cuh>
 #include <kvslim/codec/codebook_key.hpp>
-#include <kvslim/core/codec.cuh>
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// A lane four channels; one lane chooses what is kept aside.
+/// A fit has a thread to a channel, then to some bins; to encode, a lane has four channels, and one
+/// chooses what is kept aside.
 template <int Bits, codebook_from From, element Tail>
 struct warp_codec<codebook_key<Bits, From, Tail>>
     : detail::plain_warp_codec<codebook_key<Bits, From, Tail>> {
   using codec = codebook_key<Bits, From, Tail>;
 
+  template <class Read>
+  static __device__ void fit(codec const& c, Read const& read, index_t tokens, site const& at,
+                             std::byte* state, float* scratch) {
+    index_t const dim = at.dim, me = threadIdx.x, threads = blockDim.x;
+    if (me == 0) c.first(dim).keep(read, tokens, state, scratch);
+    if constexpr (codec::from_prompt) {
+      index_t const most = c.ranks(tokens);
+      float *const low = scratch + dim, *const high = low + most * dim;
+      detail::shared_bins const bins{high + most * dim};
+      auto* const out = detail::array_at<float>(state + c.first(dim).bytes());
+      float *const lower = out + 2 * codec::levels, *const upper = lower + dim;
+      read.by_block(tokens, [&](float const* rows, index_t first, index_t n) {
+        for (index_t j = 0; j < n; ++j) {
+          index_t const i = detail::place_in_fit(first + j, tokens);
+          for (index_t d = me; d < dim && i >= 0; d += threads) {
+            codec::insert(low + d * most, most, i, rows[j * dim + d]);
+            codec::insert(high + d * most, most, i, -rows[j * dim + d]);
+          }
+        }
+      });
+      for (index_t d = me; d < dim; d += threads) {
+        lower[d] = tokens == 0 ? -codec::unknown : c.threshold(low + d * most, tokens);
+        upper[d] = tokens == 0 ? codec::unknown : -c.threshold(high + d * most, tokens);
+      }
+      typename codec::record const r{out, out + codec::levels, lower, upper};
+      bins.clear_by_block();
+      read.by_block(tokens, [&](float* rows, index_t first, index_t n) {
+        for (index_t j = me / detail::warp_threads; j < n; j += threads / detail::warp_threads) {
+          index_t const t = first + j;
+          bool const counts = t >= c.sinks && detail::place_in_fit(t, tokens) >= 0;
+          float* const row = rows + j * dim;
+          for (index_t d = me % detail::warp_threads; d < dim; d += detail::warp_threads)
+            row[d] = counts && r.beyond(row[d], d) == 0.0f ? r.normal(row[d], d)
+                                                           : detail::shared_bins::nowhere;
+        }
+        __syncthreads();
+        bins.add_by_block(rows, n * dim);
+      });
+      if (me == 0) bins.template fit<Bits>(out);
+      __syncthreads();
+      for (index_t j = me; j < codec::levels; j += threads) out[codec::levels + j] = out[j];
+    }
+  }
   static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
     constexpr index_t quad = detail::unit_quad;
     index_t const dim = at.dim, lane = threadIdx.x % detail::warp_threads;

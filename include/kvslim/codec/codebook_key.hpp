@@ -281,13 +281,9 @@ struct codebook_key {
         insert(high + d * most, most, i, -row[d]);
       }
     }
-    auto const at = static_cast<index_t>(rank(n));
-    float const part = rank(n) - static_cast<float>(at);
     for (index_t d = 0; d < dim; ++d) {
-      float const *const a = low + d * most, *const b = high + d * most;
-      index_t const next = at + 1 < looked ? at + 1 : at;
-      lower[d] = looked == 0 ? -unknown : a[at] + (a[next] - a[at]) * part;
-      upper[d] = looked == 0 ? unknown : -(b[at] + (b[next] - b[at]) * part);
+      lower[d] = looked == 0 ? -unknown : threshold(low + d * most, n);
+      upper[d] = looked == 0 ? unknown : -threshold(high + d * most, n);
     }
     record const r{out, out + levels, lower, upper};
     bins.clear();
@@ -301,6 +297,12 @@ struct codebook_key {
     for (index_t j = 0; j < levels; ++j) out[levels + j] = out[j];
   }
   static constexpr float unknown = 16.0f;  ///< thresholds where no token was coded yet
+  /// Where the least of a channel's values, `ranks` of them in order, end.
+  [[nodiscard]] KVSLIM_HD float threshold(float const* least, index_t n) const noexcept {
+    auto const at = static_cast<index_t>(rank(n));
+    index_t const next = at + 1 < detail::fitted_tokens(n) ? at + 1 : at;
+    return least[at] + (least[next] - least[at]) * (rank(n) - static_cast<float>(at));
+  }
   /// A list of the least `most` of held values takes in one more.
   static KVSLIM_HD void insert(float* list, index_t most, index_t held, float x) noexcept {
     index_t i = detail::min(held, most);

@@ -42,12 +42,14 @@ struct codebook_value {
     return detail::check_channels(dim);
   }
   [[nodiscard]] KVSLIM_HD constexpr codec_sizes sizes(index_t dim, index_t) const noexcept {
-    index_t const aside = lists::bytes_of(1, each(dim), dim);
+    index_t const aside = lists::bytes_of(run_tokens, each(dim), dim);  // on CUDA at once
     return {.block_tokens = block_tokens,
             .block_bytes = list_offset(dim) + lists::bytes_of(block_tokens, each(dim), dim),
             .settle_by = block_tokens,
             .state_bytes = first(dim).bytes() + (from_prompt ? 4 * 2 * levels : 0),
-            .fit_floats = dim + (from_prompt ? detail::level_bins::floats + aside / 4 : 0)};
+            .fit_floats = dim + (from_prompt ? detail::level_bins::floats + 2 * run_tokens +
+                                                   detail::div_up(aside, 4)
+                                             : 0)};
   }
   [[nodiscard]] KVSLIM_HD constexpr float limit() const noexcept {
     return detail::within_f16(detail::largest_affine<Tail, Param>(Bits, rounding::precise));
@@ -159,6 +161,8 @@ struct codebook_value {
   }
 
  private:
+  template <class>
+  friend struct warp_codec;
   static constexpr index_t block_tokens = detail::unit_quad, levels = index_t{1} << Bits;
   using parts = detail::bit_parts<false, Bits>;
   using lists = detail::outlier_lists<std::byte>;

@@ -37,8 +37,8 @@ struct plain_warp_codec {
 
   /// Fits a state, by a block: every thread calls, and the caller synchronises afterwards.
   /// read(0, t, out) reads token t by one thread; read.by_block(tokens, use) is called by all, and
-  /// calls use(rows, first, n) in all threads with a few tokens after the others, in order: rows
-  /// [n, members, dim] may be overwritten.
+  /// calls use(rows, first, n) in all threads with a few tokens after the others, at most
+  /// run_tokens, in order: rows [n, members, dim] may be overwritten.
   template <class Read>
   static __device__ void fit(Codec const& codec, Read const& read, index_t tokens, site const& at,
                              std::byte* state, float* scratch) {

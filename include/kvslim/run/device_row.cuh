@@ -8,6 +8,7 @@
 #include <kvslim/codec/channel_key.cuh>
 #include <kvslim/codec/chosen_channels.cuh>
 #include <kvslim/codec/codebook_key.cuh>
+#include <kvslim/codec/codebook_value.cuh>
 #include <kvslim/codec/dense.cuh>
 #include <kvslim/codec/fp8_rows.cuh>
 #include <kvslim/codec/ggml.cuh>
