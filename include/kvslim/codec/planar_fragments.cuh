@@ -12,6 +12,7 @@
 
 #include <kvslim/codec/channel_key.hpp>
 #include <kvslim/codec/planar.cuh>
+#include <kvslim/codec/prompt_channel_key.hpp>
 #include <kvslim/codec/runs.cuh>
 #include <kvslim/codec/token_key.hpp>
 #include <kvslim/codec/token_value.hpp>
@@ -105,14 +106,14 @@ struct run_place {
 template <int Bits>
 inline constexpr run_order order_of_codes = Bits == 2 ? run_order::two_bits : run_order::codes;
 
-/// Runs of K in blocks of one run or several.
-template <int Bits, class Codec>
+/// Runs of K in blocks of one run or several; parameters are channels' or tokens'.
+template <int Bits, class Codec, bool ByChannel = Codec::traits.whole_blocks>
 struct planar_key_runs {
   static constexpr bool exist = unit_fragments_exist<Bits>;
   static constexpr run_order order = order_of_codes<Bits>;
   using element_type = f16;  ///< of queries
   static constexpr int bits = Bits;
-  static constexpr bool by_channel = Codec::traits.whole_blocks;  ///< or a scale for each token
+  static constexpr bool by_channel = ByChannel;
   /// Power of two below which queries must be, so that they stay f16 when they are multiplied by
   /// the largest scale that there is: 2^17 / (2^Bits - 1).
   static constexpr int query_exponent = !by_channel ? 15 : Bits == 2 ? 0 : Bits == 4 ? 2 : 6;
@@ -155,6 +156,25 @@ template <int Bits, element Tail>
 struct key_runs<channel_key<Bits, Tail, f16>>
     : planar_key_runs<Bits, channel_key<Bits, Tail, f16>> {
   using planar_key_runs<Bits, channel_key<Bits, Tail, f16>>::planar_key_runs;
+};
+
+/// Channels' parameters are the row's, in the state.
+template <int Bits, element Tail>
+struct key_runs<prompt_channel_key<Bits, Tail, f16>>
+    : planar_key_runs<Bits, prompt_channel_key<Bits, Tail, f16>, true> {
+  using codec_type = prompt_channel_key<Bits, Tail, f16>;
+  using planar = planar_key_runs<Bits, codec_type, true>;
+
+  std::uint8_t const* parameters;
+
+  __device__ key_runs(codec_type const& codec, std::byte const* first, int dim,
+                      std::byte const* state)
+      : planar(codec, first, dim), parameters(codes_of(state)) {}
+  [[nodiscard]] static constexpr bool serves(codec_type const&) { return true; }
+  [[nodiscard]] __device__ run_place at(int run) const {
+    auto const block = static_cast<std::uint32_t>(run);  // of one run
+    return {this->blocks + static_cast<std::uint64_t>(block) * this->block_bytes, parameters};
+  }
 };
 
 /// V in blocks of four tokens.

@@ -53,11 +53,14 @@ template <class Layout>
 
 /// Heads that one block serves: as many as are asked for and shared memory has room for, and four
 /// at least where they are columns of a fragment. More shared memory than blocks have by themselves
-/// is asked for where four warps share a run: its blocks are large anyway.
+/// is asked for where four warps share a run, whose blocks are large anyway, and where matrix units
+/// read codes in a basis of their own, so that eight heads share one read.
 template <class Layout>
 [[nodiscard]] constexpr int attend_heads(Layout const& layout, index_t virtual_heads) noexcept {
   auto const fits = [&](index_t heads) {
-    bool const opts = attends_runs(layout) && layout.extent.value_width() > 2 * slice_channels;
+    bool const opts =
+        attends_runs(layout) && (layout.extent.value_width() > 2 * slice_channels ||
+                                 layout.key_own_dim() > 0 || layout.value_own_dim() > 0);
     return attend_shared_bytes(layout, heads) <= (opts ? most_opted_bytes : most_shared_bytes);
   };
   if (virtual_heads > 4 && fits(8)) return 8;
@@ -238,8 +241,9 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   int whole = 0;
   if constexpr (has_runs)
     if (x.runs)
-      whole = attend_runs(packed, a, x, {q, limit, earliest, memory, weights}, block, most, total,
-                          total_lost, sums, lost);
+      whole = attend_runs(packed, a, x, {keys_own ? own_q : q, limit, earliest, memory, weights},
+                          block, most, total, total_lost, values_own ? own_sums : sums,
+                          values_own ? own_lost : lost);
   float const* const biases = packed.biases(r);
   run_positions const positions = packed.positions(r);
   float const soft_cap = packed.layout().logit.soft_cap;

@@ -181,6 +181,16 @@ __device__ void finish_scores(Walk const& walk, score_rules const& rules, int n,
   }
 }
 
+/// The runs of K of a row; they are told its state if they ask for it.
+template <class Runs, class Codec, class Half>
+[[nodiscard]] __device__ Runs runs_of(Codec const& codec, Half const& half, int dim) {
+  if constexpr (std::is_constructible_v<Runs, Codec const&, std::byte const*, int,
+                                        std::byte const*>)
+    return {codec, half.blocks, dim, half.state};
+  else
+    return {codec, half.blocks, dim};
+}
+
 /// Attends to the runs that lie whole in both codecs' blocks, and leaves every head's largest
 /// logit, its total (in the first thread) and its sums as attend_block has them. Returns the slots
 /// that this covers. Every thread calls.
@@ -213,10 +223,11 @@ __device__ int attend_runs(Packed const& packed, attend_request<cuda_space> cons
   }
   if (!prepare_run_queries<walk_type, Heads>(memory, dim)) return 0;
 
-  walk_type const walk({packed.layout().key, packed.keys(at.r).blocks, dim},
-                       {packed.layout().value, packed.values(at.r).blocks, width}, memory.own,
-                       typename walk_type::share_type(dim, width, warp, walk_type::part_channels),
-                       a.precision == attend_precision::fast);
+  walk_type const walk(
+      runs_of<typename walk_type::keys_type>(packed.layout().key, packed.keys(at.r), dim),
+      {packed.layout().value, packed.values(at.r).blocks, width}, memory.own,
+      typename walk_type::share_type(dim, width, warp, walk_type::part_channels),
+      a.precision == attend_precision::fast);
   float back_mine[mine], query_sum[mine];
   unrolled<mine>([&](int i) {
     back_mine[i] = back[head + i];
