@@ -727,6 +727,14 @@ int main(int argc, char** argv) {
     cells const c({3, 2, 9000, 1}, {.lengths = true}, ++seed);
     test_selection(c, k, ++seed, name);
   }
+#if defined(KVSLIM_DETAIL_CLUSTER)
+  if (char const* const name = "long rows, a device without clusters"; !skips(name)) {
+    ::emulated::clusters = false;
+    cells const c({2, 2, 9000, 1}, {.lengths = true}, ++seed);
+    test_selection(c, kind::random, ++seed, name);
+    ::emulated::clusters = true;
+  }
+#endif
   for (auto const k : {kind::random, kind::ties, kind::special}) {
     char const* const name = "rows longer than a cluster holds";
     if (skips(name)) break;

@@ -41,7 +41,7 @@ struct think_options {
 /// Requires: share in [0, 1), multiple 1 to 256, a quantizer whose keys are single rows without a
 /// state (invalid_option); what it asks for of so many channels: those that code keys want
 /// multiples of 4 (invalid_shape); a bound table (invalid_pointer). Cost: encode one more pass over
-/// K, one thread a row on CUDA; attention the quantizer's, of fewer channels. Bytes of a coded key:
+/// K; attention the quantizer's, of fewer channels. Bytes of a coded key:
 /// the quantizer's for head_dim - floor(head_dim * share) channels, and 2 bytes for each of those a
 /// row. Source: arXiv:2407.21018; defaults of the authors' scripts.
 template <class Quantizer = dense<f16>>

@@ -40,10 +40,10 @@ KVSLIM_BEGIN_NAMESPACE
 /// Requires: groups as kivi; residual a multiple of group and of 32, at most 1024; ranks 0 to 16;
 /// rounds 1 to 16; outliers in [0, 0.5]; head_dim a multiple of 4, at most 65536 (invalid_option,
 /// invalid_shape).
-/// Cost: encoding reads the prompt 2 + rounds times and quantizes it 1 + rounds times, one thread a
-/// row on CUDA. Bytes per token, head and half: those of kivi (of KCVT's keys its codes alone), 6 *
-/// head_dim * outliers (GEAR), and 2 * max(rank, (1 + head_dim / residual) * grown_rank); per head
-/// and half 2 * rank * head_dim.
+/// Cost: encoding reads the prompt 2 + rounds times and quantizes it 1 + rounds times, a block of
+/// threads for a row on CUDA. Bytes per token, head and half: those of kivi (of KCVT's keys its
+/// codes alone), 6 * head_dim * outliers (GEAR), and 2 * max(rank, (1 + head_dim / residual) *
+/// grown_rank); per head and half 2 * rank * head_dim.
 /// Coding a token of one KV head of 128 channels takes 2.2 us with AVX-512, 3.8 with AVX2 and 27 by
 /// plain loops, of which those of blocks beyond 8192 numbers and rows beyond 256 channels of V, or
 /// more than 8 outliers at an end, stay (one thread, AMD Zen 4, -O2); attending to 4096 tokens of 8

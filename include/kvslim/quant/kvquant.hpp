@@ -45,9 +45,9 @@ KVSLIM_BEGIN_NAMESPACE
 /// Cost: attention rotates every key (codec/rebuilt_key.hpp). Bits for each element: KeyBits + 32 *
 /// outliers of K, ValueBits + (32 + 48 * (1 + head_dim * outliers / 2)) / head_dim of V (Param of
 /// two bytes); per row 4 * sinks * head_dim bytes and, from the prompt, its records.
-/// 4096 tokens of 8 KV heads of 128 took kvquant<4> with levels of the prompt 2.4 s to encode and
-/// 4.9 ms to attend to with 32 query heads (27 ms key by key; plain loops 22), kivi<4> 0.2 s and
-/// 0.7 ms (one thread of a busy machine with AVX-512, -O2).
+/// 4096 tokens of 8 KV heads of 128 took kvquant<4> with levels of the prompt 0.11 s to encode and
+/// 4.9 ms to attend to with 32 query heads (27 ms key by key; plain loops 22), kivi<4> 3.3 ms and
+/// 0.7 ms (one thread, AVX-512, -O2; attention on a busy machine).
 /// Source: arXiv:2401.18079; one percent and one exact token are the authors' released settings.
 template <int KeyBits, int ValueBits = KeyBits, codebook_from From = codebook_from::table,
           element Tail = f16, affine_parameter Param = f16>

@@ -29,7 +29,8 @@ KVSLIM_BEGIN_NAMESPACE
 /// Requires: kv_heads those of the view, or a divisor (invalid_shape); rank 1 to 1024 and at most
 /// kv_heads * head_dim; rounds 1 to 255; a rope that fits head_dim, at most 512 (invalid_option).
 /// Cost: attention rebuilds keys (codec/rebuilt_key.hpp); fit reads the prompt's keys `rounds`
-/// times, 2 * rank * kv_heads * head_dim multiplications a token each, one thread a layer on CUDA.
+/// times, 2 * rank * kv_heads * head_dim multiplications a token each, a block of threads for
+/// a layer on CUDA.
 /// Per token of a layer (rank + kv_heads * value_dim) * sizeof(T) bytes, once per prompt rank *
 /// kv_heads * head_dim * sizeof(T). Source: arXiv:2410.21465; rank 160 of eight heads of 128
 /// channels and four chunks of 8 exact tokens from the authors' code.

@@ -34,9 +34,9 @@ KVSLIM_BEGIN_NAMESPACE
 /// option); a group that divides the view (invalid_shape).
 /// Cost: attention rebuilds keys (codec/rebuilt_key.hpp), not as_given; fit reads the prompt
 /// `rounds` times, 2 * rank * width multiplications a token each, width the channels of a group;
-/// one thread a group on CUDA. Per token of a group (key_rank + value_rank) * sizeof(T) bytes, once
-/// per prompt (key_rank + value_rank) * width * sizeof(T). Source: arXiv:2503.18893; defaults from
-/// the authors' examples (four layers, 512 and 768), for eight KV heads of 128.
+/// a block of threads for a group on CUDA. Per token of a group (key_rank + value_rank) * sizeof(T)
+/// bytes, once per prompt (key_rank + value_rank) * width * sizeof(T). Source: arXiv:2503.18893;
+/// defaults from the authors' examples (four layers, 512 and 768), for eight KV heads of 128.
 template <element T = f16, key_form Keys = key_form::before_rope>
 struct xkv {
   static constexpr quantizer_traits traits{};
