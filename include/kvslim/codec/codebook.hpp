@@ -61,12 +61,11 @@ struct level_bins {
   }
   [[nodiscard]] KVSLIM_HD float mean(index_t i) const noexcept { return bins[count + i] / bins[i]; }
 
-  /// The k-means of what was added, from its quantiles on; equal steps if nothing was. A bin goes
-  /// to the level next to its mean.
+  static constexpr int rounds = 50;  ///< of k-means
+  /// Where k-means begins: at quantiles; equal steps, and false, if nothing was added.
   template <int Bits>
-  KVSLIM_HD void fit(float* levels) const noexcept {
+  KVSLIM_HD bool begin(float* levels) const noexcept {
     constexpr index_t n = index_t{1} << Bits;
-    constexpr int rounds = 50;
     float all = 0.0f;
     for (index_t i = 0; i < count; ++i) all += bins[i];
     float below = 0.0f;
@@ -77,7 +76,14 @@ struct level_bins {
       while (i < count - 1 && below + bins[i] <= wanted) below += bins[i++];
       if (bins[i] > 0.0f) levels[j] = mean(i);
     }
-    for (int round = 0; round < rounds && all > 0.0f; ++round) {
+    return all > 0.0f;
+  }
+  /// The k-means of what was added. A bin goes to the level next to its mean.
+  template <int Bits>
+  KVSLIM_HD void fit(float* levels) const noexcept {
+    constexpr index_t n = index_t{1} << Bits;
+    bool const any = begin<Bits>(levels);
+    for (int round = 0; round < rounds && any; ++round) {
       local<float, n> next = {}, weight = {};
       for (index_t i = 0; i < count; ++i) {
         if (bins[i] == 0.0f) continue;

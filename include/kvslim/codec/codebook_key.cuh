@@ -52,7 +52,7 @@ struct warp_codec<codebook_key<Bits, From, Tail>>
         __syncthreads();
         bins.add_by_block(rows, n * dim);
       });
-      if (me == 0) bins.template fit<Bits>(out);
+      bins.template fit_by_block<Bits>(out);
       __syncthreads();
       for (index_t j = me; j < codec::levels; j += threads) out[codec::levels + j] = out[j];
     }

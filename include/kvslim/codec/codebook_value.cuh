@@ -49,7 +49,7 @@ struct warp_codec<codebook_value<Bits, From, Tail, Param>>
         bins.add_by_block(rows, n * dim);
       });
       auto* const out = detail::array_at<float>(state + c.first(dim).bytes());
-      if (me == 0) bins.template fit<Bits>(out);
+      bins.template fit_by_block<Bits>(out);
       __syncthreads();
       for (index_t j = me; j < codec::levels; j += threads) out[codec::levels + j] = out[j];
     }
