@@ -8,8 +8,8 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// A block fits the prompt's directions. A team encodes as it does the other codec, and finds
-/// coefficients a thread each; a lane grows directions of later blocks.
+/// A block fits the prompt's directions. A team encodes as it does the other codec, finds
+/// coefficients a thread each, and grows directions of later blocks.
 template <class Base>
 struct warp_codec<low_rank_sum<Base>> : detail::plain_warp_codec<low_rank_sum<Base>> {
   using codec = low_rank_sum<Base>;
@@ -78,8 +78,7 @@ struct warp_codec<low_rank_sum<Base>> : detail::plain_warp_codec<low_rank_sum<Ba
     Team::synchronize();
     auto* const room = detail::array_at<f16>(block + c.base_bytes(dim));
     if (!codec::shares(at)) {
-      if (me == 0)
-        detail::low_rank_block{c.tokens, dim}.grow_all(rows, c.grown_rank, c.rounds, room);
+      for (index_t j = 0; j < c.grown_rank; ++j) grow<Team>(c, rows, dim, j, room);
       return;
     }
     f16 const* const directions = detail::array_at<f16 const>(at.state + codec::state_head);
@@ -93,6 +92,58 @@ struct warp_codec<low_rank_sum<Base>> : detail::plain_warp_codec<low_rank_sum<Ba
   }
 
  private:
+  /// low_rank_block::grow, then takes the direction off the rows: a thread has tokens, then
+  /// channels, and adds up in the same order. The rows' length is another sum.
+  template <class Team>
+  static __device__ void grow(codec const& c, float* rows, index_t dim, index_t j, f16* room) {
+    index_t const me = Team::thread(), threads = Team::threads, rank = c.grown_rank;
+    f16* const coefficients = room + j;
+    f16* const direction = room + c.tokens * rank + j * dim;
+    float all = 0.0f;
+    for (index_t t = Team::lane(); t < c.tokens; t += detail::warp_threads)
+      for (index_t d = 0; d < dim; ++d) all += rows[t * dim + d] * rows[t * dim + d];
+    all = detail::over_warp(all, [](float x, float y) { return x + y; });
+    auto const project = [&](float scale) {
+      for (index_t t = me; t < c.tokens; t += threads) {
+        float sum = 0.0f;
+        for (index_t d = 0; d < dim; ++d) sum += rows[t * dim + d] * detail::widen(direction[d]);
+        coefficients[t * rank] = detail::narrow_within(sum * scale);
+      }
+      Team::synchronize();
+    };
+    auto const make_unit = [&] {
+      Team::synchronize();
+      float sum = 0.0f;
+      for (index_t d = 0; d < dim; ++d)
+        sum += detail::widen(direction[d]) * detail::widen(direction[d]);
+      float const scale = sum > 0.0f ? 1.0f / std::sqrt(sum) : 0.0f;
+      Team::synchronize();
+      for (index_t d = me; d < dim; d += threads)
+        direction[d] = detail::narrow_within(detail::widen(direction[d]) * scale);
+      Team::synchronize();
+    };
+    for (index_t d = me; d < dim; d += threads)
+      direction[d] = detail::narrow<f16>(ops::subspace_start(j, d));
+    make_unit();
+    float const shrink = all > 0.0f ? 1.0f / std::sqrt(all) : 0.0f;
+    for (index_t round = 0; round < c.rounds; ++round) {
+      project(shrink);
+      for (index_t d = me; d < dim; d += threads) {
+        float sum = 0.0f;
+        for (index_t t = 0; t < c.tokens; ++t)
+          sum += rows[t * dim + d] * shrink * detail::widen(coefficients[t * rank]);
+        direction[d] = detail::narrow_within(sum);
+      }
+      make_unit();
+    }
+    project(1.0f);
+    for (index_t t = 0; t < c.tokens; ++t) {
+      float const along = detail::widen(coefficients[t * rank]);
+      for (index_t d = me; d < dim; d += threads)
+        rows[t * dim + d] -= along * detail::widen(direction[d]);
+    }
+    Team::synchronize();
+  }
   /// Takes what a block of `tokens` tokens stands for off its values, a thread a number.
   static __device__ void take_off(Base const& base, std::byte const* block, site at, index_t tokens,
                                   float* rows, index_t me, index_t threads) {
