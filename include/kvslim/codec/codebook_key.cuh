@@ -69,6 +69,33 @@ struct warp_codec<codebook_key<Bits, From, Tail>>
                     detail::nearest_level<Bits>(r.normal(rows[t * dim + d], d), r.find));
     if (lane == 0) c.put_aside(rows, at, r, block);
   }
+  /// Of tokens of one block: a lane a token, then lanes have what lies aside in turn.
+  static __device__ void load_tile(codec const& c, std::byte const* block, site const& at,
+                                   index_t d, index_t n, index_t other, index_t m, float* tile) {
+    constexpr index_t apart = detail::warp_tile::apart;
+    index_t const dim = at.dim, lane = threadIdx.x % detail::warp_threads, t = at.first + lane;
+    auto const r = c.record_of(at);
+    typename codec::parts const codes{dim, codec::block_tokens};
+    auto const channel = [&](index_t i) { return i < n ? d + i : other + i - n; };
+    for (index_t i = 0; i < n + m && lane < at.n; ++i)
+      tile[i * apart + lane] =
+          r.value(codes.get(detail::codes_of(block), t, channel(i)), channel(i));
+    __syncwarp();
+    auto const aside = c.list_of(block, dim);
+    for (index_t i = lane; i < aside.room && aside.place[i] != codec::none;
+         i += detail::warp_threads) {
+      index_t const column = aside.place[i] / dim - at.first, of = aside.place[i] % dim,
+                    row = of >= d && of < d + n ? of - d : n + of - other;
+      bool const held = (of >= d && of < d + n) || (of >= other && of < other + m);
+      if (held && column >= 0 && column < at.n)
+        tile[row * apart + column] = detail::widen(aside.value[i]);
+    }
+    __syncwarp();
+    if (lane >= at.n) return;
+    auto const* const exact = c.first(dim).find(at.state, at.token + lane);
+    for (index_t i = 0; exact != nullptr && i < n + m; ++i)
+      tile[i * apart + lane] = detail::widen(exact[channel(i)]);
+  }
 };
 
 KVSLIM_END_NAMESPACE

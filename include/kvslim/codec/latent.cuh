@@ -2,8 +2,7 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-#include <kvslim/codec/latent.hpp>
-#include <kvslim/core/codec.cuh>
+#include <kvslim/codec/latent_lanes.cuh>
 #include <kvslim/ops/subspace.cuh>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -11,7 +10,7 @@ KVSLIM_BEGIN_NAMESPACE
 /// Of single rows: a block fits the directions, a thread of a team makes a coordinate.
 template <class Base, basis_from From, element T>
 struct warp_codec<latent<Base, From, false, T>>
-    : detail::plain_warp_codec<latent<Base, From, false, T>> {
+    : detail::latent_lanes<latent<Base, From, false, T>> {
   using codec = latent<Base, From, false, T>;
   static constexpr int warps = warp_codec<Base>::warps;
 
@@ -70,8 +69,7 @@ struct warp_codec<latent<Base, From, false, T>>
 /// Of rows that share coordinates, [members, n, dim]: some at a time in shared memory, and from
 /// there into blocks.
 template <class Base, basis_from From, element T>
-struct warp_codec<latent<Base, From, true, T>>
-    : detail::plain_warp_codec<latent<Base, From, true, T>> {
+struct warp_codec<latent<Base, From, true, T>> : detail::latent_lanes<latent<Base, From, true, T>> {
   using codec = latent<Base, From, true, T>;
   static constexpr int warps = detail::most_team_warps;
 

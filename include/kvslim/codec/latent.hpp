@@ -18,6 +18,9 @@ enum class basis_from : std::uint32_t { prompt, table, table_with_mean, table_of
 
 namespace detail {
 
+template <class>
+struct latent_lanes;  // what the lanes of a warp do, where there are warps
+
 struct any_quad {
   KVSLIM_HD void operator()(index_t, float*) const noexcept {}
 };
@@ -305,6 +308,8 @@ struct latent {
  private:
   template <class>
   friend struct warp_codec;
+  template <class>
+  friend struct detail::latent_lanes;
   static constexpr index_t most_rank = Grouped ? 1024 : 256, most_tokens = 128;
 
   [[nodiscard]] KVSLIM_HD constexpr index_t members() const noexcept {

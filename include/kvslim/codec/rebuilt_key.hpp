@@ -19,7 +19,7 @@ enum class key_form : std::uint8_t { before_rope, as_given };
 /// most; rotation.dims even and at most head_dim, no table of frequencies; head_dim at most 512;
 /// the rows of a group are at the same positions (invalid_option, invalid_shape).
 /// Cost: encode as latent and a rotation; attention rank * head_dim multiplications a token and
-/// KV head, and a rotation; on CUDA twice as many, in every query head's block.
+/// KV head, and a rotation; on CUDA so many for up to eight query heads together, by matrix units.
 /// 4096 tokens of 8 KV heads of 128 at rank 32 took 11 ms to attend to (41 ms key by key), where
 /// dense f16 took 0.5 and latents that are not rebuilt 0.6 (one thread of a busy machine with
 /// AVX-512, -O2).

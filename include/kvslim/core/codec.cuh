@@ -27,6 +27,17 @@ struct warp_team {
 using one_warp = warp_team<1>;
 inline constexpr int most_team_warps = 4;
 
+/// Channels of 32 keys that a warp has rebuilt: rows of tokens, `apart` floats from one channel to
+/// the next. Neither a matrix product's lanes nor a lane for each token meet in a bank.
+struct warp_tile {
+  static constexpr int channels = 32, apart = 36, floats = channels * apart;
+};
+
+/// Whether attention has a warp score a run of keys together, by warp_codec's prepare_row and
+/// score_run, instead of a lane for each key by each_channel.
+template <class Codec>
+inline constexpr bool scores_runs = false;
+
 /// What a warp does with a codec about which nothing is known beyond the concept: a lane encodes a
 /// block, and codes are decoded one by one.
 template <class Codec>
@@ -96,6 +107,19 @@ struct plain_warp_codec {
       else
         use(i, codec.decode(from, token(sizes, at, i), d));
     }
+  }
+
+  /// Channels [d, d + n), then [other, other + m), of the at.n tokens, at most run_tokens, as rows
+  /// of a warp_tile: a lane a token. Every lane calls; the caller synchronises before and after.
+  static __device__ void load_tile(Codec const& codec, std::byte const* block, site const& at,
+                                   index_t d, index_t n, index_t other, index_t m, float* tile) {
+    index_t const i = threadIdx.x % warp_threads;
+    if (i >= at.n) return;
+    auto const sizes = codec.sizes(at.dim, at.n);
+    std::byte const* const from = block + offset(sizes, at, i);
+    site const one = token(sizes, at, i);
+    for (index_t c = 0; c < n + m; ++c)
+      tile[c * warp_tile::apart + i] = codec.decode(from, one, c < n ? d + c : other + c - n);
   }
 
   // Where the basis is the codec's own. Every lane calls, memory is visible to all of them, and the

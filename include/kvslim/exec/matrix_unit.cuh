@@ -17,6 +17,7 @@ KVSLIM_BEGIN_CUDA_NAMESPACE
 using KVSLIM_DETAIL_MATRIX_UNIT::exp2_fast;
 using KVSLIM_DETAIL_MATRIX_UNIT::mma;
 using KVSLIM_DETAIL_MATRIX_UNIT::mma_bf16;
+using KVSLIM_DETAIL_MATRIX_UNIT::mma_tf32;
 using KVSLIM_DETAIL_MATRIX_UNIT::transposed;
 #else
 
@@ -34,6 +35,16 @@ __device__ inline void mma_bf16(float (&c)[4], std::uint32_t const (&a)[4], std:
                                 std::uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
       "{%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// c += a b: A [16, 8] and B [8, 8] of floats whose lower 13 bits do not count. Lane 4 g + t holds
+/// A's rows g and g + 8 of column t, then of column t + 4, and B's rows t and t + 4 of column g.
+__device__ inline void mma_tf32(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0,
+                                std::uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -85,7 +96,7 @@ __device__ inline void mma_bf16(float (&c)[4], std::uint32_t const (&a)[4], std:
   return cut(low) | cut(high) << 16;
 #endif
 }
-/// What f16 holds of x, cut and not rounded, as a float.
+/// What f16 holds of x, cut and not rounded, as a float; 11 bits, and so many as TF32 holds.
 [[nodiscard]] __device__ inline float upper_part(float x) {
   return bit_cast<float>(bit_cast<std::uint32_t>(x) & 0xffffe000u);
 }

@@ -43,18 +43,25 @@ struct rope {
 
 namespace detail {
 
+inline constexpr double turns_of_radian = 0.15915494309189533577;  // 1 / (2 pi)
+
 /// Angles of a rope's pairs, one after another, as turns for each position in units of 2^-64: the
 /// angle at position p is the product modulo 2^64, whatever p is.
 struct rope_turns {
   double turns, step;
 
   KVSLIM_HD rope_turns(rope const& r, index_t head_dim) noexcept
-      : turns(0.15915494309189533577),  // 1 / (2 pi)
+      : turns(turns_of_radian),
         step(std::pow(static_cast<double>(r.base),
                       -2.0 / static_cast<double>(r.rotated(head_dim)))) {}
   [[nodiscard]] KVSLIM_HD std::uint64_t next() noexcept {
-    double const part = turns - std::floor(turns);
+    auto const angle = units_of(turns);
     turns *= step;
+    return angle;
+  }
+  /// Turns in units of 2^-64, whole ones left out.
+  [[nodiscard]] static KVSLIM_HD std::uint64_t units_of(double turns) noexcept {
+    double const part = turns - std::floor(turns);
     return static_cast<std::uint64_t>(static_cast<std::int64_t>(part * 0x1p63)) * 2;
   }
 };

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/run/attend_runs.cuh>
+#include <kvslim/run/attend_scores.cuh>
 #include <kvslim/run/attend_splits.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
@@ -10,8 +11,8 @@ KVSLIM_BEGIN_CUDA_NAMESPACE
 /// Shared memory of a block: queries [head_dim, heads], weights of a step [threads, heads], sums
 /// and what they lost to rounding, both [heads, parts, value_dim], every warp's largest logit
 /// [warps, heads], and the positions that each head sees. Codecs in a basis of their own add their
-/// queries [key_own_dim, heads] and sums, and a staging place of each warp. First of all, which
-/// split the block takes.
+/// queries [key_own_dim, heads] and sums, and a staging place of each warp; keys that warps rebuild
+/// what these need. First of all, which split the block takes.
 template <class Layout>
 [[nodiscard]] KVSLIM_HD constexpr index_t attend_shared_floats(Layout const& layout,
                                                                index_t heads) noexcept {
@@ -22,7 +23,7 @@ template <class Layout>
   return split_words +
          heads * (e.head_dim + attend_threads + 2 * value_parts(width) * width + attend_warps + 2 +
                   key_own + 2 * value_parts(own) * own) +
-         attend_warps * staged;
+         attend_warps * staged + score_floats<typename Layout::key_codec_type>(e.head_dim);
 }
 
 /// Whether whole runs go to matrix units: the codecs' units are fragments, and the shape fits what
@@ -53,14 +54,16 @@ template <class Layout>
 
 /// Heads that one block serves: as many as are asked for and shared memory has room for, and four
 /// at least where they are columns of a fragment. More shared memory than blocks have by themselves
-/// is asked for where four warps share a run, whose blocks are large anyway, and where matrix units
-/// read codes in a basis of their own, so that eight heads share one read.
+/// is asked for where four warps share a run, whose blocks are large anyway, where matrix units
+/// read codes in a basis of their own, so that eight heads share one read, and where keys are
+/// rebuilt.
 template <class Layout>
 [[nodiscard]] constexpr int attend_heads(Layout const& layout, index_t virtual_heads) noexcept {
   auto const fits = [&](index_t heads) {
     bool const opts =
-        attends_runs(layout) && (layout.extent.value_width() > 2 * slice_channels ||
-                                 layout.key_own_dim() > 0 || layout.value_own_dim() > 0);
+        scores_runs<typename Layout::key_codec_type> ||
+        (attends_runs(layout) && (layout.extent.value_width() > 2 * slice_channels ||
+                                  layout.key_own_dim() > 0 || layout.value_own_dim() > 0));
     return attend_shared_bytes(layout, heads) <= (opts ? most_opted_bytes : most_shared_bytes);
   };
   if (virtual_heads > 4 && fits(8)) return 8;
@@ -201,7 +204,8 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   float* const own_q = highs + (attend_warps + 2) * Heads;
   float* const own_sums = own_q + static_cast<int>(packed.layout().key_own_dim()) * Heads;
   float* const own_lost = own_sums + own_floats;
-  float* const staging = own_lost + own_floats;
+  float* const rebuilding = own_lost + own_floats;
+  float* const staging = rebuilding + score_floats<key>(dim);
 
   packed_row const& row = packed.raw_row(r);
   for (int i = thread; i < dim * Heads; i += attend_threads) {
@@ -230,6 +234,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
       for (index_t t = cut.begin + thread; t < min(index_t{cut.end}, a.logits_stride);
            t += attend_threads)
         logits_of(h)[t] = -INFINITY;
+  prepare_scores(packed, rebuilding);
   __syncthreads();
   if constexpr (keys_own) {
     prepare_queries<Heads>(packed, r, q, own_q, staging);
@@ -249,19 +254,12 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   float const soft_cap = packed.layout().logit.soft_cap;
   for (int span = 0; span < visible.count(); ++span) {
     auto const [first_slot, to] = visible[span];
-    for (int step = max_int(first_slot, whole); step < to; step += attend_threads) {
-      int const n = min_int(attend_threads, to - step);
+    int const begin = max_int(first_slot, whole);
+    for (int step = first_step<key>(begin); step < to; step += attend_threads) {
+      int const n = min_int(attend_threads, to - step), slot = step + thread;
       float logit[Heads] = {};
-      if (thread < n) {
-        int const slot = step + thread;
-        packed.keys(r).visit(
-            slot, 1, [&](auto const& codec, std::byte const* stored, site const& at) {
-              using form = std::remove_cvref_t<decltype(codec)>;
-              float const* const mine = in_own_basis<form> ? own_q : q;
-              warp_codec<form>::each_channel(codec, stored, at, [&](index_t d, float k) {
-                unrolled<Heads>([&](int h) { logit[h] += mine[d * Heads + h] * k; });
-              });
-            });
+      score_slots(packed, r, step, n, q, own_q, rebuilding, logit);
+      if (thread < n && (!scores_runs<key> || slot >= begin)) {
         std::int32_t const position = masked ? positions[slot] : 0;
         float const bias = biases != nullptr ? biases[slot] : 0.0f;
         unrolled<Heads>([&](int h) {

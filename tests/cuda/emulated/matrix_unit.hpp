@@ -61,6 +61,26 @@ inline void mma_bf16(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b
   multiply(c, a, b0, b1, bf16_of);
 }
 
+/// mma.sync.m16n8k8, TF32 into float: c += a b.
+inline void mma_tf32(float (&c)[4], std::uint32_t const (&a)[4], std::uint32_t b0,
+                     std::uint32_t b1) {
+  auto* const me = running();
+  unsigned const g = me->lane() / 4, t = me->lane() % 4;
+  auto const element = [](unsigned word) {
+    return static_cast<double>(std::bit_cast<float>(word & 0xffffe000u));
+  };
+  me->together({a[0], a[1], a[2], a[3], b0, b1}, [&](auto const& lanes) {
+    for (unsigned i = 0; i < 4; ++i) {
+      unsigned const high_row = i / 2, column = 2 * t + i % 2;
+      double sum = static_cast<double>(c[i]);
+      for (unsigned k = 0; k < 8; ++k)
+        sum += element(lanes[g * 4 + k % 4][high_row + 2 * (k / 4)]) *
+               element(lanes[column * 4 + k % 4][4 + k / 4]);
+      c[i] = cut(sum);
+    }
+  });
+}
+
 /// movmatrix.sync.m8n8.trans.b16.
 [[nodiscard]] inline std::uint32_t transposed(std::uint32_t x) {
   auto* const me = running();
