@@ -419,6 +419,8 @@ int main(int argc, char** argv) {
     attend_and_compress(on, "KIVI 8 bit", kivi<8>{}, s);
     attend_and_compress(on, "KIVI 4 bit", kivi<4>{}, s);
     attend_and_compress(on, "KIVI 2 bit", kivi<2>{}, s);
+    attend_and_compress(on, "fp8", fp8<>{}, s);
+    attend_and_compress(on, "GEAR 4 bit", gear<4>{}, s);
     attend_and_compress(on, "centred 4 bit", centred<4>{}, s);
     append_and_settle(on, "int4 per token", int_per_token<4>{}, s);
     append_and_settle(on, "centred 4 bit", centred<4>{}, s);

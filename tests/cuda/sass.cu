@@ -19,6 +19,8 @@ template status kvslim::attend(cuda, cache<channel_key<4>, token_value<4>> const
 template status kvslim::attend(cuda, cache<dense_key<f16>, dense_value<f16>> const&, request const&,
                                workspace);
 
+template status kvslim::attend(cuda, cache<fp8_key<e4m3>, fp8_value<e4m3>> const&, request const&,
+                               workspace);
 template status kvslim::attend(cuda, cache<dense_key<f16>, slice_of_key<dense_key<f16>>> const&,
                                request const&, workspace);
 

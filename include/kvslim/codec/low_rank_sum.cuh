@@ -15,6 +15,15 @@ struct warp_codec<low_rank_sum<Base>> : detail::plain_warp_codec<low_rank_sum<Ba
   using codec = low_rank_sum<Base>;
   static constexpr int warps = warp_codec<Base>::warps;
 
+  /// Bytes from a block to its coefficients, from the state to the prompt's directions, and to the
+  /// other codec's.
+  struct places {
+    index_t coefficients, directions, base_state;
+  };
+  [[nodiscard]] static __device__ places places_of(codec const& c, index_t dim) {
+    return {c.base_bytes(dim), codec::state_head, c.base_state(dim)};
+  }
+
   template <class Read>
   static __device__ void fit(codec const& c, Read const& read, index_t tokens, site const& at,
                              std::byte* state, float* scratch) {

@@ -16,15 +16,31 @@ struct value_runs {
   static constexpr bool exist = false;
 };
 
+/// The codec whose blocks a codec's are, `type`, and its options, of(codec): another one's where
+/// that works in front of it, in a basis of its own.
+template <class Codec>
+struct fragment_codec {
+  using type = Codec;
+  [[nodiscard]] static KVSLIM_HD constexpr Codec const& of(Codec const& codec) { return codec; }
+};
+template <class Inner>
+struct inner_fragments {
+  using type = Inner;
+};
+template <class Codec>
+using fragments_of = typename fragment_codec<Codec>::type;
+
 /// In which order fragments have the tokens of a run, and of which type weights are: K's scores
 /// become V's weights without moving where the two agree.
-enum class run_order { codes, two_bits, f16, bf16 };
+enum class run_order { codes, two_bits, f16, bf16, bytes };
 
 /// Whether attention reads runs of a pair of codecs by matrix units.
 template <class Key, class Value>
 [[nodiscard]] consteval bool reads_runs() {
-  if constexpr (key_runs<Key>::exist && value_runs<Value>::exist)
-    return key_runs<Key>::order == value_runs<Value>::order;
+  using keys = key_runs<fragments_of<Key>>;
+  using values = value_runs<fragments_of<Value>>;
+  if constexpr (keys::exist && values::exist)
+    return keys::order == values::order;
   else
     return false;
 }

@@ -2,58 +2,43 @@
 // SPDX-FileCopyrightText: The kvslim authors
 #pragma once
 
-// Codecs that turn or scale channels in front of a planar one: their blocks are its blocks, which
-// matrix units read with queries and sums in its channels.
+// Codecs that turn, scale, choose or project channels in front of another one: their blocks are its
+// blocks, which matrix units read with queries and sums in its channels.
 
-#include <kvslim/codec/planar_fragments.cuh>
+#include <kvslim/codec/chosen_channels.hpp>
+#include <kvslim/codec/latent.hpp>
 #include <kvslim/codec/rotated_rows.hpp>
+#include <kvslim/codec/runs.cuh>
 #include <kvslim/codec/scaled_rows.hpp>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
-template <class Runs>
-concept planar_runs = Runs::exist && requires {
-  Runs::bits;
-};
-
-template <class Codec, class Inner>
-struct inner_key_runs : key_runs<Inner> {
-  __device__ inner_key_runs(Codec const& codec, std::byte const* first, int dim)
-      : key_runs<Inner>(codec.inner, first, dim) {}
-  [[nodiscard]] static constexpr bool serves(Codec const& codec) {
-    return key_runs<Inner>::serves(codec.inner);
+template <class Inner>
+struct fragment_codec<rotated_rows<Inner>> : inner_fragments<Inner> {
+  [[nodiscard]] static KVSLIM_HD constexpr Inner const& of(rotated_rows<Inner> const& c) {
+    return c.inner;
   }
 };
-template <class Codec, class Inner>
-struct inner_value_runs : value_runs<Inner> {
-  __device__ inner_value_runs(Codec const& codec, std::byte const* first, int dim)
-      : value_runs<Inner>(codec.inner, first, dim) {}
-  [[nodiscard]] static constexpr bool serves(Codec const& codec, index_t dim, bool single) {
-    return value_runs<Inner>::serves(codec.inner, dim, single);
+template <class Inner, class Factor, factors_from From>
+struct fragment_codec<scaled_rows<Inner, Factor, From>> : inner_fragments<Inner> {
+  [[nodiscard]] static KVSLIM_HD constexpr Inner const& of(
+      scaled_rows<Inner, Factor, From> const& c) {
+    return c.inner;
   }
 };
-
 template <class Inner>
-requires planar_runs<key_runs<Inner>>
-struct key_runs<rotated_rows<Inner>> : inner_key_runs<rotated_rows<Inner>, Inner> {
-  using inner_key_runs<rotated_rows<Inner>, Inner>::inner_key_runs;
+struct fragment_codec<chosen_channels<Inner>> : inner_fragments<Inner> {
+  [[nodiscard]] static KVSLIM_HD constexpr Inner const& of(chosen_channels<Inner> const& c) {
+    return c.inner;
+  }
 };
-template <class Inner>
-requires planar_runs<value_runs<Inner>>
-struct value_runs<rotated_rows<Inner>> : inner_value_runs<rotated_rows<Inner>, Inner> {
-  using inner_value_runs<rotated_rows<Inner>, Inner>::inner_value_runs;
-};
-template <class Inner, class Factor, factors_from From>
-requires planar_runs<key_runs<Inner>>
-struct key_runs<scaled_rows<Inner, Factor, From>>
-    : inner_key_runs<scaled_rows<Inner, Factor, From>, Inner> {
-  using inner_key_runs<scaled_rows<Inner, Factor, From>, Inner>::inner_key_runs;
-};
-template <class Inner, class Factor, factors_from From>
-requires planar_runs<value_runs<Inner>>
-struct value_runs<scaled_rows<Inner, Factor, From>>
-    : inner_value_runs<scaled_rows<Inner, Factor, From>, Inner> {
-  using inner_value_runs<scaled_rows<Inner, Factor, From>, Inner>::inner_value_runs;
+/// Not where a mean is one coordinate more.
+template <class Base, basis_from From, bool Grouped, element T>
+requires(From != basis_from::table_with_mean) struct fragment_codec<latent<Base, From, Grouped, T>>
+    : inner_fragments<Base> {
+  [[nodiscard]] static KVSLIM_HD constexpr Base const& of(latent<Base, From, Grouped, T> const& c) {
+    return c.base;
+  }
 };
 
 KVSLIM_END_CUDA_NAMESPACE

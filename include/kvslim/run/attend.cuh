@@ -33,10 +33,13 @@ template <class Layout>
   using key = typename Layout::key_codec_type;
   using value = typename Layout::value_codec_type;
   if constexpr (reads_runs<key, value>()) {
-    auto const& e = layout.extent;
-    return e.head_dim % (key_runs<key>::by_channel ? 32 : 16) == 0 && e.head_dim <= most_run_key &&
-           e.value_width() <= most_run_value && key_runs<key>::serves(layout.key) &&
-           value_runs<value>::serves(layout.value, e.value_width(), !key_runs<key>::by_channel);
+    using keys = key_runs<fragments_of<key>>;
+    using values = value_runs<fragments_of<value>>;
+    index_t const dim = run_key_dim(layout), width = run_value_dim(layout);
+    return dim % (keys::by_channel ? 32 : 16) == 0 && dim <= most_run_key &&
+           width <= (corrects_runs<key, value> ? slice_channels : most_run_value) &&
+           keys::serves(fragment_codec<key>::of(layout.key)) &&
+           values::serves(fragment_codec<value>::of(layout.value), width, !keys::by_channel);
   }
   return false;
 }
@@ -48,22 +51,24 @@ template <class Layout>
   if constexpr (reads_runs<typename Layout::key_codec_type, typename Layout::value_codec_type>())
     if (attends_runs(layout))
       floats += run_floats<typename Layout::key_codec_type, typename Layout::value_codec_type>(
-          layout.extent.head_dim, heads);
+          run_key_dim(layout), heads);
   return floats * static_cast<index_t>(sizeof(float));
 }
 
 /// Heads that one block serves: as many as are asked for and shared memory has room for, and four
 /// at least where they are columns of a fragment. More shared memory than blocks have by themselves
 /// is asked for where four warps share a run, whose blocks are large anyway, where matrix units
-/// read codes in a basis of their own, so that eight heads share one read, and where keys are
-/// rebuilt.
+/// read codes in a basis of their own or that are corrected, so that eight heads share one read,
+/// and where keys are rebuilt.
 template <class Layout>
 [[nodiscard]] constexpr int attend_heads(Layout const& layout, index_t virtual_heads) noexcept {
   auto const fits = [&](index_t heads) {
     bool const opts =
         scores_runs<typename Layout::key_codec_type> ||
-        (attends_runs(layout) && (layout.extent.value_width() > 2 * slice_channels ||
-                                  layout.key_own_dim() > 0 || layout.value_own_dim() > 0));
+        (attends_runs(layout) &&
+         (corrects_runs<typename Layout::key_codec_type, typename Layout::value_codec_type> ||
+          layout.extent.value_width() > 2 * slice_channels || layout.key_own_dim() > 0 ||
+          layout.value_own_dim() > 0));
     return attend_shared_bytes(layout, heads) <= (opts ? most_opted_bytes : most_shared_bytes);
   };
   if (virtual_heads > 4 && fits(8)) return 8;
@@ -190,7 +195,7 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
   float* const memory = shared + split_words;
   float* q = memory;
   if constexpr (has_runs)
-    if (x.runs) q += run_floats<key, value>(dim, Heads);
+    if (x.runs) q += run_floats<key, value>(run_key_dim(packed.layout()), Heads);
   float* const weights = q + dim * Heads;
   float* const sums = weights + attend_threads * Heads;
   float* const lost = sums + Heads * parts * width;
@@ -349,11 +354,11 @@ __device__ void attend_block(Packed const& packed, attend_request<cuda_space> co
 }
 
 /// Blocks that a multiprocessor's registers must be enough for. Eight heads and a scale for each
-/// channel of K do not fit what three blocks leave.
+/// channel of K do not fit what three blocks leave, nor do corrections.
 template <class Key, class Value, bool Wide>
 [[nodiscard]] consteval int blocks_together() {
   if constexpr (reads_runs<Key, Value>())
-    return Wide && key_runs<Key>::by_channel ? 2 : 3;
+    return corrects_runs<Key, Value> || (Wide && key_runs<fragments_of<Key>>::by_channel) ? 2 : 3;
   else
     return 1;
 }

@@ -8,7 +8,8 @@
 
 #include <kvslim/ops/exp.hpp>
 #include <kvslim/run/attend_cut.cuh>
-#include <kvslim/run/dense_walk.cuh>
+#include <kvslim/run/byte_walk.cuh>
+#include <kvslim/run/corrected_walk.cuh>
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
@@ -23,6 +24,18 @@ inline constexpr int largest_query = 100;    // exponent; rows of larger ones go
 /// e^x for x <= 0, to the 22 bits or so that hi_lo keeps of it, times a power of two.
 [[nodiscard]] __device__ inline float weight_of(float x, float exponent = 0.0f) {
   return exp2_fast(x * 1.44269504f + exponent);
+}
+
+/// Channels of K, and of V, as their blocks have them.
+template <class Layout>
+[[nodiscard]] KVSLIM_HD constexpr index_t run_key_dim(Layout const& layout) noexcept {
+  index_t const own = layout.key_own_dim();
+  return own > 0 ? own : layout.extent.head_dim;
+}
+template <class Layout>
+[[nodiscard]] KVSLIM_HD constexpr index_t run_value_dim(Layout const& layout) noexcept {
+  index_t const own = layout.value_own_dim();
+  return own > 0 ? own : layout.extent.value_width();
 }
 
 /// Shared memory of a block: queries [head_dim, heads], positions that heads see, run_floats, and
@@ -125,11 +138,13 @@ inline constexpr index_t score_rule_floats = sizeof(score_rules) / sizeof(float)
 /// Floats of shared memory: queries as B fragments or, of four channels, as they are, query_words
 /// for each of [head_dim, heads]; what every head's scores are multiplied by, and its sum; every
 /// warp's sums, [warps, heads, slice_channels]; its largest logit and total, [warps, 3, heads];
-/// three floats of every thread and head of it; and score_rules.
+/// three floats of every thread and head of it; score_rules; and the room of walks that correct.
 template <class Key, class Value>
 [[nodiscard]] KVSLIM_HD constexpr index_t run_floats(index_t head_dim, index_t heads) noexcept {
-  return heads * (run_walk<Key, Value, run_piece>::query_words * round_up(head_dim, 32) + 2 +
-                  attend_warps * (slice_channels + 3)) +
+  return heads * (run_walk<fragments_of<Key>, fragments_of<Value>, run_piece>::query_words *
+                      round_up(head_dim, 32) +
+                  2 + attend_warps * (slice_channels + 3) +
+                  walk_room<fragments_of<Key>, fragments_of<Value>>()) +
          3 * heads / run_piece * attend_threads + score_rule_floats;
 }
 
@@ -199,13 +214,16 @@ __device__ int attend_runs(Packed const& packed, attend_request<cuda_space> cons
                            attend_cut const& x, run_memory const& memory, row_block& at,
                            float (&most_of)[Heads], float (&total_of)[Heads],
                            float (&total_lost_of)[Heads], float* sums, float* lost) {
-  using walk_type =
-      run_walk<typename Packed::key_codec_type, typename Packed::value_codec_type, Heads>;
+  using key = typename Packed::key_codec_type;
+  using value = typename Packed::value_codec_type;
+  using codes_walk = run_walk<fragments_of<key>, fragments_of<value>, Heads>;
+  using walk_type = walk_of<fragments_of<key>, fragments_of<value>, Heads>;
   constexpr int mine = walk_type::lane_heads;
-  auto const& e = packed.extents();
-  int const dim = static_cast<int>(e.head_dim), width = static_cast<int>(e.value_width()),
-            thread = static_cast<int>(threadIdx.x), lane = thread % warp_threads,
-            warp = thread / warp_threads, head = lane % 4 * mine;  // the first one of a lane
+  auto const& layout = packed.layout();
+  int const dim = static_cast<int>(run_key_dim(layout)),
+            width = static_cast<int>(run_value_dim(layout)), thread = static_cast<int>(threadIdx.x),
+            lane = thread % warp_threads, warp = thread / warp_threads,
+            head = lane % 4 * mine;  // the first one of a lane
   auto const& row = packed.raw_row(at.r);
   int const coded = min_int(row.key_coded, row.value_coded) / 32 * 32;
   if (coded <= at.visible.place->begin) return 0;
@@ -223,11 +241,19 @@ __device__ int attend_runs(Packed const& packed, attend_request<cuda_space> cons
   }
   if (!prepare_run_queries<walk_type, Heads>(memory, dim)) return 0;
 
-  walk_type const walk(
-      runs_of<typename walk_type::keys_type>(packed.layout().key, packed.keys(at.r), dim),
-      {packed.layout().value, packed.values(at.r).blocks, width}, memory.own,
+  codes_walk const codes(
+      runs_of<typename walk_type::keys_type>(fragment_codec<key>::of(layout.key), packed.keys(at.r),
+                                             dim),
+      {fragment_codec<value>::of(layout.value), packed.values(at.r).blocks, width}, memory.own,
       typename walk_type::share_type(dim, width, warp, walk_type::part_channels),
       a.precision == attend_precision::fast);
+  auto walk = [&] {
+    if constexpr (corrects_runs<key, value>)
+      return walk_type(codes, packed.keys(at.r), packed.values(at.r), memory.q,
+                       reinterpret_cast<float*>(&rules + 1) + warp * walk_type::room_floats);
+    else
+      return codes;
+  }();
   float back_mine[mine], query_sum[mine];
   unrolled<mine>([&](int i) {
     back_mine[i] = back[head + i];

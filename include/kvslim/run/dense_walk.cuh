@@ -12,6 +12,18 @@
 
 KVSLIM_BEGIN_CUDA_NAMESPACE
 
+/// B of one step over K for each product: queries as they were prepared.
+template <int Products>
+__device__ void prepared_queries(float const* q, int step, std::uint32_t (&b)[Products][2]) {
+  int const lane = static_cast<int>(threadIdx.x) % warp_threads;
+  auto const* const mine = reinterpret_cast<uint2 const*>(q) + (step * 32 + lane) * Products;
+  unrolled<Products>([&](int n) {
+    uint2 const two = mine[n];
+    b[n][0] = two.x;
+    b[n][1] = two.y;
+  });
+}
+
 /// The walk over K, and what V's have in common.
 template <element T, class Value, int Heads>
 struct dense_walk {
@@ -123,13 +135,7 @@ struct dense_walk {
     unrolled<4>([&](int s) {
       if (s >= steps) return;
       std::uint32_t b[products][2];
-      auto const* const mine =
-          reinterpret_cast<uint2 const*>(q) + ((part * 4 + s) * 32 + g * 4 + t) * products;
-      unrolled<products>([&](int n) {
-        uint2 const two = mine[n];
-        b[n][0] = two.x;
-        b[n][1] = two.y;
-      });
+      prepared_queries(q, part * 4 + s, b);
       unrolled<2>([&](int m) {
         std::uint32_t a[4];
         keys_type::operand(x.k[s], m, a);
@@ -150,7 +156,8 @@ struct dense_walk {
 
 /// V in rows of its own.
 template <element T, int Heads>
-struct run_walk<dense_key<T>, dense_value<T>, Heads> : dense_walk<T, dense_value<T>, Heads> {
+requires(sizeof(T) == 2) struct run_walk<dense_key<T>, dense_value<T>, Heads>
+    : dense_walk<T, dense_value<T>, Heads> {
   using base = dense_walk<T, dense_value<T>, Heads>;
   using base::share, base::g, base::values;
   using typename base::loaded, typename base::values_type, typename base::share_type;
@@ -207,7 +214,7 @@ struct run_walk<dense_key<T>, dense_value<T>, Heads> : dense_walk<T, dense_value
 
 /// V as K's first channels: read where K lies, and in the cache where K's scores were.
 template <element T, int Heads>
-struct run_walk<dense_key<T>, slice_of_key<dense_key<T>>, Heads>
+requires(sizeof(T) == 2) struct run_walk<dense_key<T>, slice_of_key<dense_key<T>>, Heads>
     : dense_walk<T, slice_of_key<dense_key<T>>, Heads> {
   using base = dense_walk<T, slice_of_key<dense_key<T>>, Heads>;
   using base::share, base::g, base::t, base::values;

@@ -6,6 +6,7 @@
 // holds of it, and what that leaves. Of four heads these two are the eight columns of one product;
 // of eight heads, each a column, they are two products into the same sums.
 
+#include <kvslim/codec/planar_fragments.cuh>
 #include <kvslim/codec/wrapped_fragments.cuh>
 #include <kvslim/run/attend_cut.cuh>
 

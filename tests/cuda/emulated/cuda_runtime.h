@@ -260,6 +260,15 @@ T __shfl_down_sync(unsigned, T mine, unsigned lanes) {
 inline unsigned __ballot_sync(unsigned, int mine) {
   return ::emulated::running()->ballot(mine != 0);
 }
+/// Lanes of a whole warp that hold the same number.
+inline unsigned __match_any_sync(unsigned, int mine) {
+  unsigned same = 0;
+  ::emulated::running()->together({static_cast<unsigned>(mine)}, [&](auto const& lanes) {
+    for (unsigned i = 0; i < 32; ++i)
+      same |= lanes[i][0] == static_cast<unsigned>(mine) ? 1u << i : 0u;
+  });
+  return same;
+}
 inline int __any_sync(unsigned, int mine) { return __ballot_sync(0xffffffffu, mine) != 0; }
 inline int __all_sync(unsigned, int mine) { return __ballot_sync(0xffffffffu, !mine) == 0; }
 inline int __float_as_int(float x) { return __builtin_bit_cast(int, x); }
