@@ -14,8 +14,8 @@ struct reader {
   float* rows;
   index_t dim;
   template <class Use>
-  __device__ void by_block(index_t tokens, Use const& use) const {
-    for (index_t t = 0; t < tokens; ++t) use(rows + t * dim, t, index_t{1});
+  __device__ void by_block(index_t begin, index_t end, Use const& use) const {
+    for (index_t t = begin; t < end; ++t) use(rows + t * dim, t, index_t{1});
   }
 };
 

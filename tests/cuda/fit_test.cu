@@ -5,7 +5,7 @@
 // byte as on the CPU; directions, coordinates and coefficients, which are sums, within rounding.
 // Exits 77 (skipped) without a GPU.
 
-#include "on_device.hpp"
+#include "both.hpp"
 
 #include <kvslim/codec/codebook_key.cuh>
 #include <kvslim/codec/codebook_value.cuh>
@@ -45,10 +45,10 @@ struct prompt_rows {
     for (index_t d = 0; d < dim; ++d) out[d] = rows[(t * members + member) * dim + d];
   }
   template <class Use>
-  __device__ void by_block(index_t tokens, Use const& use) const {
+  __device__ void by_block(index_t begin, index_t end, Use const& use) const {
     index_t const width = members * dim;
-    for (index_t first = 0; first < tokens; first += batch) {
-      index_t const n = detail::min(batch, tokens - first);
+    for (index_t first = begin; first < end; first += batch) {
+      index_t const n = detail::min(batch, end - first);
       for (index_t i = threadIdx.x; i < n * width; i += fit_threads)
         staged[i] = rows[first * width + i];
       __syncthreads();
@@ -69,8 +69,8 @@ __global__ void encode_kernel(Codec codec, float* rows, site at, std::byte* bloc
   detail::encode_by<detail::warp_team<Warps>, warp_codec<Codec>>(codec, rows, at, block);
 }
 
-/// Few directions hold most of a token; a channel and a token are loud.
-std::vector<float> make_rows(index_t n, index_t dim, unsigned seed) {
+/// Few directions hold most of a token, all of it without noise; a channel and a token are loud.
+std::vector<float> make_rows(index_t n, index_t dim, unsigned seed, float noise = 0.02f) {
   std::mt19937 engine(seed);
   std::normal_distribution<float> normal;
   constexpr index_t directions = 6;
@@ -81,7 +81,7 @@ std::vector<float> make_rows(index_t n, index_t dim, unsigned seed) {
     float size = t == 5 ? 9.0f : 1.0f;
     for (float& x : share) x = normal(engine) * (size *= 0.6f);
     for (index_t d = 0; d < dim; ++d) {
-      float x = 0.02f * normal(engine) + (d == 3 ? 4.0f : 0.0f);
+      float x = noise * normal(engine) + (d == 3 ? 4.0f : 0.0f);
       for (index_t i = 0; i < directions; ++i)
         x += share[i] * basis[static_cast<std::size_t>(i * dim + d)];
       rows.push_back(x);
@@ -120,12 +120,12 @@ double apart(Codec const& codec, site at, std::byte const* a, std::byte const* s
 /// for the same bytes.
 template <class Codec>
 void test_codec(Codec const& codec, index_t dim, index_t blocks, double within, char const* name,
-                std::vector<float> const& table = {}) {
+                std::vector<float> const& table = {}, float noise = 0.02f) {
   if (!codec.check(dim)) return check(false, "the codec takes the width", name);
   auto const sizes = codec.sizes(dim, 0);
   index_t const members = detail::group_of(codec).size(), width = members * dim,
                 block = detail::round_up(32, sizes.block_tokens), n = blocks * block;
-  auto const prompt = make_rows(n + block, width, static_cast<unsigned>(dim));
+  auto const prompt = make_rows(n + block, width, static_cast<unsigned>(dim), noise);
   device<float> const dprompt(prompt), dtable(table.empty() ? std::vector<float>(1) : table);
   std::vector<std::byte> state(static_cast<std::size_t>(sizes.state_bytes) + 16);
   device<std::byte> const dstate(state), of_host(state.size());
@@ -216,6 +216,16 @@ std::vector<float> make_record(int bits, index_t dim) {
   return table;
 }
 
+/// A prompt fitted and encoded by compress: by as many blocks as rows and directions are worth.
+template <class Policy>
+void test_prompt(extents const& e, Policy const& policy, char const* name) {
+  stored s(make_plan(policy, e, {.append_tokens = 8, .positions = true}));
+  passed(s.plan.check(), name);
+  cells const c(e, {.positions = true}, 5);
+  s.compress(c, evidence<>{}, evidence<>{}, name);
+  s.same(name, false, false);
+}
+
 }  // namespace
 
 int main() {
@@ -246,6 +256,8 @@ int main() {
     test_codec(latent<token_key<8>>{.rank = 32}, dim, 2, 2e-2, "latent, 8 bits");
     test_codec(latent<dense_key<f16>, basis_from::table_with_mean, false, float>{.rank = 9}, dim, 2,
                sums, "latent of a table with a mean", make_rows(10, dim, 7));
+    test_codec(latent<dense_key<f16>>{.rank = 50}, dim, 2, sums, "latent, directions to spare", {},
+               0.0f);
     row_group const pair{1, 2}, four{2, 2};
     test_codec(latent<dense_key<f16>, basis_from::prompt, true>{.rank = 24, .rows = four}, dim, 2,
                sums, "latent of a group");
@@ -271,6 +283,19 @@ int main() {
                "low_rank_sum of K, the prompt's ranges");
     test_codec(low_rank_sum<values>{.base = {16}, .rank = 3}, dim, 3, 2e-3, "low_rank_sum of V");
   }
+  extents const e{1, 8, 150, 48};
+  row_group const all{1, 8};
+  xkv<> const wide{{.rows = all, .key_rank = 100, .value_rank = 70, .residual = 3, .rounds = 3}};
+  test_prompt(e, wide, "xkv of many directions");
+  test_prompt(e,
+              codec_pair{latent<dense_key<f16>>{.rank = 45, .rounds = 2},
+                         latent<dense_value<f16>>{.rank = 33, .rounds = 2}},
+              "latents of every row");
+  test_prompt({1, 8, 5, 48}, wide, "xkv, fewer tokens than rows");
+  test_prompt(
+      e,
+      pipeline{shared{knorm{}, all}, top_k{{.budget = 60, .sinks = 4, .recent = 8}}, d2o{}, wide},
+      "xkv of merged tokens");
   check(cudaDeviceSynchronize() == cudaSuccess, "the device is well", "all");
   std::printf(failures == 0 ? "all agree\n" : "%d failures\n", failures);
   return failures == 0 ? 0 : 1;

@@ -20,7 +20,7 @@ struct warp_codec<centred_rows<Keys, Bits, Tail>> {
     index_t const dim = at.dim, me = threadIdx.x, threads = blockDim.x;
     int& largest = *static_cast<int*>(static_cast<void*>(scratch + dim));  // bits: ordered alike
     for (index_t d = me; d < dim; d += threads) scratch[d] = 0.0f;
-    read.by_block(tokens, [&](float const* rows, index_t first, index_t n) {
+    read.by_block(0, tokens, [&](float const* rows, index_t first, index_t n) {
       for (index_t d = me; d < dim; d += threads) {
         float mean = scratch[d];
         for (index_t i = 0; i < n; ++i) mean = codec::mean_with(mean, rows[i * dim + d], first + i);
@@ -35,7 +35,7 @@ struct warp_codec<centred_rows<Keys, Bits, Tail>> {
       codec::means(state)[d] = from_float<f16>(scratch[d]);
     __syncthreads();
     float most = 0.0f;
-    read.by_block(tokens, [&](float* rows, index_t, index_t n) {
+    read.by_block(0, tokens, [&](float* rows, index_t, index_t n) {
       for (index_t i = me / warp; i < n; i += threads / warp) {
         detail::rotate_by_warp(rows + i * dim, dim, c.seed, false);
         float const high = centre(rows + i * dim, dim, codec::means(state));

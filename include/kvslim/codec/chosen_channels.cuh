@@ -23,7 +23,7 @@ struct warp_codec<chosen_channels<Inner>> {
     auto const join = [&](float sum, float part) {
       return sum + detail::divide(part, static_cast<float>(n));
     };
-    read.by_block(n, [&](float const* rows, index_t first, index_t count) {
+    read.by_block(0, n, [&](float const* rows, index_t first, index_t count) {
       for (index_t d = me; d < dim; d += threads)
         for (index_t i = 0; i < count; ++i) {
           if (first + i > 0 && (first + i) % codec::stretch == 0) {

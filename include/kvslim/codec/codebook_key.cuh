@@ -25,7 +25,7 @@ struct warp_codec<codebook_key<Bits, From, Tail>>
       detail::shared_bins const bins{high + most * dim};
       auto* const out = detail::array_at<float>(state + c.first(dim).bytes());
       float *const lower = out + 2 * codec::levels, *const upper = lower + dim;
-      read.by_block(tokens, [&](float const* rows, index_t first, index_t n) {
+      read.by_block(0, tokens, [&](float const* rows, index_t first, index_t n) {
         for (index_t j = 0; j < n; ++j) {
           index_t const i = detail::place_in_fit(first + j, tokens);
           for (index_t d = me; d < dim && i >= 0; d += threads) {
@@ -40,7 +40,7 @@ struct warp_codec<codebook_key<Bits, From, Tail>>
       }
       typename codec::record const r{out, out + codec::levels, lower, upper};
       bins.clear_by_block();
-      read.by_block(tokens, [&](float* rows, index_t first, index_t n) {
+      read.by_block(0, tokens, [&](float* rows, index_t first, index_t n) {
         for (index_t j = me / detail::warp_threads; j < n; j += threads / detail::warp_threads) {
           index_t const t = first + j;
           bool const counts = t >= c.sinks && detail::place_in_fit(t, tokens) >= 0;

@@ -25,7 +25,7 @@ struct warp_codec<codebook_value<Bits, From, Tail, Param>>
       typename codec::lists const aside{codec::as_bytes(middle + run_tokens), run_tokens,
                                         c.each(dim), dim};
       bins.clear_by_block();
-      read.by_block(tokens, [&](float* rows, index_t first, index_t n) {
+      read.by_block(0, tokens, [&](float* rows, index_t first, index_t n) {
         auto const counts = [&](index_t t) {
           return t >= c.sinks && detail::place_in_fit(t, tokens) >= 0;
         };

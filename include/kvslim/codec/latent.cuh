@@ -7,27 +7,55 @@
 
 KVSLIM_BEGIN_NAMESPACE
 
-/// Of single rows: a block fits the directions, a thread of a team makes a coordinate.
-template <class Base, basis_from From, element T>
-struct warp_codec<latent<Base, From, false, T>>
-    : detail::latent_lanes<latent<Base, From, false, T>> {
-  using codec = latent<Base, From, false, T>;
-  static constexpr int warps = warp_codec<Base>::warps;
+namespace detail {
 
+/// Blocks fit the directions, those of all members one behind the other in a row.
+template <class>
+struct latent_fit;
+template <class Base, basis_from From, bool Grouped, element T>
+struct latent_fit<latent<Base, From, Grouped, T>> : latent_lanes<latent<Base, From, Grouped, T>> {
+  using codec = latent<Base, From, Grouped, T>;
+
+  [[nodiscard]] static KVSLIM_HD constexpr subspace_shape subspace(codec const& c, index_t dim) {
+    return {group_of(c).size() * dim, c.rank, c.rounds};
+  }
+  template <class Read>
+  [[nodiscard]] static __device__ Read const& subspace_rows(codec const&, Read const& read,
+                                                            site const&) {
+    return read;
+  }
+  static __device__ void put_subspace(codec const& c, index_t dim, float const* basis,
+                                      std::byte* state) {
+    auto const shape = subspace(c, dim);
+    auto* const out = array_at<T>(state);
+    for (index_t i = threadIdx.x; i < shape.rank * shape.width; i += blockDim.x) {
+      index_t const d = i % dim, j = i / dim % shape.rank, m = i / dim / shape.rank;
+      out[i] = from_float<T>(basis[j * shape.width + m * dim + d]);
+    }
+  }
   template <class Read>
   static __device__ void fit(codec const& c, Read const& read, index_t tokens, site const& at,
                              std::byte* state, float* scratch) {
-    index_t const dim = at.dim, all = c.rank * dim;
-    float* const found = scratch + dim;
-    detail::leading_subspace_by_block(
-        tokens, dim, c.rank, c.rounds,
+    auto const [width, rank, rounds] = subspace(c, at.dim);
+    leading_subspace_by_block(
+        tokens, width, rank, rounds,
         [&](auto const& use) {
-          read.by_block(tokens, [&](float const* rows, index_t, index_t n) { use(rows, n); });
+          read.by_block(0, tokens, [&](float const* rows, index_t, index_t n) { use(rows, n); });
         },
-        found, found + all);
-    T* const out = detail::array_at<T>(state);
-    for (index_t i = threadIdx.x; i < all; i += blockDim.x) out[i] = from_float<T>(found[i]);
+        scratch, scratch + rank * width);
+    put_subspace(c, at.dim, scratch, state);
   }
+};
+template <class Base, bool Grouped, element T>
+inline constexpr bool fits_subspace<latent<Base, basis_from::prompt, Grouped, T>> = true;
+
+}  // namespace detail
+
+/// Of single rows: a thread of a team makes a coordinate.
+template <class Base, basis_from From, element T>
+struct warp_codec<latent<Base, From, false, T>> : detail::latent_fit<latent<Base, From, false, T>> {
+  using codec = latent<Base, From, false, T>;
+  static constexpr int warps = warp_codec<Base>::warps;
 
   template <class Team = detail::one_warp>
   static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
@@ -69,28 +97,9 @@ struct warp_codec<latent<Base, From, false, T>>
 /// Of rows that share coordinates, [members, n, dim]: some at a time in shared memory, and from
 /// there into blocks.
 template <class Base, basis_from From, element T>
-struct warp_codec<latent<Base, From, true, T>> : detail::latent_lanes<latent<Base, From, true, T>> {
+struct warp_codec<latent<Base, From, true, T>> : detail::latent_fit<latent<Base, From, true, T>> {
   using codec = latent<Base, From, true, T>;
   static constexpr int warps = detail::most_team_warps;
-
-  /// Rows of the prompt are those of all members, one behind the other.
-  template <class Read>
-  static __device__ void fit(codec const& c, Read const& read, index_t tokens, site const& at,
-                             std::byte* state, float* scratch) {
-    index_t const dim = at.dim, width = c.members() * dim, all = c.rank * width;
-    float* const found = scratch + width;
-    detail::leading_subspace_by_block(
-        tokens, width, c.rank, c.rounds,
-        [&](auto const& use) {
-          read.by_block(tokens, [&](float const* rows, index_t, index_t n) { use(rows, n); });
-        },
-        found, found + all);
-    T* const out = detail::array_at<T>(state);
-    for (index_t i = threadIdx.x; i < all; i += blockDim.x) {
-      index_t const d = i % dim, j = i / dim % c.rank, m = i / dim / c.rank;
-      out[i] = from_float<T>(found[j * width + m * dim + d]);
-    }
-  }
 
   template <class Team = detail::one_warp>
   static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {

@@ -51,7 +51,7 @@ struct warp_codec<low_rank_sum<Base>> : detail::plain_warp_codec<low_rank_sum<Ba
       detail::leading_subspace_by_block(
           tokens, dim, c.rank, c.rounds,
           [&](auto const& use) {
-            read.by_block(tokens, [&](float const* some, index_t first, index_t n) {
+            read.by_block(0, tokens, [&](float const* some, index_t first, index_t n) {
               for (index_t i = 0; i < n;) {
                 index_t const to = (first + i) % c.tokens, take = detail::min(n - i, c.tokens - to);
                 for (index_t j = me; j < take * dim; j += threads)

@@ -21,7 +21,7 @@ struct warp_codec<outlier_key<Bits, Tail, Param>>
     float *const kept = scratch, *const least = kept + block * dim, *const most = least + dim;
     detail::outlier_lists<std::byte> const aside{
         static_cast<std::byte*>(static_cast<void*>(most + dim)), dim, c.each(), block};
-    read.by_block(tokens, [&](float const* rows, index_t first, index_t n) {
+    read.by_block(0, tokens, [&](float const* rows, index_t first, index_t n) {
       for (index_t d = me; d < dim; d += threads)
         for (index_t i = 0; i < n; ++i) {
           index_t const t = (first + i) % block;

@@ -23,7 +23,7 @@ struct warp_codec<prompt_channel_key<Bits, Tail, Param>>
       least[d] = -codec::unknown;
       most[d] = codec::unknown;
     }
-    read.by_block(tokens, [&](float const* rows, index_t first, index_t n) {
+    read.by_block(0, tokens, [&](float const* rows, index_t first, index_t n) {
       for (index_t d = me; d < dim; d += threads) {
         ops::range r{first == 0 ? rows[d] : least[d], first == 0 ? rows[d] : most[d]};
         for (index_t i = 0; i < n; ++i) ops::widen_ranges<1>(rows + i * dim + d, &r.low, &r.high);

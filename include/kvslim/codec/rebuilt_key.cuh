@@ -16,19 +16,54 @@ struct warp_codec<rebuilt_key<Inner>> : detail::plain_warp_codec<rebuilt_key<Inn
   using codec = rebuilt_key<Inner>;
   static constexpr int warps = warp_codec<Inner>::warps;
 
+  /// Rows as they were before RoPE.
+  template <class Read>
+  struct keys_before {
+    rope const& rotation;
+    Read const& read;
+    site const& at;
+    index_t members;
+
+    __device__ void operator()(index_t member, index_t t, float* x) const {
+      read(member, t, x);
+      ops::rotate(rotation, at.dim, -std::int64_t{at.positions[t]}, x);
+    }
+    /// Rows of a token are those of all members.
+    template <class Use>
+    __device__ void by_block(index_t begin, index_t end, Use const& use) const {
+      read.by_block(begin, end, [&](float* rows, index_t first, index_t n) {
+        detail::rotate_rows_by_threads(
+            rotation, at.dim, n, [&](index_t i) { return -std::int64_t{at.positions[first + i]}; },
+            rows, {members, members * at.dim, at.dim}, threadIdx.x, blockDim.x);
+        __syncthreads();
+        use(rows, first, n);
+      });
+    }
+  };
+
   template <class Read>
   static __device__ void fit(codec const& c, Read const& read, index_t tokens, site const& at,
                              std::byte* state, float* scratch) {
-    warp_codec<Inner>::fit(
-        c.inner, keys_before<Read>{c.rotation, read, at, detail::group_of(c.inner).size()}, tokens,
-        at, state, scratch);
+    warp_codec<Inner>::fit(c.inner, subspace_rows(c, read, at), tokens, at, state, scratch);
+  }
+  [[nodiscard]] static KVSLIM_HD constexpr detail::subspace_shape subspace(codec const& c,
+                                                                           index_t dim) {
+    return warp_codec<Inner>::subspace(c.inner, dim);
+  }
+  template <class Read>
+  [[nodiscard]] static __device__ keys_before<Read> subspace_rows(codec const& c, Read const& read,
+                                                                  site const& at) {
+    return {c.rotation, read, at, detail::group_of(c.inner).size()};
+  }
+  static __device__ void put_subspace(codec const& c, index_t dim, float const* basis,
+                                      std::byte* state) {
+    warp_codec<Inner>::put_subspace(c.inner, dim, basis, state);
   }
   template <class Team = detail::one_warp>
   static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
     detail::rotate_rows_by_threads(
-        c.rotation, at.dim, at.n * detail::group_of(c.inner).size(),
-        [&](index_t i) { return -std::int64_t{at.positions[i % at.n]}; }, rows, Team::thread(),
-        Team::threads);
+        c.rotation, at.dim, at.n, [&](index_t i) { return -std::int64_t{at.positions[i]}; }, rows,
+        {detail::group_of(c.inner).size(), at.dim, at.n * at.dim}, Team::thread(), Team::threads);
     Team::synchronize();
     detail::encode_by<Team, warp_codec<Inner>>(c.inner, rows, at, block);
   }
@@ -89,38 +124,14 @@ struct warp_codec<rebuilt_key<Inner>> : detail::plain_warp_codec<rebuilt_key<Inn
       for (index_t j = 0; j < n; ++j) add(d + j, tile[j * apart + mine]);
     }
   }
-
- private:
-  template <class Read>
-  struct keys_before {
-    rope const& rotation;
-    Read const& read;
-    site const& at;
-    index_t members;
-
-    __device__ void operator()(index_t member, index_t t, float* x) const {
-      read(member, t, x);
-      ops::rotate(rotation, at.dim, -std::int64_t{at.positions[t]}, x);
-    }
-    /// Rows of a token are those of all members.
-    template <class Use>
-    __device__ void by_block(index_t tokens, Use const& use) const {
-      read.by_block(tokens, [&](float* rows, index_t first, index_t n) {
-        detail::rotate_rows_by_threads(
-            rotation, at.dim, n * members,
-            [&](index_t i) { return -std::int64_t{at.positions[first + i / members]}; }, rows,
-            threadIdx.x, blockDim.x);
-        __syncthreads();
-        use(rows, first, n);
-      });
-    }
-  };
 };
 
 namespace detail {
 
 template <class Inner>
 inline constexpr bool scores_runs<rebuilt_key<Inner>> = true;
+template <class Inner>
+inline constexpr bool fits_subspace<rebuilt_key<Inner>> = fits_subspace<Inner>;
 
 }  // namespace detail
 

@@ -21,7 +21,7 @@ struct warp_codec<scaled_rows<Inner, Factor, From>>
     index_t const dim = at.dim, me = threadIdx.x, threads = blockDim.x;
     for (index_t d = me; d < dim; d += threads) scratch[d] = 0.0f;
     if constexpr (From == factors_from::rows)
-      read.by_block(tokens, [&](float const* rows, index_t, index_t n) {
+      read.by_block(0, tokens, [&](float const* rows, index_t, index_t n) {
         for (index_t d = me; d < dim; d += threads)
           for (index_t i = 0; i < n; ++i) {
             float const size = fabsf(rows[i * dim + d]);

@@ -38,6 +38,15 @@ struct warp_tile {
 template <class Codec>
 inline constexpr bool scores_runs = false;
 
+/// Whether a codec's fit is a subspace iteration, whose rows and directions many blocks share: by
+/// warp_codec's subspace, subspace_rows and put_subspace, instead of fit by one block.
+template <class Codec>
+inline constexpr bool fits_subspace = false;
+/// Directions of so many channels, all members' together, after so many rounds.
+struct subspace_shape {
+  index_t width, rank, rounds;
+};
+
 /// What a warp does with a codec about which nothing is known beyond the concept: a lane encodes a
 /// block, and codes are decoded one by one.
 template <class Codec>
@@ -47,8 +56,8 @@ struct plain_warp_codec {
   static constexpr int warps = 1;
 
   /// Fits a state, by a block: every thread calls, and the caller synchronises afterwards.
-  /// read(0, t, out) reads token t by one thread; read.by_block(tokens, use) is called by all, and
-  /// calls use(rows, first, n) in all threads with a few tokens after the others, at most
+  /// read(0, t, out) reads token t by one thread; read.by_block(begin, end, use) is called by all,
+  /// and calls use(rows, first, n) in all threads with a few tokens after the others, at most
   /// run_tokens, in order: rows [n, members, dim] may be overwritten.
   template <class Read>
   static __device__ void fit(Codec const& codec, Read const& read, index_t tokens, site const& at,

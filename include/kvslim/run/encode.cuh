@@ -139,12 +139,6 @@ struct encode_cut {
   index_t readers;                        // threads that merge rows
 };
 
-/// Threads that merge, at least one of `most`, of those that `floats` have room for.
-[[nodiscard]] constexpr index_t readers_in(index_t floats, index_t of_reader,
-                                           index_t most) noexcept {
-  return of_reader == 0 ? 1 : max(index_t{1}, min(most, floats / of_reader));
-}
-
 /// other_floats: of each thread that merges, one of `threads` at most; 0 where nothing is merged.
 template <class Codec>
 [[nodiscard]] encode_cut cut_encode(codec_sizes const& sizes, index_t dim, index_t other_floats,
@@ -200,68 +194,6 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(Warps* warp_threads,
   if (bad) set_failed(packed, r, errc::non_finite);
 }
 
-/// How a fit reads the kept tokens of a row: one thread by itself, or all threads of a block of
-/// fit_threads a few tokens at a time, which lie in `staged` [batch, dim].
-template <bool Keys, class Plan, class Cells, class Half>
-struct kept_rows {
-  Plan const& plan;
-  Cells const& cells;
-  keep_set const& keep;
-  packed_row const& entry;
-  Half const& half;
-  float* other;   // what one thread merges in
-  float* others;  // likewise, all that merge together
-  float* staged;
-  index_t batch, readers;
-
-  __device__ void operator()(index_t, index_t i, float* out) const {
-    float* const rest = Plan::has_merger ? other : nullptr;
-    auto const to = entry.next_position - static_cast<std::int32_t>(entry.slots - i);
-    static_cast<void>(read_kept(plan, cells, keep, half.row, i, to, Keys ? out : rest,
-                                Keys ? rest : out, other + plan.wide()));
-  }
-  template <class Use>
-  __device__ void by_block(index_t tokens, Use const& use) const {
-    for (index_t first = 0; first < tokens; first += batch) {
-      index_t const n = min(batch, tokens - first);
-      static_cast<void>(stage_slots<Keys, fit_threads / warp_threads>(
-          plan, cells, keep, entry, nullptr, half, first, n, staged, others, readers));
-      __syncthreads();
-      use(staged, first, n);
-      __syncthreads();
-    }
-  }
-};
-
-/// Fits the state of K or V of every row: one block to a row.
-template <bool Keys, class Plan, class Cells, class Packed>
-KVSLIM_DETAIL_KERNEL void __launch_bounds__(fit_threads, 1)
-    fit_kernel(Plan plan, Cells cells, keep_set keep, Packed packed, float* staging,
-               index_t staging_floats, index_t batch, index_t readers) {
-  KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
-  index_t const r = blockIdx.x;
-  packed_row const& entry = packed.raw_row(r);
-  if (entry.failed != 0) return;
-  float* const mine = staging + r * staging_floats;
-  float* const other = mine + packed.layout().block_floats();
-  auto const half = half_of<Keys>(packed, r);
-  using codec = typename std::remove_cvref_t<decltype(half)>::codec_type;
-  kept_rows<Keys, Plan, Cells, std::remove_cvref_t<decltype(half)>> const read{
-      plan,
-      cells,
-      keep,
-      entry,
-      half,
-      other,
-      batch > 0 ? shared + batch * half.dim : other,
-      batch > 0 ? shared : mine,
-      max(1, batch),
-      readers};
-  site whole = half.whole();
-  whole.held = entry.slots;
-  warp_codec<codec>::fit(half.codec, read, half.coded, whole, half.state, other + 4 * plan.wide());
-}
-
 template <bool Keys, class Plan, class Cells, class Packed>
 [[nodiscard]] status launch_encode(cuda exec, Plan const& plan, Cells const& cells,
                                    keep_set const& keep, Packed const& packed,
@@ -275,20 +207,8 @@ template <bool Keys, class Plan, class Cells, class Packed>
                                  Keys ? e.head_dim : e.value_width(), reader_floats(plan),
                                  warps_of<codec> * warp_threads, plan.most_kept());
     cut.staging_floats = plan.staging_floats();
-    if constexpr (codec::traits.fitted) {
-      constexpr index_t limit =
-          (most_shared_bytes - fit_static_bytes) / static_cast<index_t>(sizeof(float));
-      index_t const row = Keys ? e.head_dim : e.value_width(), other = reader_floats(plan),
-                    batch = max(index_t{0}, min(run_tokens, (limit - other) / row)),
-                    readers = readers_in(batch > 0 ? limit - batch * row : 0, other, run_tokens),
-                    floats = batch > 0 ? batch * row + readers * other : 0;
-      if (auto const s =
-              launch(exec, {e.rows(), fit_threads, floats * static_cast<index_t>(sizeof(float))},
-                     fit_kernel<Keys, Plan, Cells, Packed>, plan, cells, keep, packed, w.staging,
-                     plan.staging_floats(), batch, readers);
-          !s)
-        return s;
-    }
+    if constexpr (codec::traits.fitted)
+      if (auto const s = launch_fit<Keys>(exec, plan, cells, keep, packed, w.staging); !s) return s;
     constexpr int warps = warps_of<codec>;
     return launch(exec,
                   {e.rows() * cut.blocks, warps * warp_threads,
@@ -335,10 +255,11 @@ KVSLIM_END_CUDA_NAMESPACE
 KVSLIM_BEGIN_NAMESPACE
 
 /// encode() on a stream: the same stored bytes, but for numbers that sum over tokens or channels
-/// (directions, coordinates), which may differ by rounding. Blocks fit a state to a row each, then
-/// others encode 32 tokens each (more where the codec's blocks hold more), by four warps where the
-/// codec knows how, by one elsewhere; a token that is merged is read by one thread. Where rows
-/// share blocks, there are as many blocks of threads as rows.
+/// (directions, coordinates), which may differ by rounding. Blocks fit a state to a row each, or a
+/// share of a row's directions and of its group's tokens (low-rank codecs, three launches a
+/// round), then others encode 32 tokens each (more where the codec's blocks hold more), by four
+/// warps where the codec knows how, by one elsewhere; a token that is merged is read by one thread.
+/// Where rows share blocks, there are as many blocks of threads as rows.
 ///
 /// Requires: storage of plan.packed_bytes(). What only device memory can tell goes to a word per
 /// row (packed_row::failed) once the stream has run: invalid_shape (a list that cannot be encoded),
