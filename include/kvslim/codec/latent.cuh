@@ -3,6 +3,7 @@
 #pragma once
 
 #include <kvslim/codec/latent_lanes.cuh>
+#include <kvslim/ops/dots.cuh>
 #include <kvslim/ops/subspace.cuh>
 
 KVSLIM_BEGIN_NAMESPACE
@@ -59,7 +60,6 @@ struct warp_codec<latent<Base, From, false, T>> : detail::latent_fit<latent<Base
 
   template <class Team = detail::one_warp>
   static __device__ void encode(codec const& c, float* rows, site const& at, std::byte* block) {
-    constexpr int mine = 8;
     index_t const dim = at.dim, rank = c.rank, me = Team::thread();
     if constexpr (codec::has_mean) {
       T const* const mean = c.mean_of(at, at.member);
@@ -70,24 +70,23 @@ struct warp_codec<latent<Base, From, false, T>> : detail::latent_fit<latent<Base
     // Coordinates take the places of channels that were read: a token has no more of them.
     float const most = c.base.limit();
     T const* const vectors = c.basis_of(at, at.member);
-    static_assert(codec::most_rank <= mine * detail::warp_threads);
-    index_t const together = mine * Team::threads / rank;
-    for (index_t first = 0; first < at.n; first += together) {
-      index_t const all = detail::min(together, at.n - first) * rank;
-      float z[mine] = {};
-      detail::unrolled<mine>([&](int k) {
-        index_t const i = k * Team::threads + me;
-        if (i >= all) return;
-        auto const wide = static_cast<std::uint32_t>(rank), place = static_cast<std::uint32_t>(i);
-        float const x = 0.0f + codec::along(rows + (first + place / wide) * dim,
-                                            vectors + place % wide * dim, dim);
+    constexpr int deep = 4, wide = detail::warp_threads / deep,
+                  mine = codec::most_rank / wide / Team::warps;
+    index_t const lane = Team::lane(), t = lane / wide;
+    for (index_t first = 0; first < at.n; first += deep) {
+      float z[mine];
+      index_t j = Team::warp() * wide;
+      for (int k = 0; j < rank; ++k, j += Team::warps * wide) {
+        float sums[detail::warp_threads] = {};
+        detail::add_dots<deep, wide>(rows + first * dim, at.n - first, vectors + j * dim, rank - j,
+                                     dim, sums);
+        float const x = 0.0f + detail::sums_over_warp(sums);
         z[k] = x > most ? most : x < -most ? -most : x;
-      });
+      }
       Team::synchronize();
-      detail::unrolled<mine>([&](int k) {
-        index_t const i = k * Team::threads + me;
-        if (i < all) rows[first * rank + i] = z[k];
-      });
+      j = Team::warp() * wide + lane % wide;
+      for (int k = 0; j < rank; ++k, j += Team::warps * wide)
+        if (first + t < at.n) rows[(first + t) * rank + j] = z[k];
     }
     Team::synchronize();
     detail::encode_by<Team, warp_codec<Base>>(c.base, rows, c.inside(at, at.first, at.n), block);
@@ -114,12 +113,19 @@ struct warp_codec<latent<Base, From, true, T>> : detail::latent_fit<latent<Base,
     // Coordinates [j, j + count) of `some` tokens from i on.
     auto const project = [&](index_t i, index_t some, index_t j, index_t count) {
       float const most = c.base.limit();
-      for (index_t at_z = me; at_z < some * count; at_z += Team::threads) {
-        index_t const t = at_z / count, of = j + at_z % count;
-        float x = 0.0f;
+      constexpr int deep = 4, wide = detail::warp_threads / deep;
+      index_t const lane = Team::lane(), across = detail::div_up(count, wide),
+                    tiles = detail::div_up(some, deep) * across;
+      for (index_t tile = Team::warp(); tile < tiles; tile += Team::warps) {
+        index_t const first = tile / across * deep, from = tile % across * wide,
+                      t = first + lane / wide, to = from + lane % wide;
+        float sums[detail::warp_threads] = {};
         for (index_t m = 0; m < c.members(); ++m)
-          x += codec::along(rows + (m * n + i + t) * dim, c.basis_of(at, m) + of * dim, dim);
-        z[at_z] = x > most ? most : x < -most ? -most : x;
+          detail::add_dots<deep, wide>(rows + (m * n + i + first) * dim, some - first,
+                                       c.basis_of(at, m) + (j + from) * dim, count - from, dim,
+                                       sums);
+        float const x = detail::sums_over_warp(sums);
+        if (t < some && to < count) z[t * count + to] = x > most ? most : x < -most ? -most : x;
       }
       Team::synchronize();
     };
