@@ -380,7 +380,8 @@ KVSLIM_HD inline void merge_splits(Packed const& packed, attend_request<host_spa
 
 /// Bytes of scratch with which attend serves 8 query heads in one pass over a row and may split
 /// rows; they do not depend on the rows' lengths. Without scratch a row is one work item, and a
-/// pass serves as many heads as fit 6 KiB of stack.
+/// pass serves as many heads as fit 6 KiB of stack; where the processor has AVX2 and no more, codes
+/// take 6.3 KiB of it besides.
 template <class Layout>
 [[nodiscard]] constexpr std::size_t attend_bytes(Layout const& layout, index_t q_heads,
                                                  index_t q_tokens = 1,

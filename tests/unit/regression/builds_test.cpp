@@ -5,6 +5,7 @@
 
 #include "support/catch.hpp"
 #include "support/data.hpp"
+#include "support/paths.hpp"
 
 #if defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 
@@ -65,13 +66,17 @@ TEMPLATE_TEST_CASE("attend with scratch needs at most 8 KiB of stack",
                            .out = dense_rows(out.data(), {1, group, 1, dim}),
                            .lse = lse.data()};
   std::vector<std::byte> scratch(attend_bytes(c.plan.layout(), group));
-  bool ok = true;
-  std::size_t const bare = needs([&] { ok = attend(cpu{}, c.packed, a).ok() && ok; });
-  std::size_t const roomy = needs([&] { ok = attend(cpu{}, c.packed, a, scratch).ok() && ok; });
-  CHECK(ok);
-  CHECK(bare <= most + 6144);  // what it works in when it is given nothing
-  CHECK(roomy <= most);
-  CHECK(lse[0] != 0.0f);
+  data::on_each_path([&](isa::path path) {
+    bool ok = true;
+    std::size_t const bare = needs([&] { ok = attend(cpu{}, c.packed, a).ok() && ok; });
+    std::size_t const roomy = needs([&] { ok = attend(cpu{}, c.packed, a, scratch).ok() && ok; });
+    CHECK(ok);
+    // What it works in when it is given nothing; AVX2 has no other way to read codes than by
+    // digits.
+    CHECK(bare <= most + 6144 + (path == isa::path::avx2 ? 6656 : 0));
+    CHECK(roomy <= most);
+    CHECK(lse[0] != 0.0f);
+  });
 }
 
 TEST_CASE("no other verb needs a deep stack", "[regression][builds]") {
@@ -82,17 +87,19 @@ TEST_CASE("no other verb needs a deep stack", "[regression][builds]") {
                                                       {.append_tokens = 8});
   evidence const queries{window_queries{logical.queries(16)}};
   auto const view = logical.view();
-  bool ok = true;
-  CHECK(needs([&] {
-          ok = compress(cpu{}, c.plan, view, queries, c.packed, c.scratch).ok() && ok;
-        }) <= 2 * most);
   std::vector<std::byte> scratch(append_bytes(c.plan.layout())),
       work(settle_bytes(c.plan.layout()));
   std::vector<float> token(256, 1.0f);
   auto const row = dense_rows(token.data(), {1, 2, 1, 128});
-  CHECK(needs([&] { ok = append(cpu{}, c.packed, row, row, scratch).ok() && ok; }) <= most);
-  CHECK(needs([&] { ok = settle(cpu{}, c.packed, work).ok() && ok; }) <= most);
-  CHECK(ok);
+  data::on_each_path([&](isa::path) {
+    bool ok = true;
+    CHECK(needs([&] {
+            ok = compress(cpu{}, c.plan, view, queries, c.packed, c.scratch).ok() && ok;
+          }) <= 2 * most);
+    CHECK(needs([&] { ok = append(cpu{}, c.packed, row, row, scratch).ok() && ok; }) <= most);
+    CHECK(needs([&] { ok = settle(cpu{}, c.packed, work).ok() && ok; }) <= most);
+    CHECK(ok);
+  });
 }
 
 #endif
