@@ -101,7 +101,7 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(fit_threads, 1)
     subspace_pass_kernel(Plan plan, Cells cells, keep_set keep, Packed packed, float* staging,
                          fit_cut cut, index_t slices) {
   KVSLIM_DETAIL_DYNAMIC_SHARED(shared);
-  alignas(16) __shared__ float along[tile_floats];
+  float* const along = shared;  // nothing static: `launch` asks for all that a block may have
   index_t const r = blockIdx.x / slices, slice = blockIdx.x % slices;
   auto const own = half_of<Keys>(packed, r);
   auto const group = group_of(own.codec);
@@ -117,7 +117,8 @@ KVSLIM_DETAIL_KERNEL void __launch_bounds__(fit_threads, 1)
   float* const sums = fit_room(plan, packed, mine) + (rank + begin) * width;
   for (index_t i = threadIdx.x; i < count * width; i += blockDim.x) sums[i] = 0.0f;
   __syncthreads();
-  auto const reader = reader_of<Keys>(plan, cells, keep, packed, half, cut, mine, shared);
+  auto const reader =
+      reader_of<Keys>(plan, cells, keep, packed, half, cut, mine, shared + tile_floats);
   site const whole = whole_row(half, packed.raw_row(half.row));
   warp_codec<codec>::subspace_rows(half.codec, reader, whole)
       .by_block(half.coded * own.member / group.size(),
@@ -195,6 +196,8 @@ template <bool Keys, class Plan, class Cells, class Packed>
     return launch(exec, {e.rows(), fit_threads, bytes(cut)}, fit_kernel<Keys, Plan, Cells, Packed>,
                   plan, cells, keep, packed, staging, cut);
   } else {
+    constexpr auto tile_bytes = tile_floats * static_cast<index_t>(sizeof(float));
+    static_assert(tile_bytes <= fit_static_bytes);
     auto const cut = cut_fit<Keys>(plan, token, grouped, most_opted_bytes);
     auto const [width, rank, rounds] = warp_codec<codec>::subspace(options, dim);
     // What merges, and what has no room in shared memory, works in its row's part of the workspace.
@@ -205,7 +208,7 @@ template <bool Keys, class Plan, class Cells, class Packed>
     };
     if (auto const s = unit(0); !s) return s;
     for (index_t round = 1; round <= rounds; ++round) {
-      if (auto const s = launch(exec, {e.rows() * slices, fit_threads, bytes(cut)},
+      if (auto const s = launch(exec, {e.rows() * slices, fit_threads, bytes(cut) + tile_bytes},
                                 subspace_pass_kernel<Keys, Plan, Cells, Packed>, plan, cells, keep,
                                 packed, staging, cut, slices);
           !s)
