@@ -87,12 +87,16 @@ struct thread_state {
   block_cluster* cluster = nullptr;
   unsigned rank = 0;  // of the block, in its cluster
   ucontext_t context = {};
+  void* place[5] = {};  // where it left off, once it has begun
+  bool begun = false;
   void* sanitizer = nullptr;
   void* fake_stack = nullptr;
   std::byte* stack = nullptr;
   std::atomic<bool> done = false;
-  void* met = nullptr;  // the last atomic, before the next fence
-  bool fenced = false;  // since the last atomic
+  std::atomic<barrier*> waits_at = nullptr;
+  std::atomic<unsigned> waits_since = 0;  // the barrier's generation
+  void* met = nullptr;                    // the last atomic, before the next fence
+  bool fenced = false;                    // since the last atomic
 
   [[nodiscard]] unsigned lane() const { return thread.x % 32; }
   void wait(barrier& b, int line);
@@ -263,7 +267,11 @@ class thread_team {
       waiting_.fetch_sub(b.size - 1, relaxed);
     } else {
       waiting_.fetch_add(1, relaxed);
-      while (b.generation.load(relaxed) == generation) next();
+      thread_state& me = *running();
+      me.waits_since.store(generation, relaxed);
+      me.waits_at.store(&b, relaxed);
+      next();
+      me.waits_at.store(nullptr, relaxed);
     }
 #if defined(KVSLIM_EMULATED_TSAN)
     __tsan_acquire(order);
@@ -299,8 +307,15 @@ class thread_team {
     unsigned const step = block_.generation.load(relaxed) % 2 == 0 ? 1 : n - 1;
     unsigned i = me.thread.x;
     do i = (i + step) % n;
-    while (threads_[i].done.load(relaxed) && i != me.thread.x);
-    if (i != me.thread.x) jump(me, threads_[i], ends);
+    while (stands(threads_[i]));
+    jump(me, threads_[i], ends);
+  }
+  /// Whether a thread has nothing to do until others reach its barrier, or at all.
+  static bool stands(thread_state const& t) {
+    constexpr auto relaxed = std::memory_order_relaxed;
+    barrier const* const at = t.waits_at.load(relaxed);
+    return t.done.load(relaxed) ||
+           (at != nullptr && at->generation.load(relaxed) == t.waits_since.load(relaxed));
   }
 
   void jump(thread_state& from, thread_state& to, bool ends = false) {
@@ -317,8 +332,20 @@ class thread_team {
     if (ends) __tsan_release(&block_);  // the last that this thread does
     __tsan_switch_to_fiber(fiber, 1);   // orders nothing
 #endif
+#if defined(KVSLIM_EMULATED_ASAN)
     swapcontext(&from.context, &to.context);
+#else
+    // swapcontext asks the kernel for the mask of signals, which takes longer than all else here.
+    if (__builtin_setjmp(from.place) == 0) {
+      if (to.stack == nullptr || to.begun) leave_for(to);
+      to.begun = true;
+      setcontext(&to.context);
+    }
+#endif
     landed(from);
+  }
+  [[noreturn, gnu::noinline]] static void leave_for(thread_state& to) {
+    __builtin_longjmp(to.place, 1);
   }
   void landed([[maybe_unused]] thread_state& me) {
 #if defined(KVSLIM_EMULATED_ASAN)
@@ -333,7 +360,7 @@ class thread_team {
   }
 
   std::function<void(thread_state&)> body_;
-  std::deque<thread_state> threads_;
+  std::vector<thread_state> threads_;
   thread_state outside_;
   barrier block_;
   std::deque<barrier> warps_;
