@@ -10,7 +10,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 build=build/gpu
-tests="ops encode fit attend runs rebuilt life batch sweep backend"
+tests="ops encode fit attend runs rebuilt life batch sweep choices backend"
 
 build_for() {
   # shellcheck disable=SC2046,SC2086  # words

@@ -5,29 +5,12 @@
 // stored after every step, and attention. Arguments: how many caches, and a seed. Exits 77
 // (skipped) where there is no GPU.
 
-#include "both.hpp"
-
-#include <cstdio>
-#include <cstdlib>
-#include <random>
+#include "drawn.hpp"
 
 using namespace on_device;
 using namespace kvslim;
 
 namespace {
-
-std::mt19937 engine;
-
-/// One of [first, last].
-index_t pick(index_t first, index_t last) {
-  return std::uniform_int_distribution<index_t>(first, last)(engine);
-}
-/// True once in `of` times.
-bool chance(index_t of) { return pick(1, of) == 1; }
-template <std::size_t N>
-index_t pick(index_t const (&some)[N]) {
-  return some[pick(0, N - 1)];
-}
 
 /// Of a policy: whether both backends store the same values, and KV heads of a sequence that share
 /// blocks (0: none).
@@ -169,14 +152,5 @@ void one_cache(index_t which) {
 }  // namespace
 
 int main(int count, char** words) {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("skipped: no CUDA device\n");
-    return 77;
-  }
-  int const caches = count > 1 ? std::atoi(words[1]) : 30;
-  engine.seed(count > 2 ? static_cast<unsigned>(std::atoi(words[2])) : 1u);
-  for (int i = 0; i < caches; ++i) one_cache(i % 15);
-  std::printf(failures == 0 ? "both backends agree\n" : "%d failures\n", failures);
-  return failures == 0 ? 0 : 1;
+  return draw_caches(count, words, 30, [](int i) { one_cache(i % 15); });
 }
