@@ -34,7 +34,9 @@ struct lookahead {
       : at(from), end(from + bytes), lines(bytes / 64 / steps + 1) {}
   [[gnu::always_inline]] void fetch() noexcept {
     if (at >= end) return;
-    for (index_t i = 0; i < lines; ++i, at += 64) fetch_line(at);
+    fetch_line(at);
+    for (index_t i = 1; i < lines; ++i) fetch_line(at + i * 64);
+    at += lines * 64;
   }
 };
 /// Fetches at an even pace what lies fetch_lead bytes ahead of what is read: the rest of what a
